@@ -1,0 +1,23 @@
+"""Checks of arguments that several functions here share."""
+
+from operator import index
+from typing import SupportsIndex
+
+
+def whole(name: str, value: SupportsIndex, least: int, most: int | None = None) -> int:
+    """`value` as an int.
+
+    Raises:
+        TypeError: it is not a whole number (a bool is not one either).
+        ValueError: it is less than `least` or more than `most`.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r}: expected a whole number") from None
+    if number < least or (most is not None and number > most):
+        wanted = f"{least} or more" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}={number}: expected {wanted}")
+    return number

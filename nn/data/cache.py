@@ -1,0 +1,159 @@
+"""Prepared sets on disk, made once: by one process, while the others that want it sleep.
+
+A set is a folder of `.npy` files and a `set.json`. It is written into a temporary folder and
+renamed when complete, so that whoever sees a set sees all of it, and a crash leaves none. The
+processes agree through a lock file alone, which the system releases when its holder dies.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from platformdirs import user_cache_path
+
+FORMAT = 1
+"""Part of every key; raise it when preparation changes, so that old sets are made anew."""
+
+_POLL, _PATIENCE = 0.05, 600.0  # seconds: asleep between two looks at the lock; until giving up
+_DTYPES: dict[str, np.dtype] = {"x": np.dtype("<f4"), "y": np.dtype("<i8")}
+_MAKERS = ("numpy", "scipy", "scikit-learn")
+
+Arrays = Iterator[tuple[str, tuple[int, ...], Iterator[NDArray]]]
+"""Arrays to be written: (name, shape, rows in chunks). Names in x are float32, in y int64."""
+Maker = Callable[[], tuple[Mapping[str, int], Arrays]]
+
+
+class Damaged(Exception):
+    """A set in the cache that is not as it was written."""
+
+
+def folder() -> Path:
+    """Where prepared sets are kept: $LOCKSTEP_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("LOCKSTEP_CACHE") or user_cache_path("lockstep"))
+
+
+def fetch(name: str, key: Mapping[str, Any], make: Maker) -> dict[str, Any]:
+    """The set with this key, its arrays mapped read-only; made first where there is none.
+
+    Args:
+        name: begins the folder's name, for people.
+        key: everything that the arrays depend on, as JSON values.
+        make: gives the set's numbers by name, and its arrays. Called in one process only,
+            whoever asks at the same time.
+
+    Returns:
+        Numbers and arrays by name.
+
+    Raises:
+        OSError: the cache folder cannot be written.
+        TimeoutError: another process has been making this set for ten minutes.
+        Whatever `make` raises; nothing is left behind then.
+    """
+    from importlib.metadata import version
+
+    key = {**key, "format": FORMAT} | {maker: version(maker) for maker in _MAKERS}
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    target = folder() / f"{name}-{digest[:16]}"
+    try:
+        return _open(target)  # most often it is there, and no lock is needed
+    except (FileNotFoundError, Damaged):
+        pass
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock", timeout=_PATIENCE, poll_interval=_POLL):
+            try:
+                return _open(target)  # made while this process slept
+            except FileNotFoundError:
+                pass
+            except Damaged as damage:
+                warnings.warn(f"{target}: {damage}; made anew", stacklevel=2)
+            _replace(target, make, key)
+            return _open(target)
+    except Timeout:
+        raise TimeoutError(
+            f"{target}.lock: held by another process for {_PATIENCE:.0f} s; "
+            "end that process, or set LOCKSTEP_CACHE to another folder"
+        ) from None
+    except PermissionError as error:
+        raise PermissionError(
+            f"{target.parent}: prepared sets cannot be kept there ({error.strerror}); "
+            "set LOCKSTEP_CACHE to a folder that you may write"
+        ) from error
+
+
+def _replace(target: Path, make: Maker, key: Mapping[str, Any]) -> None:
+    """Makes the set beside its place and moves it there. Only under the lock."""
+    prefix = f".{target.name}-"
+    for leftover in target.parent.glob(f"{prefix}*"):  # of a process killed in the middle
+        shutil.rmtree(leftover)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
+    try:
+        fresh = temporary / "fresh"
+        fresh.mkdir()
+        shapes = {}
+        numbers, arrays = make()
+        for name, shape, chunks in arrays:
+            shapes[name] = shape
+            _write(fresh / f"{name}.npy", shape, _DTYPES[name[0]], chunks)
+        with open(fresh / "set.json", "w") as file:
+            json.dump({"key": key, "numbers": numbers, "shapes": shapes}, file, indent=1)
+            _sync(file)
+        if target.exists():
+            os.rename(target, temporary / "damaged")
+        os.rename(fresh, target)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def _write(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Iterator[NDArray]) -> None:
+    # Written, not mapped: on a full disk a write raises, and a store into a map kills the process.
+    with open(path, "wb") as file:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell()
+        for chunk in chunks:
+            file.write(np.ascontiguousarray(chunk, dtype).data)
+        written, expected = file.tell() - start, int(np.prod(shape)) * dtype.itemsize
+        if written != expected:
+            raise RuntimeError(f"{path.name}: {written} bytes made for shape {shape}")
+        _sync(file)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())  # before the rename: else a power failure leaves a complete name
+
+
+def _open(target: Path) -> dict[str, Any]:
+    """Maps the arrays. Reads headers only, so that a rank touches no rows but its own.
+
+    Raises:
+        FileNotFoundError: there is no such set.
+        Damaged: files are missing, cut, or not what `set.json` says.
+    """
+    if not target.exists():
+        raise FileNotFoundError(target)
+    try:
+        about = json.loads((target / "set.json").read_text())
+        found = dict(about["numbers"])
+        for name, shape in about["shapes"].items():
+            path = target / f"{name}.npy"
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            if mapped.shape != tuple(shape) or mapped.dtype != _DTYPES[name[0]]:
+                raise ValueError(f"{path.name} holds {mapped.dtype} of shape {mapped.shape}")
+            if path.stat().st_size != mapped.offset + mapped.nbytes:
+                raise ValueError(f"{path.name} is longer than it should be")
+            # A plain view of the map: np.memmap costs time at every slice.
+            found[name] = np.asarray(mapped)
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"damaged ({error})") from None

@@ -1,0 +1,87 @@
+"""The user's own MNIST files: IDX, plain or gzip, in a folder or by name; `.npz`; `.mat`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from nn.data import files, idx
+from nn.data.raw import Raw
+
+_PIXELS, _CLASSES = 784, 10
+_PARTS = ("train", "t10k")
+_FORMS = {"images": "idx3-ubyte", "labels": "idx1-ubyte"}
+
+
+def find(path: Path) -> list[Path]:
+    """The files behind `path`, as `read` takes them: one set of arrays, or IDX images and labels.
+
+    Args:
+        path: a `.npz` or `.mat` file; an IDX file of images or of labels, its partner beside it;
+            or a folder with IDX files under their usual names (train-images-idx3-ubyte,
+            train-labels-idx1-ubyte, t10k-..., also with a dot before idx, also with .gz), both
+            parts or one.
+
+    Raises:
+        FileNotFoundError: there is nothing there, or images without labels or labels without
+            images.
+    """
+    if path.is_dir():
+        found = [file for part in _PARTS for file in _pair(path, part)]
+        if not found:
+            raise FileNotFoundError(
+                f"{path}: no MNIST files in this folder; expected train-images-idx3-ubyte and "
+                "train-labels-idx1-ubyte, or t10k-..., plain or .gz"
+            )
+        return found
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file or folder; expected MNIST files")
+    if path.suffix in files.SUFFIXES:
+        return [path]
+    for part in _PARTS:
+        if path.name.startswith(f"{part}-"):
+            return _pair(path.parent, part)
+    raise FileNotFoundError(
+        f"{path}: not a name of an MNIST file; expected train-images-idx3-ubyte or the like, "
+        "plain or .gz, or a name that ends in .npz or .mat"
+    )
+
+
+def read(paths: list[Path]) -> Raw:
+    """Rows of 784 pixels and labels 0..9 from the files that `find` gave.
+
+    Raises:
+        ValueError: a file is damaged, or holds something else; the message names it.
+    """
+    if len(paths) == 1:
+        raw = files.read(paths[0])
+    else:
+        x, y = idx.read_images(paths[0]), idx.read_labels(paths[1])
+        x_test, y_test = None, None
+        if len(paths) == 4:
+            x_test, y_test = idx.read_images(paths[2]), idx.read_labels(paths[3])
+        raw = Raw(x, y, x_test, y_test, _CLASSES, str(paths[0].parent), images=True)
+    if raw.x.shape[1:] != (_PIXELS,):
+        raise ValueError(
+            f"{paths[0]}: {raw.x.shape[1:]} columns; expected images of 28x28, {_PIXELS} columns "
+            '(other sets of arrays: load("file", path=...))'
+        )
+    return replace(raw, classes=_CLASSES, images=True)
+
+
+def _pair(folder: Path, part: str) -> list[Path]:
+    """Images and labels of one part, or nothing where the folder has neither."""
+    names = {
+        kind: [f"{part}-{kind}{mark}{form}{end}" for mark in "-." for end in ("", ".gz")]
+        for kind, form in _FORMS.items()
+    }
+    found = [
+        next((folder / name for name in choices if (folder / name).is_file()), None)
+        for choices in names.values()
+    ]
+    if found == [None, None]:
+        return []
+    for (kind, choices), file in zip(names.items(), found, strict=True):
+        if file is None:
+            raise FileNotFoundError(
+                f"{folder}: {part} {kind} are missing; expected {choices[0]} or {choices[1]}"
+            )
+    return [file for file in found if file]

@@ -1,0 +1,21 @@
+"""What is trained: layers, models, losses, optimizers and data. Knows nothing of MPI or pytest."""
+
+from nn import data
+from nn.batch import Batch
+from nn.loss import cross_entropy
+from nn.model import Model
+from nn.optim import SGD, AdaGrad, Adam
+from nn.zoo import cnn, lenet, mlp
+
+__all__ = [
+    "SGD",
+    "AdaGrad",
+    "Adam",
+    "Batch",
+    "Model",
+    "cnn",
+    "cross_entropy",
+    "data",
+    "lenet",
+    "mlp",
+]

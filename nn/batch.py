@@ -1,0 +1,101 @@
+"""A batch that knows how many rows the whole step has, and reads only the rows it is asked for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def bounds(k: int, n: int, total: int) -> tuple[int, int]:
+    """Half-open range of part `k` of `n` nearly equal parts of `total` items.
+
+    The first `total % n` parts are one item longer; parts may be empty. This one split serves
+    rows, neurons and parameters alike.
+
+    Raises:
+        ValueError: unless 0 <= k < n and total >= 0.
+    """
+    if not 0 <= k < n:
+        raise ValueError(f"part {k} of {n}: expected 0 <= part < number of parts")
+    if total < 0:
+        raise ValueError(f"cannot split {total} items: expected 0 or more")
+    size, longer = divmod(total, n)
+    lo = k * size + min(k, longer)
+    return lo, lo + size + (k < longer)
+
+
+class Batch:
+    """Rows `x` with labels `y`: the *global* batch of one training step, or a part of it.
+
+    Nothing is read before `x`, `y` or `part` is asked for, so a rank that holds the global batch
+    materialises only its own rows of a memory-mapped data set.
+
+    Args:
+        x: (n, ...) inputs. Kept as it is: an array, a memory map, or anything numpy can index.
+        y: (n,) integer class labels.
+        index: the rows of `x` and `y` that form the batch, in order; by default all of them.
+
+    Raises:
+        ValueError: x and y differ in length, y is not a vector of integers, or the index is not
+            a vector of integers that point into x.
+    """
+
+    def __init__(self, x: ArrayLike, y: ArrayLike, index: Sequence[int] | NDArray | None = None):
+        self._x = x if hasattr(x, "shape") else np.asarray(x)
+        self._y = y if hasattr(y, "shape") else np.asarray(y)
+        if self._y.ndim != 1 or not np.issubdtype(self._y.dtype, np.integer):
+            raise ValueError(
+                f"labels: expected a vector of integers, got {self._y.dtype} of shape "
+                f"{tuple(self._y.shape)}"
+            )
+        if self._x.ndim < 1 or self._x.shape[0] != self._y.shape[0]:
+            raise ValueError(
+                f"x of shape {tuple(self._x.shape)} and y of shape {tuple(self._y.shape)}: "
+                "expected one label per row"
+            )
+        n = self._y.shape[0]
+        if index is None:
+            self._rows: slice | NDArray = slice(0, n)
+        else:
+            rows = np.asarray(index)
+            if rows.size == 0:
+                rows = rows.astype(np.intp)
+            if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+                raise ValueError(f"index: expected a vector of integers, got {rows.dtype}")
+            if rows.size and (rows.min() < 0 or rows.max() >= n):
+                raise ValueError(f"index: expected row numbers from 0 to {n - 1}")
+            self._rows = rows
+        self.rows = len(self)
+        """Rows of the global batch, the denominator of the loss; sharding does not change it."""
+
+    def __len__(self) -> int:
+        """Rows held by this batch or part."""
+        if isinstance(self._rows, slice):
+            return self._rows.stop - self._rows.start
+        return self._rows.size
+
+    @property
+    def x(self) -> NDArray:
+        """Inputs of the rows held, (len(self), ...)."""
+        return np.asarray(self._x[self._rows])
+
+    @property
+    def y(self) -> NDArray:
+        """Labels of the rows held, (len(self),)."""
+        return np.asarray(self._y[self._rows])
+
+    def shard(self, k: int, n: int) -> "Batch":
+        """Part `k` of `n` of the rows held, as a batch of the same global row count."""
+        lo, hi = bounds(k, n, len(self))
+        part = Batch.__new__(Batch)
+        part._x, part._y, part.rows = self._x, self._y, self.rows
+        if isinstance(self._rows, slice):
+            part._rows = slice(self._rows.start + lo, self._rows.start + hi)
+        else:
+            part._rows = self._rows[lo:hi]
+        return part
+
+    def part(self, k: int, n: int) -> tuple[NDArray, NDArray]:
+        """Inputs and labels of part `k` of `n`: `shard(k, n)`, read."""
+        shard = self.shard(k, n)
+        return shard.x, shard.y

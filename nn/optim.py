@@ -1,0 +1,182 @@
+"""Optimizers on flat vectors. The arithmetic is written once for numpy arrays and torch tensors."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Vector = Any
+"""A flat float vector: a numpy array or a torch tensor."""
+
+Schedule = Callable[[int], float]
+
+
+def zeros_like(vector: Vector) -> Vector:
+    return (
+        np.zeros_like(vector) if isinstance(vector, np.ndarray) else vector.new_zeros(len(vector))
+    )
+
+
+def multiply(vector: Vector, factor: float, out: Vector) -> None:
+    if isinstance(vector, np.ndarray):
+        np.multiply(vector, factor, out=out)
+    else:
+        out.copy_(vector).mul_(factor)
+
+
+def _number(name: str, value: float, low: float, high: float = math.inf) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: expected a number")
+    if not low <= value < high:
+        raise ValueError(f"{name}={value!r}: expected {low} <= {name} < {high}")
+    return float(value)
+
+
+class Optimizer:
+    """Updates a flat vector of parameters in place from the gradient of the same length.
+
+    An optimizer keeps state for the vector that it is first given, which may be a slice of a
+    model's parameters (a strategy that shards the update passes the same slice every time). One
+    optimizer object serves one strategy.
+
+    Attributes:
+        state: name -> vector, allocated by the first step.
+        steps: steps taken; what a schedule is called with, beginning at 0.
+    """
+
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, lr: float | Schedule):
+        if not callable(lr):
+            _number("lr", lr, 0.0)
+        self.lr = lr
+        self.state: dict[str, Vector] = {}
+        self.steps = 0
+
+    def step(self, params: Vector, grads: Vector) -> None:
+        """One update of `params`, in place; `grads` may be overwritten.
+
+        Raises:
+            ValueError: params and grads, or the state of earlier steps, differ in length.
+        """
+        if len(params) != len(grads):
+            raise ValueError(f"{len(params)} parameters and {len(grads)} gradients")
+        for name in self.slots:
+            if name not in self.state:
+                self.state[name] = zeros_like(params)
+            elif len(self.state[name]) != len(params):
+                raise ValueError(
+                    f"{name} was kept for {len(self.state[name])} parameters and {len(params)} "
+                    "are given: one optimizer object serves one slice of one model"
+                )
+        lr = self.lr(self.steps) if callable(self.lr) else self.lr
+        self.steps += 1
+        if len(params):
+            self.apply(params, grads, float(lr))
+
+    def apply(self, params: Vector, grads: Vector, lr: float) -> None:
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, Nesterov momentum and L2 weight decay.
+
+    g <- g + weight_decay p;  v <- momentum v + g;  p <- p - lr v, or with Nesterov
+    p <- p - lr (g + momentum v). The form of Sutskever et al., "On the importance of
+    initialization and momentum in deep learning" (2013), section 2, with the learning rate
+    outside the velocity, as in torch.optim.SGD.
+
+    Raises:
+        TypeError, ValueError: a negative or non-numeric argument, momentum not in [0, 1), or
+            Nesterov without momentum.
+    """
+
+    def __init__(
+        self,
+        lr: float | Schedule,
+        momentum: float = 0,
+        nesterov: bool = False,
+        weight_decay: float = 0,
+    ):
+        super().__init__(lr)
+        self.momentum = _number("momentum", momentum, 0.0, 1.0)
+        self.weight_decay = _number("weight_decay", weight_decay, 0.0)
+        self.nesterov = bool(nesterov)
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True: expected momentum > 0")
+        self.slots = ("velocity",) if self.momentum else ()
+
+    def apply(self, params: Vector, grads: Vector, lr: float) -> None:
+        if self.weight_decay:
+            grads += self.weight_decay * params
+        if self.momentum:
+            velocity = self.state["velocity"]
+            velocity *= self.momentum
+            velocity += grads
+            if self.nesterov:
+                grads += self.momentum * velocity
+                velocity = grads
+            # The gradient is spent: its memory takes the product, which saves an allocation.
+            multiply(velocity, lr, out=grads)
+        else:
+            grads *= lr
+        params -= grads
+
+
+class Adam(Optimizer):
+    """Adam: Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
+
+    Raises:
+        TypeError, ValueError: betas not in [0, 1), a negative eps or weight_decay (L2, added to
+            the gradient).
+    """
+
+    slots = ("mean", "square")
+
+    def __init__(
+        self,
+        lr: float | Schedule = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+    ):
+        super().__init__(lr)
+        self.betas = (_number("beta1", betas[0], 0.0, 1.0), _number("beta2", betas[1], 0.0, 1.0))
+        self.eps = _number("eps", eps, 0.0)
+        self.weight_decay = _number("weight_decay", weight_decay, 0.0)
+
+    def apply(self, params: Vector, grads: Vector, lr: float) -> None:
+        beta1, beta2 = self.betas
+        mean, square = self.state["mean"], self.state["square"]
+        if self.weight_decay:
+            grads += self.weight_decay * params
+        mean *= beta1
+        mean += (1 - beta1) * grads
+        square *= beta2
+        square += (1 - beta2) * grads * grads
+        root = (square / (1 - beta2**self.steps)) ** 0.5
+        root += self.eps
+        params -= lr / (1 - beta1**self.steps) * mean / root
+
+
+class AdaGrad(Optimizer):
+    """AdaGrad: Duchi, Hazan, Singer, "Adaptive subgradient methods" (2011), figure 1, diagonal.
+
+    Raises:
+        TypeError, ValueError: a negative eps or weight_decay (L2, added to the gradient).
+    """
+
+    slots = ("square",)
+
+    def __init__(self, lr: float | Schedule = 1e-2, eps: float = 1e-10, weight_decay: float = 0):
+        super().__init__(lr)
+        self.eps = _number("eps", eps, 0.0)
+        self.weight_decay = _number("weight_decay", weight_decay, 0.0)
+
+    def apply(self, params: Vector, grads: Vector, lr: float) -> None:
+        square = self.state["square"]
+        if self.weight_decay:
+            grads += self.weight_decay * params
+        square += grads * grads
+        params -= lr * grads / (square**0.5 + self.eps)

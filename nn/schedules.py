@@ -1,0 +1,65 @@
+"""Learning-rate schedules: functions from the number of steps taken to a learning rate."""
+
+import math
+from collections.abc import Callable, Sequence
+
+Schedule = Callable[[int], float]
+
+
+def _steps(name: str, value: int) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r}: expected a whole number of steps, at least 1")
+    return value
+
+
+def constant(lr: float) -> Schedule:
+    """The same rate at every step."""
+    return lambda step: lr
+
+
+def milestones(lr: float, at: Sequence[int], factor: float = 0.1) -> Schedule:
+    """`lr`, multiplied by `factor` at each of the increasing step numbers `at`.
+
+    Raises:
+        ValueError: `at` is not increasing.
+    """
+    if list(at) != sorted(set(at)):
+        raise ValueError(f"milestones at {list(at)}: expected increasing step numbers")
+    return lambda step: lr * factor ** sum(step >= milestone for milestone in at)
+
+
+def cosine(lr: float, steps: int, lr_min: float = 0.0) -> Schedule:
+    """Half a cosine from `lr` at step 0 to `lr_min` at `steps`, constant from there.
+
+    Loshchilov and Hutter, "SGDR" (2017), equation 5, without restarts.
+
+    Raises:
+        ValueError: steps < 1.
+    """
+    _steps("steps", steps)
+
+    def schedule(step: int) -> float:
+        return lr_min + (lr - lr_min) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
+
+    return schedule
+
+
+def warm_restarts(lr: float, period: int, factor: int = 1, lr_min: float = 0.0) -> Schedule:
+    """Cosine periods, each beginning at `lr` again and `factor` times as long as the last.
+
+    Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts" (2017), eq. 5.
+
+    Raises:
+        ValueError: period or factor < 1.
+    """
+    _steps("period", period)
+    _steps("factor", factor)
+
+    def schedule(step: int) -> float:
+        length = period
+        while step >= length:
+            step -= length
+            length *= factor
+        return lr_min + (lr - lr_min) * (1 + math.cos(math.pi * step / length)) / 2
+
+    return schedule

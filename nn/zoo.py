@@ -1,0 +1,87 @@
+"""The models that Lockstep trains, by name."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Sigmoid, Tanh
+from nn.model import Model
+
+ACTIVATIONS: dict[str, Callable[[], Layer]] = {
+    "relu": lambda: ReLU(in_place=True),  # always behind a Linear here
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+}
+
+
+def _linears(sizes: Sequence[int], activation: str) -> list[Layer]:
+    """Linear layers of the given sizes with activations between them, none after the last."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+    if len(sizes) < 2 or not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise ValueError(
+            f"sizes={list(sizes)}: expected at least two whole numbers of at least 1, "
+            "inputs first and classes last"
+        )
+    layers: list[Layer] = []
+    last = len(sizes) - 2
+    for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:])):
+        hidden = activation == "relu" and i < last
+        layers.append(Linear(inputs, outputs, gain=math.sqrt(2) if hidden else 1.0))
+        if i < last:
+            layers.append(ACTIVATIONS[activation]())
+    return layers
+
+
+def mlp(
+    sizes: Sequence[int], activation: str = "relu", dtype: str = "float32", seed: int = 0
+) -> Model:
+    """Fully connected net, e.g. `mlp([784, 256, 128, 10])`.
+
+    Args:
+        sizes: inputs, hidden widths, classes.
+        activation: "relu", "sigmoid" or "tanh", between the layers.
+
+    Raises:
+        ValueError: fewer than two sizes, sizes below 1, an unknown activation or dtype.
+    """
+    return Model(_linears(sizes, activation), dtype, seed)
+
+
+def cnn(
+    classes: int = 10, input_shape: Shape = (1, 28, 28), dtype: str = "float32", seed: int = 0
+) -> Model:
+    """Two convolutions of 32 and 64 channels (3x3, 2x2 pooling), then 128-64-classes.
+
+    ReLU follows the pooling: max and ReLU commute, and a quarter of the elements is left.
+
+    Raises:
+        ValueError: images smaller than 10x10, or classes < 1.
+    """
+    layers = [Conv2d(input_shape[0], 32, 3), MaxPool2d(2), ReLU()]
+    layers += [Conv2d(32, 64, 3), MaxPool2d(2), ReLU(), Flatten()]
+    return _with_head(layers, [128, 64, classes], "relu", input_shape, dtype, seed)
+
+
+def lenet(
+    classes: int = 10, input_shape: Shape = (1, 28, 28), dtype: str = "float32", seed: int = 0
+) -> Model:
+    """LeNet-5: convolutions of 6 and 16 channels (5x5, 2x2 pooling), then 120-84-classes, tanh.
+
+    LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition"
+    (1998), section II.B, in its usual modern form: max pooling, all maps connected, softmax.
+
+    Raises:
+        ValueError: images smaller than 12x12, or classes < 1.
+    """
+    layers = [Conv2d(input_shape[0], 6, 5, padding=2), Tanh(), MaxPool2d(2)]
+    layers += [Conv2d(6, 16, 5), Tanh(), MaxPool2d(2), Flatten()]
+    return _with_head(layers, [120, 84, classes], "tanh", input_shape, dtype, seed)
+
+
+def _with_head(
+    body: list[Layer], sizes: list[int], activation: str, input_shape: Shape, dtype: str, seed: int
+) -> Model:
+    shape: Shape = tuple(input_shape)
+    for layer in body:
+        shape = layer.row_shape(shape)
+    return Model(body + _linears([shape[0], *sizes], activation), dtype, seed, input_shape)

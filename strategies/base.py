@@ -1,0 +1,142 @@
+"""What every strategy is: a way to take the step of plain sequential training on several ranks."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from nn.batch import Batch
+
+COMM_DTYPES = ("float32", "float64")
+"""What is sent. A whitelist: MPI libraries were seen to reduce other formats to NaN in silence."""
+
+
+class Trainable(Protocol):
+    """What a strategy needs of a model: two flat vectors, and the gradient of a batch."""
+
+    @property
+    def params(self) -> Any: ...
+    @property
+    def grads(self) -> Any: ...
+    def bind(self, params: Any, grads: Any) -> None: ...
+    def gradients(self, batch: Batch) -> float: ...
+
+
+class Strategy:
+    """Trains `model` with `optimizer` on the ranks of `comm`.
+
+    A step has three parts, so that strategies compose: `gradients` computes this rank's share,
+    `reduce` makes shares a whole, `update` applies it. A strategy owns its model and optimizer:
+    give each strategy objects of its own, built from the same arguments on every rank.
+
+    Args:
+        model: `nn.Model`, or anything with its flat `params`, `grads`, `bind` and `gradients`.
+        optimizer: `nn.SGD` and its like.
+        comm: the ranks that train together; every method is collective over it.
+
+    Raises:
+        TypeError: an argument is not of its kind.
+        ValueError: parameters of a dtype that is not sent.
+    """
+
+    def __init__(self, model: Trainable, optimizer: Any, comm: MPI.Intracomm):
+        for name in ("params", "grads", "bind", "gradients"):
+            if not hasattr(model, name):
+                raise TypeError(f"model is {type(model).__name__}: expected nn.Model or its like")
+        if not callable(getattr(optimizer, "step", None)):
+            raise TypeError(f"optimizer is {type(optimizer).__name__}: expected nn.SGD or its like")
+        self._check_comm(comm)
+        dtype = str(model.params.dtype).removeprefix("torch.")
+        if dtype not in COMM_DTYPES:
+            raise ValueError(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
+        self.model, self.optimizer, self.comm = model, optimizer, comm
+
+    def _check_comm(self, comm: MPI.Intracomm) -> None:
+        if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
+            raise TypeError(f"comm is {comm!r}: expected an MPI intracommunicator, not null")
+
+    def step(self, batch: Batch) -> float:
+        """One training step on the *global* batch, the same on every rank.
+
+        Returns:
+            The mean loss over the batch before the update.
+
+        Raises:
+            TypeError: not a Batch.
+            ValueError: a batch of no rows.
+        """
+        if not isinstance(batch, Batch):
+            raise TypeError(f"step() takes an nn.Batch, not {type(batch).__name__}")
+        if not batch.rows:
+            raise ValueError("a batch of 0 rows: expected at least 1")
+        loss = self.reduce(self.gradients(batch))
+        self.update()
+        return float(loss)
+
+    def gradients(self, batch: Batch) -> float:
+        """Write this rank's share of the gradient, return its share of the loss."""
+        return self.model.gradients(batch.shard(self.comm.rank, self.comm.size))
+
+    def reduce(self, loss: float) -> float:
+        """Sum the shares of gradient and loss over the ranks; returns the whole loss."""
+        return loss
+
+    def update(self) -> None:
+        """Move the parameters."""
+        self.optimizer.step(self.model.params, self.model.grads)
+
+    def weights(self) -> NDArray:
+        """All parameters in sequential order, a copy, on every rank."""
+        return np.array(self.model.params)
+
+    def close(self) -> None:
+        """Give back what the strategy holds outside the model, which stays usable. Idempotent."""
+
+    def state(self) -> dict[str, NDArray]:
+        """Everything that a resumed run needs, unsharded: name -> array, the same on every rank."""
+        state = {"params": self.weights(), "steps": np.array(self.optimizer.steps)}
+        for name, vector in self.optimizer.state.items():
+            state[f"optimizer.{name}"] = self._whole(vector)
+        return state
+
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        """Go on from what `state` returned, on any number of ranks.
+
+        Raises:
+            ValueError: the state is of another model or another kind of optimizer.
+        """
+        vectors = {
+            name.removeprefix("optimizer."): vector
+            for name, vector in state.items()
+            if name.startswith("optimizer.")
+        }
+        slots = set(getattr(self.optimizer, "slots", vectors))
+        if not {"params", "steps"} <= state.keys() or (vectors and set(vectors) != slots):
+            raise ValueError(
+                f"a state of {sorted(state)}: this optimizer keeps {sorted(slots) or 'nothing'}"
+            )
+        for name, vector in {"params": state["params"], **vectors}.items():
+            if vector.shape != (len(self.model.params),):
+                raise ValueError(
+                    f"state {name!r} of shape {vector.shape}: the model has "
+                    f"{len(self.model.params)} parameters"
+                )
+        self._set_weights(state["params"])
+        self.optimizer.steps = int(state["steps"])
+        dtype = state["params"].dtype
+        self.optimizer.state = {
+            name: self._own(vector).astype(dtype) for name, vector in vectors.items()
+        }
+
+    # A strategy that shards the optimizer says here which part is whose.
+    def _whole(self, vector: NDArray) -> NDArray:
+        """The full vector of which this rank's optimizer keeps `vector`."""
+        return np.array(vector)
+
+    def _own(self, vector: NDArray) -> NDArray:
+        """The part of a full vector that this rank's optimizer keeps."""
+        return vector
+
+    def _set_weights(self, params: NDArray) -> None:
+        self.model.params[:] = params

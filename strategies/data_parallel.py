@@ -1,0 +1,91 @@
+"""Data parallelism: every rank holds the model, computes on its rows, and gradients are summed."""
+
+import numpy as np
+from mpi4py import MPI
+
+from nn.batch import Batch
+from strategies.base import Strategy
+from strategies.window import LINE
+
+
+class DataParallel(Strategy):
+    """Rows are sharded; one Allreduce sums the gradient, and the loss in front of it.
+
+    Losses are divided by the global row count before they are summed, so uneven and empty shards
+    are right by construction.
+
+    Args:
+        buckets: sum the gradient in this many parts of whole layers, each as soon as backward has
+            finished it, so that communication overlaps the rest of backward (Li et al., "PyTorch
+            Distributed", 2020, section 3.2). Pays only where the layers that finish last are
+            small.
+
+    Raises:
+        ValueError: buckets below 1, or more than there are layers with parameters.
+    """
+
+    def __init__(self, model, optimizer, comm: MPI.Intracomm, buckets: int = 1):
+        super().__init__(model, optimizer, comm)
+        self._starts = _bucket_starts(model, buckets)
+        dtype = model.params.dtype
+        # A line in front of the gradient holds the loss, so that one message carries both and the
+        # gradient stays aligned.
+        self._front = LINE // dtype.itemsize
+        self._buffer = np.zeros(self._front + len(model.params), dtype)
+        model.bind(model.params, self._buffer[self._front :])
+        self._end = len(self._buffer)
+        self._pending: list[MPI.Request] = []
+
+    def gradients(self, batch: Batch) -> float:
+        self._end = len(self._buffer)
+        shard = batch.shard(self.comm.rank, self.comm.size)
+        if len(self._starts) == 1:
+            return self.model.gradients(shard)
+        return self.model.gradients(shard, ready=self._ready)
+
+    def _ready(self, layer: int) -> None:
+        """Layer by layer from the last: once a bucket is complete, begin to sum it."""
+        MPI.Request.Testall(self._pending)  # lets the library progress what is under way
+        start = self._front + self.model.offsets[layer]
+        # The bucket of the first layers waits for `reduce`: backward is over by then.
+        if self.model.offsets[layer] in self._starts[1:] and start < self._end:
+            self._begin(start)
+
+    def _begin(self, start: int) -> None:
+        part = self._buffer[start : self._end]
+        self._pending.append(self.comm.Iallreduce(MPI.IN_PLACE, part, MPI.SUM))
+        self._end = start
+
+    def reduce(self, loss: float) -> float:
+        at = self._front - 1
+        self._buffer[at] = loss
+        if self._pending:
+            self._begin(at)
+            MPI.Request.Waitall(self._pending)
+            self._pending = []
+        else:
+            self.comm.Allreduce(MPI.IN_PLACE, self._buffer[at:], MPI.SUM)
+        return self._buffer[at]
+
+
+def _bucket_starts(model, buckets: int) -> list[int]:
+    """Where each bucket begins in the flat gradient: at a layer, as evenly as layers allow."""
+    if buckets == 1:
+        return [0]
+    starts = sorted(
+        {lo for lo, hi in zip(model.offsets, model.offsets[1:]) if hi > lo}
+    )  # of layers with parameters
+    if not isinstance(buckets, int) or not 1 <= buckets <= len(starts):
+        raise ValueError(
+            f"buckets={buckets!r}: expected a whole number from 1 to {len(starts)}, the number of "
+            "layers with parameters"
+        )
+    # Greedy from the back, leaving at least one layer for each bucket still to come.
+    target = model.offsets[-1] / buckets
+    chosen, end = [], model.offsets[-1]
+    for at in reversed(range(1, len(starts))):
+        left = buckets - 1 - len(chosen)
+        if left and (end - starts[at] >= target or at == left):
+            chosen.append(starts[at])
+            end = starts[at]
+    return [0, *reversed(chosen)]

@@ -1,0 +1,22 @@
+"""Plain training in one process: the definition of right."""
+
+from mpi4py import MPI
+
+from nn.batch import Batch
+from strategies.base import Strategy
+
+
+class Sequential(Strategy):
+    """The oracle: gradient of the whole batch, update. Communicates with nobody.
+
+    Every rank that runs it does the same work; `comm` may be left out.
+    """
+
+    def __init__(self, model, optimizer, comm: MPI.Intracomm | None = None):
+        super().__init__(model, optimizer, comm)
+
+    def _check_comm(self, comm):
+        pass
+
+    def gradients(self, batch: Batch) -> float:
+        return self.model.gradients(batch)

@@ -1,0 +1,69 @@
+"""Vectors in the shared memory of one node (MPI-3 shared windows)."""
+
+import math
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import DTypeLike, NDArray
+
+LINE = 64
+"""Bytes of a cache line."""
+
+
+class SharedWindow:
+    """`rows` vectors of `length` elements, and one float64 a rank, that all ranks of a node see.
+
+    All of it is allocated on rank 0: the segment of a second rank begins off a cache line. Every
+    vector begins on a line of its own.
+
+    Attributes:
+        rows: the vectors, zero at first.
+        scalars: (size,) float64, one a rank, each on a line of its own.
+
+    Raises:
+        ValueError: the ranks of `comm` are on more than one node.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, dtype: DTypeLike, rows: int, length: int):
+        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        on_node = node.size
+        node.Free()
+        if comm.allreduce(on_node, MPI.MIN) < comm.size:
+            raise ValueError(
+                f"{comm.size} ranks on more than one node cannot share memory: use DataParallel "
+                "across nodes, or a communicator of one node (comm.Split_type)"
+            )
+        dtype = np.dtype(dtype)
+        row_bytes = math.ceil(length * dtype.itemsize / LINE) * LINE
+        total = rows * row_bytes + comm.size * LINE
+        self._comm = comm
+        self._win = MPI.Win.Allocate_shared(total + LINE if comm.rank == 0 else 0, 1, comm=comm)
+        buffer, _ = self._win.Shared_query(0)
+        memory = np.frombuffer(buffer, np.uint8)
+        # Page alignment is the same on every rank, so all skip the same bytes to the first line.
+        memory = memory[-memory.ctypes.data % LINE :][:total]
+        self.rows: list[NDArray] = [
+            memory[i * row_bytes :][: length * dtype.itemsize].view(dtype) for i in range(rows)
+        ]
+        self.scalars: NDArray = memory[rows * row_bytes :].view(np.float64)[:: LINE // 8]
+        self._win.Lock_all(MPI.MODE_NOCHECK)
+        if comm.rank == 0:
+            memory[:] = 0
+        self.fence()
+
+    def fence(self) -> None:
+        """Collective: what any rank wrote before it, every rank reads after it."""
+        self._win.Sync()
+        self._comm.Barrier()
+        self._win.Sync()
+
+    @property
+    def is_open(self) -> bool:
+        return self._win != MPI.WIN_NULL
+
+    def close(self) -> None:
+        """Free the memory. Collective. Views of it must be gone: using one would crash."""
+        if self.is_open:
+            self.rows, self.scalars = [], np.empty(0)
+            self._win.Unlock_all()
+            self._win.Free()

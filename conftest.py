@@ -1,0 +1,3 @@
+"""Turns plain pytest into rank-aware pytest, for tests/ and bench/ alike."""
+
+pytest_plugins = ["tests.ranks.plugin"]

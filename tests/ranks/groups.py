@@ -1,0 +1,72 @@
+"""Who takes part in a test, and the private communicator for it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pytest
+
+from tests.ranks.control import Control
+from tests.ranks.mpi import MPI
+
+
+@dataclass
+class Group:
+    """The first ``size`` surviving ranks; ``comm`` is COMM_NULL on the ranks that stay idle."""
+
+    size: int
+    comm: MPI.Intracomm
+
+    @property
+    def active(self) -> bool:
+        return self.comm != MPI.COMM_NULL
+
+    @cached_property
+    def verdicts(self) -> MPI.Intracomm:
+        """A duplicate for messages about the test beside those of the test."""
+        return self.comm.Dup()
+
+    def free(self) -> None:
+        """Collective over the group. Not to be called after a revocation: Free could hang."""
+        if self.active:
+            if "verdicts" in vars(self):
+                self.verdicts.Free()
+            self.comm.Free()
+
+
+GROUP = pytest.StashKey[Group]()
+
+
+def workers_of(item: pytest.Item, world: int) -> int:
+    """How many ranks a test asks for: its ``workers`` parameter, its mark, or all of them."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    if "workers" in params:
+        return int(params["workers"])
+    mark = item.get_closest_marker("workers")
+    return int(mark.args[0]) if mark else world
+
+
+def parametrize(metafunc: pytest.Metafunc, world: int) -> None:
+    """Run a test that uses ``workers`` or ``comm`` for each number of ranks: all, or its mark's."""
+    mark = metafunc.definition.get_closest_marker("workers")
+    counts = mark.args if mark else range(1, world + 1)
+    if not all(isinstance(n, int) and n >= 1 for n in counts) or (mark and not counts):
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid}: mark workers takes numbers of ranks, as in "
+            f"@pytest.mark.workers(1, 2, 4), not {counts!r}"
+        )
+    if "workers" in metafunc.fixturenames:
+        explicit = [m.args[0] for m in metafunc.definition.iter_markers("parametrize")]
+        names = [n.strip() for a in explicit for n in (a.split(",") if isinstance(a, str) else a)]
+        if "workers" not in names:
+            metafunc.parametrize("workers", counts)
+    elif mark and len(counts) > 1:
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid}: mark workers with several numbers needs a test that "
+            "uses the fixture comm or workers"
+        )
+
+
+def form(control: Control, size: int) -> Group:
+    """A fresh communicator of the first ``size`` survivors. Collective over all survivors."""
+    taking_part = control.comm.rank < size
+    return Group(size, control.comm.Split(0 if taking_part else MPI.UNDEFINED))

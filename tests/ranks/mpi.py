@@ -1,0 +1,48 @@
+"""MPI, set up the way this layer needs it. Import MPI from here, before anything else does."""
+
+import os
+
+import mpi4py
+
+# The watchdog thread calls MPI while the main thread is stuck in it.
+mpi4py.rc.thread_level = "multiple"
+# Finalize is called by hand in ending.py: after the death of a rank it must not be called at all.
+mpi4py.rc.finalize = False
+
+from mpi4py import MPI  # noqa: E402
+
+__all__ = ["MPI", "fault_tolerant", "launch_problem"]
+
+
+def fault_tolerant() -> bool:
+    """Whether ranks can leave a collective that a peer will never join, and survive its death.
+
+    Open MPI compiles this in, but only ``mpiexec --with-ft ulfm`` switches it on, by the variable
+    read here; without it ``Revoke`` works on the calling rank alone. A world of one rank needs no
+    launcher for it.
+    """
+    if "Open MPI" not in MPI.Get_library_version():
+        return False
+    return MPI.COMM_WORLD.size == 1 or os.environ.get("OMPI_MCA_mpi_ft_enable") in {"1", "true"}
+
+
+def launch_problem() -> str | None:
+    """A sentence that says what is wrong with this launch, or None.
+
+    A launcher that does not belong to the MPI library starts N worlds of one rank, with no more
+    than a warning. ``LOCKSTEP_RANKS`` says how many ranks were asked for.
+    """
+    asked = os.environ.get("LOCKSTEP_RANKS")
+    if asked is None:
+        return None
+    if not asked.isdecimal() or int(asked) < 1:
+        return f"LOCKSTEP_RANKS must be the number of ranks of the launch, not {asked!r}."
+    size = MPI.COMM_WORLD.size
+    if int(asked) == size:
+        return None
+    library = MPI.Get_library_version().split(",")[0].splitlines()[0]
+    return (
+        f"LOCKSTEP_RANKS asks for {asked} ranks, but MPI sees a world of {size}. Either the launch "
+        f"has another number of ranks (mpiexec -n {asked}), or the launcher does not belong to the "
+        f"MPI library in use, {library.strip()}: call the mpiexec that was installed with it."
+    )

@@ -1,9 +1,10 @@
 """A batch that knows how many rows the whole step has, and reads only the rows it is asked for."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 
 def bounds(k: int, n: int, total: int) -> tuple[int, int]:
@@ -40,7 +41,8 @@ class Batch:
             a vector of integers that point into x.
     """
 
-    def __init__(self, x: ArrayLike, y: ArrayLike, index: Sequence[int] | NDArray | None = None):
+    def __init__(self, x: Any, y: Any, index: Sequence[int] | NDArray | None = None):
+        # Whatever has a shape is kept as it is: np.asarray would read a lazy array whole.
         self._x = x if hasattr(x, "shape") else np.asarray(x)
         self._y = y if hasattr(y, "shape") else np.asarray(y)
         if self._y.ndim != 1 or not np.issubdtype(self._y.dtype, np.integer):

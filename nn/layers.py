@@ -248,7 +248,7 @@ class Conv2d(Layer):
         return self.inputs * self.size**2
 
     def forward(self, x):
-        n, _, height, width = (len(x), *self.row_shape(x.shape[1:]))
+        n, (_, height, width) = len(x), self.row_shape(x.shape[1:])
         p, s = self.padding, self.size
         image = _channels_last(x)
         if p:

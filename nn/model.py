@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,7 @@ class Model:
             input_shape = (layers[0].inputs,)
         self.layers = list(layers)
         self.input_shape: Shape = tuple(input_shape)
-        self.offsets = np.concatenate(
-            [[0], np.cumsum([layer.n_params for layer in layers])]
-        ).tolist()
+        self.offsets = [0, *accumulate(layer.n_params for layer in self.layers)]
         """Layer i owns elements offsets[i] to offsets[i + 1] of both vectors."""
         self.row_shape(len(self.layers))
         rng = np.random.default_rng(seed)
@@ -149,10 +148,12 @@ class Model:
             ready: called with i when the gradient of layer i is final, last layer first.
         """
         for i in reversed(range(len(self.layers))):
-            dy = self.layers[i].backward(dy, contexts[i], need_dx or i > 0, add)
+            dx = self.layers[i].backward(dy, contexts[i], need_dx or i > 0, add)
             if ready:
                 ready(i)
-        return dy
+            if dx is not None:
+                dy = dx
+        return dx
 
     def gradients(
         self, batch: Batch, add: bool = False, ready: Callable[[int], None] | None = None

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Sigmoid, Tanh
 from nn.model import Model
@@ -24,7 +25,7 @@ def _linears(sizes: Sequence[int], activation: str) -> list[Layer]:
         )
     layers: list[Layer] = []
     last = len(sizes) - 2
-    for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:])):
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
         hidden = activation == "relu" and i < last
         layers.append(Linear(inputs, outputs, gain=math.sqrt(2) if hidden else 1.0))
         if i < last:

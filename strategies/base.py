@@ -1,5 +1,6 @@
 """What every strategy is: a way to take the step of plain sequential training on several ranks."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,14 +14,22 @@ COMM_DTYPES = ("float32", "float64")
 
 
 class Trainable(Protocol):
-    """What a strategy needs of a model: two flat vectors, and the gradient of a batch."""
+    """What a strategy needs of a model: two flat vectors, and the gradient of a batch.
+
+    Layer `i` owns elements `offsets[i]` to `offsets[i + 1]`; `ready(i)` is called when its
+    gradient is final.
+    """
+
+    offsets: list[int]
 
     @property
     def params(self) -> Any: ...
     @property
     def grads(self) -> Any: ...
     def bind(self, params: Any, grads: Any) -> None: ...
-    def gradients(self, batch: Batch) -> float: ...
+    def gradients(
+        self, batch: Batch, add: bool = False, ready: Callable[[int], None] | None = None
+    ) -> float: ...
 
 
 class Strategy:
@@ -46,15 +55,12 @@ class Strategy:
                 raise TypeError(f"model is {type(model).__name__}: expected nn.Model or its like")
         if not callable(getattr(optimizer, "step", None)):
             raise TypeError(f"optimizer is {type(optimizer).__name__}: expected nn.SGD or its like")
-        self._check_comm(comm)
+        if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
+            raise TypeError(f"comm is {comm!r}: expected an MPI intracommunicator, not null")
         dtype = str(model.params.dtype).removeprefix("torch.")
         if dtype not in COMM_DTYPES:
             raise ValueError(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
         self.model, self.optimizer, self.comm = model, optimizer, comm
-
-    def _check_comm(self, comm: MPI.Intracomm) -> None:
-        if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
-            raise TypeError(f"comm is {comm!r}: expected an MPI intracommunicator, not null")
 
     def step(self, batch: Batch) -> float:
         """One training step on the *global* batch, the same on every rank.

@@ -82,7 +82,8 @@ def _bucket_starts(model, buckets: int) -> list[int]:
         )
     # Greedy from the back, leaving at least one layer for each bucket still to come.
     target = model.offsets[-1] / buckets
-    chosen, end = [], model.offsets[-1]
+    chosen: list[int] = []
+    end = model.offsets[-1]
     for at in reversed(range(1, len(starts))):
         left = buckets - 1 - len(chosen)
         if left and (end - starts[at] >= target or at == left):

@@ -13,10 +13,7 @@ class Sequential(Strategy):
     """
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm | None = None):
-        super().__init__(model, optimizer, comm)
-
-    def _check_comm(self, comm):
-        pass
+        super().__init__(model, optimizer, comm or MPI.COMM_SELF)
 
     def gradients(self, batch: Batch) -> float:
         return self.model.gradients(batch)

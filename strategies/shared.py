@@ -3,7 +3,7 @@
 import numpy as np
 from mpi4py import MPI
 
-from nn.batch import Batch, bounds
+from nn.batch import bounds
 from strategies.base import Strategy
 from strategies.window import LINE, SharedWindow
 
@@ -52,7 +52,7 @@ class SharedDataParallel(Strategy):
         if self._window.is_open:
             # Freeing memory that views still point to would crash the process.
             self.model.bind(np.array(self.model.params), np.array(self.model.grads))
-            self._rows, self._losses = [], None
+            self._rows, self._losses = [], np.empty(0)
             self._window.close()
 
     def _whole(self, vector):

@@ -69,7 +69,7 @@ def fetch(name: str, key: Mapping[str, Any], make: Maker) -> dict[str, Any]:
         pass
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock", timeout=_PATIENCE, poll_interval=_POLL):
+        with FileLock(f"{target}.lock").acquire(_PATIENCE, poll_interval=_POLL):
             try:
                 return _open(target)  # made while this process slept
             except FileNotFoundError:
@@ -104,19 +104,19 @@ def _replace(target: Path, make: Maker, key: Mapping[str, Any]) -> None:
         for name, shape, chunks in arrays:
             shapes[name] = shape
             _write(fresh / f"{name}.npy", shape, _DTYPES[name[0]], chunks)
-        with open(fresh / "set.json", "w") as file:
+        with (fresh / "set.json").open("w") as file:
             json.dump({"key": key, "numbers": numbers, "shapes": shapes}, file, indent=1)
             _sync(file)
         if target.exists():
-            os.rename(target, temporary / "damaged")
-        os.rename(fresh, target)
+            target.rename(temporary / "damaged")
+        fresh.rename(target)
     finally:
         shutil.rmtree(temporary)
 
 
 def _write(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Iterator[NDArray]) -> None:
     # Written, not mapped: on a full disk a write raises, and a store into a map kills the process.
-    with open(path, "wb") as file:
+    with path.open("wb") as file:
         header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         start = file.tell()

@@ -55,7 +55,7 @@ def digest(path: Path) -> str:
     size = path.stat().st_size
     if size > LARGEST_BYTES:
         raise ValueError(f"{path}: {size:,} bytes; expected at most {LARGEST_BYTES:,}")
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -63,15 +63,22 @@ def read(path: Path) -> Raw:
     """Rows from a `.npz` or `.mat` file with the arrays x, y and, if it is divided, x_test, y_test.
 
     x is (n, ...) real numbers, flattened to (n, d) in C order; y has n labels 0..classes-1, of
-    any shape and any real dtype. `classes` (optional) is a number; by default the largest label
-    plus 1. x_train and y_train are understood as x and y.
+    any shape and any real dtype. `classes` is a number, needed only where not every class
+    occurs. x_train and y_train are understood as x and y.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, too large, lacks arrays, holds Python objects, or its
             values make no data set; the message names it and says what was expected.
     """
-    arrays = (_read_npz if path.suffix == ".npz" else _read_mat)(path)
+    try:
+        arrays = _read_npz(path) if path.suffix == ".npz" else _read_mat(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # the readers of zip and MATLAB raise nearly anything on damage
+        raise ValueError(
+            f"{path}: {error}; expected a sound {path.suffix} file with arrays of numbers"
+        ) from None
     for name in ("x", "y"):
         if name not in arrays:
             raise ValueError(
@@ -81,19 +88,18 @@ def read(path: Path) -> Raw:
     if ("x_test" in arrays) != ("y_test" in arrays):
         raise ValueError(f"{path}: expected both x_test and y_test, or neither")
     labels = {name: _labels(arrays[name], f"{path}: {name}") for name in arrays if name[0] == "y"}
-    classes = 1 + max(int(y.max()) for y in labels.values())
     if "classes" in arrays:
         classes = int(_labels(arrays["classes"], f"{path}: classes").max())
-    divided = "x_test" in arrays
-    images = arrays["x"].dtype == np.uint8
+    else:
+        classes = _count_classes(np.concatenate([*labels.values()]), path)
     return Raw(
         x=_rows(arrays["x"]),
         y=labels["y"],
-        x_test=_rows(arrays["x_test"]) if divided else None,
-        y_test=labels["y_test"] if divided else None,
+        x_test=_rows(arrays["x_test"]) if "x_test" in arrays else None,
+        y_test=labels.get("y_test"),
         classes=classes,
         origin=str(path),
-        images=images,
+        images=arrays["x"].dtype == np.uint8,
     )
 
 
@@ -107,101 +113,82 @@ def write(path: Path, arrays: Mapping[str, NDArray]) -> None:
 
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with open(handle, "wb") as file:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        temporary = Path(folder, path.name)
+        with temporary.open("wb") as file:
             if path.suffix == ".npz":
                 np.savez(file, allow_pickle=False, **arrays)
             else:
                 matlab.savemat(file, dict(arrays), oned_as="column")
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+            os.fsync(file.fileno())  # before the rename: else a power failure leaves a cut file
+        temporary.replace(path)
 
 
-def _wanted(found: str) -> str | None:
-    return next((name for name, names in NAMES.items() if found in names), None)
+def _wanted(found: str, already: Mapping[str, NDArray]) -> str | None:
+    """What an array of the file is to us, None if nothing."""
+    for name, names in NAMES.items():
+        if found in names:
+            if name in already:
+                raise ValueError(f"it holds {found} twice; expected one of {', '.join(names)}")
+            return name
+    return None
 
 
-def _check_size(origin: str, shape: tuple[int, ...]) -> None:
-    if math.prod(shape) > LARGEST_VALUES:
+def _check_size(name: str, shape: tuple[int, ...]) -> None:
+    if min(shape, default=1) < 1 or math.prod(shape) > LARGEST_VALUES:
         raise ValueError(
-            f"{origin}: the header says {shape}, {math.prod(shape):,} values; "
-            f"expected at most {LARGEST_VALUES:,}"
+            f"{name} says that its shape is {shape}; expected 1 to {LARGEST_VALUES:,} values"
         )
 
 
 def _read_npz(path: Path) -> dict[str, NDArray]:
     arrays: dict[str, NDArray] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                name = _wanted(member.filename.removesuffix(".npy"))
-                if name:
-                    with archive.open(member) as stream:
-                        arrays[name] = _read_npy(
-                            stream, member.file_size, f"{path}: {member.filename}"
-                        )
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(
-            f"{path}: not a sound .npz file ({error}); write or copy it again"
-        ) from None
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if name := _wanted(member.filename.removesuffix(".npy"), arrays):
+                with archive.open(member) as stream:
+                    arrays[name] = _read_npy(stream, member)
     return arrays
 
 
-def _read_npy(stream: IO[bytes], size: int, origin: str) -> NDArray:
-    """An array of `size` bytes, header included. Reads nothing before the header is believed."""
+def _read_npy(stream: IO[bytes], member: zipfile.ZipInfo) -> NDArray:
+    """One array. Nothing is read before the header agrees with the length of the member."""
     form = np.lib.format
-    try:
-        header = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}[
-            form.read_magic(stream)
-        ]
-        shape, fortran, dtype = header(stream)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{origin}: expected a .npy array, version 1 or 2 ({error})") from None
+    read_header = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+    version = form.read_magic(stream)
+    if version not in read_header:
+        raise ValueError(f"{member.filename} is of .npy version {version}; expected 1 or 2")
+    shape, fortran, dtype = read_header[version](stream)
     if dtype.hasobject:
-        raise ValueError(f"{origin}: holds Python objects, never read here; expected numbers")
-    _check_size(origin, shape)
-    promised, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
+        raise ValueError(f"{member.filename} holds Python objects, which are never read")
+    if dtype.kind not in "biuf":
+        raise ValueError(f"{member.filename} holds {dtype}; expected real numbers")
+    _check_size(member.filename, shape)
+    promised, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
     if promised != held:
         raise ValueError(
-            f"{origin}: the header says {shape} {dtype}, {promised:,} bytes, and {held:,} follow; "
-            "write or copy the file again"
+            f"{member.filename} says {shape} {dtype}, {promised:,} bytes, and {held:,} follow"
         )
-    values = np.frombuffer(bytearray(stream.read(promised)), dtype)
+    values = np.frombuffer(stream.read(promised), dtype)
     return values.reshape(shape, order="F" if fortran else "C")
 
 
 def _read_mat(path: Path) -> dict[str, NDArray]:
     from scipy import io as matlab
 
-    with open(path, "rb") as file:  # a missing file is a FileNotFoundError of its own
+    with path.open("rb") as file:
         start = file.read(128)
     if start[:4] == b"\x89HDF" or start.startswith(b"MATLAB 7.3"):
-        raise ValueError(
-            f"{path}: MATLAB 7.3 files (HDF5) are not read; save it with -v7 in MATLAB, or as .npz"
-        )
+        raise ValueError("MATLAB 7.3 (HDF5) is not read; save with -v7 in MATLAB, or as .npz")
+    _check_elements(path)
     arrays: dict[str, NDArray] = {}
-    try:
-        _check_elements(path)
-        contents = {found: (shape, kind) for found, shape, kind in matlab.whosmat(path)}
-        for found, (shape, kind) in contents.items():
-            name = _wanted(found)
-            if name is None:
-                continue
+    for found, shape, kind in matlab.whosmat(path):
+        if name := _wanted(found, arrays):
             if kind not in _MAT_CLASSES:
                 raise ValueError(f"{found} is a MATLAB {kind}; expected an array of numbers")
             _check_size(found, shape)
             arrays[name] = matlab.loadmat(path, variable_names=[found])[found]
-    except MemoryError:
-        raise
-    except Exception as error:  # scipy's readers raise nearly anything on a damaged file
-        raise ValueError(
-            f"{path}: not a sound .mat file, version 4 to 7 ({error}); write or copy it again"
-        ) from None
     return arrays
 
 
@@ -210,7 +197,7 @@ def _check_elements(path: Path) -> None:
 
     scipy believes the sizes within a compressed element, and reads on past a cut.
     """
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         header = file.read(128)
         if header[124:128] not in (b"\x00\x01IM", b"\x01\x00MI"):
             return  # version 4: no compression, and scipy checks the lengths
@@ -243,3 +230,13 @@ def _labels(y: NDArray, origin: str) -> NDArray[np.int64]:
     if (whole != y.ravel()).any() or whole.min() < 0:
         raise ValueError(f"{origin}: expected whole numbers from 0, got {y.min()} to {y.max()}")
     return whole
+
+
+def _count_classes(y: NDArray[np.int64], path: Path) -> int:
+    present = np.unique(y)
+    if present[-1] != len(present) - 1:  # MATLAB's habit of counting from 1, or of 10 for 0
+        raise ValueError(
+            f"{path}: {len(present)} different labels from {present[0]} to {present[-1]}; expected "
+            f"0 to {len(present) - 1}, or an array classes with the number of classes"
+        )
+    return len(present)

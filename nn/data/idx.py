@@ -38,7 +38,7 @@ def read_labels(path: Path) -> NDArray[np.int64]:
 
 
 def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         # By content, not by name: browsers and tools unpack and rename silently.
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)

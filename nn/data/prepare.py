@@ -10,12 +10,18 @@
 What is fitted is fitted on the training rows alone, and applied to the test rows.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nn.data.raw import CHUNK, Raw, check, divide
+
+if TYPE_CHECKING:  # scikit-learn takes a second to import; a rank that maps a set needs none of it
+    from sklearn.preprocessing import StandardScaler
 
 
 def prepare(
@@ -28,23 +34,24 @@ def prepare(
             exceeds the training rows or the columns.
     """
     check(raw)
-    raw = divide(raw, size, seed)
-    assert raw.x_test is not None and raw.y_test is not None
-    rows, columns = raw.x.shape
+    x, y, x_test, y_test = divide(raw, size, seed)
+    rows, columns = x.shape
     if features is not None and features > min(rows, columns):
         raise ValueError(
             f"features={features}: {raw.origin} has {rows} training rows of {columns} columns; "
             f"expected at most {min(rows, columns)} features"
         )
-    shift, scale = _moments(raw) if normalise else (np.float64(0), np.float64(1))
+    scaler = _fit_scaler(x, raw) if normalise else None
 
     def normal(x: NDArray) -> Iterator[NDArray[np.float32]]:
-        for lo in range(0, len(x), CHUNK):
+        for chunk in _chunks(x):
+            if scaler is not None:
+                chunk = scaler.transform(_columns(chunk, raw)).reshape(chunk.shape)
             with np.errstate(over="ignore"):
-                chunk = ((x[lo : lo + CHUNK] - shift) / scale).astype(np.float32)
-            if not np.isfinite(chunk).all():
+                single = chunk.astype(np.float32)
+            if not np.isfinite(single).all():
                 raise ValueError(f"{raw.origin}: values too large for float32; rescale them")
-            yield chunk
+            yield single
 
     def final(x: NDArray) -> Iterator[NDArray[np.float32]]:
         return normal(x) if pca is None else map(pca.transform, normal(x))
@@ -55,25 +62,32 @@ def prepare(
 
         # The eigenvectors of the d x d covariance: exact, and many times faster than the SVD of
         # n x d for n >> d. The one step that holds the training rows as float32 in memory.
-        pca = PCA(features, svd_solver="covariance_eigh").fit(np.concatenate([*normal(raw.x)]))
+        pca = PCA(features, svd_solver="covariance_eigh").fit(np.concatenate([*normal(x)]))
 
     width = columns if features is None else features
-    yield "x", (rows, width), final(raw.x)
-    yield "y", (rows,), iter([raw.y])
-    yield "x_test", (len(raw.x_test), width), final(raw.x_test)
-    yield "y_test", (len(raw.y_test),), iter([raw.y_test])
+    yield "x", (rows, width), final(x)
+    yield "y", y.shape, iter([y])
+    yield "x_test", (len(x_test), width), final(x_test)
+    yield "y_test", y_test.shape, iter([y_test])
 
 
-def _moments(raw: Raw) -> tuple[NDArray, NDArray]:
-    """Mean and deviation of the training rows, of everything or by column; deviation 0 becomes 1.
+def _chunks(x: NDArray) -> Iterator[NDArray[np.float64]]:
+    return (x[lo : lo + CHUNK].astype(np.float64) for lo in range(0, len(x), CHUNK))
 
-    Two passes in float64: sums of squares would lose what a large mean has in common.
-    """
-    over = None if raw.images else 0
-    shift = raw.x.mean(axis=over, dtype=np.float64)
-    chunks = (raw.x[lo : lo + CHUNK] - shift for lo in range(0, len(raw.x), CHUNK))
-    squares = sum(np.square(chunk).sum(axis=over) for chunk in chunks)
-    scale = np.sqrt(squares / (raw.x.size if raw.images else len(raw.x)))
-    if not np.isfinite(scale).all():
+
+def _columns(chunk: NDArray, raw: Raw) -> NDArray:
+    """What is normalised together stands in one column: all pixels, or one quantity."""
+    return chunk.reshape(-1, 1) if raw.images else chunk
+
+
+def _fit_scaler(x: NDArray, raw: Raw) -> StandardScaler:
+    """Means and deviations in float64; a constant column is only shifted."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler()
+    with np.errstate(over="ignore", invalid="ignore"):
+        for chunk in _chunks(x):
+            scaler.partial_fit(_columns(chunk, raw))
+    if not np.isfinite(scaler.var_).all():
         raise ValueError(f"{raw.origin}: values too large to be normalised; rescale them")
-    return shift, np.where(scale > 0, scale, 1)
+    return scaler

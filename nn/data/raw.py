@@ -95,8 +95,10 @@ def stratified(y: NDArray, seed: int, origin: str) -> tuple[NDArray, NDArray]:
     return train, test
 
 
-def divide(raw: Raw, size: int | None, seed: int) -> Raw:
-    """`raw` with test rows, and with `size` training rows.
+def divide(
+    raw: Raw, size: int | None, seed: int
+) -> tuple[NDArray, NDArray[np.int64], NDArray, NDArray[np.int64]]:
+    """x and y of `size` training rows, x and y of the test rows.
 
     Rows without test rows of their own are divided first (stratified). The training rows kept
     are a seeded random choice, a smaller one being part of any larger one.
@@ -104,17 +106,16 @@ def divide(raw: Raw, size: int | None, seed: int) -> Raw:
     Raises:
         ValueError: `size` is more than the training rows there are.
     """
-    if raw.x_test is None:
+    if raw.x_test is None or raw.y_test is None:
         train, test = stratified(raw.y, seed, raw.origin)
         x_test, y_test = raw.x[test], raw.y[test]
     else:
         train, x_test, y_test = np.arange(len(raw.y)), raw.x_test, raw.y_test
-    if size is not None:
-        if size > len(train):
-            raise ValueError(
-                f"size={size}: {raw.origin} has {len(train)} training rows; "
-                f"expected size from 1 to {len(train)}"
-            )
-        if size < len(train):
-            train = np.random.default_rng(seed).permutation(train)[:size]
-    return Raw(raw.x[train], raw.y[train], x_test, y_test, raw.classes, raw.origin, raw.images)
+    if size is not None and size > len(train):
+        raise ValueError(
+            f"size={size}: {raw.origin} has {len(train)} training rows; "
+            f"expected size from 1 to {len(train)}"
+        )
+    if size is not None and size < len(train):
+        train = np.random.default_rng(seed).permutation(train)[:size]
+    return raw.x[train], raw.y[train], x_test, y_test

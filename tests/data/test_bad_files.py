@@ -1,0 +1,252 @@
+"""Damaged, foreign and hostile files: an error that names the file, never a wrong set."""
+
+import gzip
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+
+from nn.data import load
+from tests.data.samples import idx, images, write_mnist
+
+X, Y = images(70)
+IMAGES, LABELS = idx(X), idx(Y)
+ZIPPED = gzip.compress(IMAGES)
+
+
+def npz(**arrays: object) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def mat(compress: bool = False, **arrays: object) -> bytes:
+    file = io.BytesIO()
+    scipy.io.savemat(file, arrays, do_compression=compress)
+    return file.getvalue()
+
+
+def npy(header: str, values: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
+    """A .npz whose x has this header."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        start = b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header.encode()
+        archive.writestr("x.npy", start + values)
+    return file.getvalue()
+
+
+def header(shape: str, dtype: str = "<f4") -> str:
+    return f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}}}\n"
+
+
+def bomb() -> bytes:
+    """A compressed MATLAB array that expands to more than any data set."""
+    deflate = zlib.compressobj(1)
+    zeros = bytes(1 << 24)
+    element = b"".join(deflate.compress(zeros) for _ in range(130)) + deflate.flush()
+    return mat(x=X[:, 0])[:128] + struct.pack("<II", 15, len(element)) + element
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"", r"expected an IDX file of images.*magic number 2051, got b''"),
+        (IMAGES[:3], r"magic number 2051, got b'\\x00\\x00\\x08'"),
+        (LABELS, r"magic number 2051, got 2049, which means labels"),
+        (idx(X, code=13), "magic number 2051, got 3331"),
+        (b"<html>not found</html>", "magic number 2051, got"),
+        (IMAGES[:9], "cut off within the IDX header"),
+        (IMAGES[:-1], r"says \(70, 28, 28\), 54,880 values, and the file holds only 54,879"),
+        (IMAGES + b"\0", "54,880 values, and the file holds more"),
+        (gzip.compress(IMAGES[:-1]), "holds only 54,879"),
+        (gzip.compress(IMAGES + b"\0"), "holds more"),
+        (ZIPPED[:-9], "the gzip stream is cut off"),
+        (ZIPPED[:20000], "the gzip stream is cut off"),
+        (ZIPPED[:-8] + bytes(4) + ZIPPED[-4:], "the gzip stream is corrupt.*CRC"),
+        (ZIPPED[:3000] + b"\xff" * 40 + ZIPPED[3040:], "the gzip stream is corrupt"),
+        (b"\x1f\x8b" + IMAGES, "the gzip stream is corrupt"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 0, 28, 28), r"\(0, 28, 28\), no values"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 2**16, 2**16), "expected at most 268,435,456"),
+        (gzip.compress(struct.pack(">4B3I", 0, 0, 8, 3, 2**19, 28, 28)), "expected at most"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 300_000, 28, 28), "holds only 0"),
+        (idx(X[:69]), "69 rows in x and 70 labels; expected one label per row"),
+        (idx(X[:, :27]), r"\(756,\) columns; expected images of 28x28"),
+    ],
+)
+def test_bad_images(tmp_path: Path, contents: bytes, message: str) -> None:
+    write_mnist(tmp_path, "t10k", 70)
+    file = tmp_path / "t10k-images-idx3-ubyte"
+    file.write_bytes(contents)
+    with pytest.raises(ValueError, match=message) as caught:
+        load("mnist", path=tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert file.name in str(caught.value) or "one label per row" in message
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (IMAGES, "expected an IDX file of labels.*got 2051, which means images"),
+        (idx(np.full(70, 10)), "labels from 10 to 10; expected 0 to 9"),
+        (LABELS[:-1], "holds only 69"),
+    ],
+)
+def test_bad_labels(tmp_path: Path, contents: bytes, message: str) -> None:
+    write_mnist(tmp_path, "train", 70)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(contents)
+    with pytest.raises(ValueError, match=message):
+        load("mnist", path=tmp_path)
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file or folder; expected MNIST"):
+        load("mnist", path=tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no MNIST files in this folder; expected train-"):
+        load("mnist", path=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"a\.npz: no such file; expected one with arrays"):
+        load("file", path=tmp_path / "a.npz")
+    write_mnist(tmp_path, "train", 70)
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    with pytest.raises(FileNotFoundError, match="train labels are missing; expected train-labels"):
+        load("mnist", path=tmp_path)
+    (tmp_path / "mine.bin").write_bytes(IMAGES)
+    with pytest.raises(FileNotFoundError, match=r"mine\.bin: not a name of an MNIST file"):
+        load("mnist", path=tmp_path / "mine.bin")
+    with pytest.raises(ValueError, match=r"mine\.bin: expected a name that ends in \.npz or"):
+        load("file", path=tmp_path / "mine.bin")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npz")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load("file", path=tmp_path / "a.npz")
+
+
+def test_a_file_of_unreasonable_length_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.npz").open("wb") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    with pytest.raises(ValueError, match="1,099,511,627,776 bytes; expected at most"):
+        load("file", path=tmp_path / "a.npz")
+
+
+FLAT = X.reshape(70, 784)
+NAN = FLAT.astype(float)
+NAN[42, 7] = np.nan
+OBJECTS = np.array(["one", "two"] * 35, dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "contents", "message"),
+    [
+        (".npz", b"", "not a zip file"),
+        (".npz", npz(x=FLAT, y=Y)[:-30], "not a zip file"),
+        (".npz", mat(x=FLAT, y=Y), "not a zip file"),
+        (".npz", npz(y=Y), "no array x or x_train"),
+        (".npz", npz(x=FLAT), "no array y or y_train"),
+        (".npz", npz(x=FLAT, y=Y, x_test=FLAT), "expected both x_test and y_test, or neither"),
+        (".npz", npz(x=FLAT, x_train=FLAT, y=Y), "it holds .* twice"),
+        (".npz", npz(x=OBJECTS, y=Y), "x.npy holds Python objects, which are never read"),
+        (".npz", npz(x=FLAT, y=OBJECTS), "y.npy holds Python objects"),
+        (".npz", npz(x=FLAT * 1j, y=Y), "x.npy holds complex128; expected real numbers"),
+        (".npz", npz(x=FLAT.astype(str), y=Y), "x.npy holds <U.*; expected real numbers"),
+        (".npz", npz(x=FLAT, y=Y.astype(str)), "y.npy holds <U"),
+        (".npz", npz(x=np.zeros((0, 3)), y=[]), r"its shape is \(0, 3\)"),
+        (".npz", npz(x=NAN, y=Y), "x holds nan in row 42, column 7; expected finite"),
+        (".npz", npz(x=FLAT, y=Y, x_test=NAN, y_test=Y), "x_test holds nan in row 42"),
+        (".npz", npz(x=np.full((70, 2), -np.inf), y=Y), "holds -inf in row 0, column 0"),
+        (".npz", npz(x=FLAT * 1e300, y=Y), "values too large"),
+        (".npz", npz(x=FLAT, y=Y, x_test=FLAT * 1e60, y_test=Y), "too large for float32"),
+        (".npz", npz(x=FLAT, y=Y[:69]), "70 rows in x and 69 labels"),
+        (".npz", npz(x=FLAT, y=Y, x_test=FLAT, y_test=Y[1:]), "70 rows in x_test and 69"),
+        (".npz", npz(x=FLAT, y=Y, x_test=X[:, 0], y_test=Y), "28 columns in x_test and 784"),
+        (".npz", npz(x=np.float64(3), y=Y), r"x is float64 of shape \(\)"),
+        (".npz", npz(x=FLAT, y=Y - 1.0), "expected whole numbers from 0, got -1.0 to 8.0"),
+        (".npz", npz(x=FLAT, y=Y + 0.5), "expected whole numbers from 0"),
+        (".npz", npz(x=FLAT, y=Y * np.nan), "expected whole numbers from 0, got nan"),
+        (".npz", npz(x=FLAT, y=Y * 1e30), "expected whole numbers from 0"),
+        (".npz", npz(x=FLAT, y=Y + 1), "10 different labels from 1 to 10; expected 0 to 9"),
+        (".npz", npz(x=FLAT, y=Y, classes=3), "labels from 0 to 9; expected 0 to 2"),
+        (".npz", npz(x=FLAT, y=np.arange(70)), "70 rows cannot be divided.*expected more rows"),
+        (".npz", npy(header("(2**40,)")), "a.npz: .*expected a sound .npz file"),
+        (".npz", npy(header("(1099511627776,)")), "expected 1 to 268,435,456 values"),
+        (".npz", npy(header("(-1, -4)"), bytes(16)), r"its shape is \(-1, -4\)"),
+        (".npz", npy(header("(3,)"), bytes(8)), "12 bytes, and 8 follow"),
+        (".npz", npy(header("(1,)"), bytes(8)), "4 bytes, and 8 follow"),
+        (".npz", npy(header("(1,)", "|O"), bytes(8)), "x.npy holds Python objects"),
+        (".npz", npy(header("(1,)"), bytes(4), b"\x09\x00"), r"version \(9, 0\); expected 1"),
+        (".npz", npy("{'descr'"), "expected a sound .npz file"),
+        (".mat", b"", "expected a sound .mat file"),
+        (".mat", npz(x=FLAT, y=Y), "expected a sound .mat file"),
+        (".mat", mat(x=FLAT, y=Y)[:-5000], "cut off .* bytes before the end of an array"),
+        (".mat", mat(True, x=FLAT, y=Y)[:-500], "cut off"),
+        (".mat", b"MATLAB 7.3 MAT-file" + bytes(109), "save with -v7 in MATLAB, or as .npz"),
+        (".mat", b"\x89HDF\r\n\x1a\n" + bytes(120), "save with -v7 in MATLAB"),
+        (".mat", mat(x=FLAT), "no array y or y_train"),
+        (".mat", mat(x=OBJECTS, y=Y), "x is a MATLAB cell; expected an array of numbers"),
+        (".mat", mat(x={"a": 1}, y=Y), "x is a MATLAB struct"),
+        (".mat", mat(x="text", y=Y), "x is a MATLAB char"),
+        (".mat", mat(x=scipy.sparse.csc_matrix(np.eye(70)), y=Y), "x is a MATLAB sparse"),
+        (".mat", mat(x=FLAT * 1j, y=Y), "x is complex128.*expected real numbers"),
+        (".mat", mat(x=NAN, y=Y), "x holds nan in row 42, column 7"),
+        (".mat", mat(x=FLAT, y=Y[:69]), "70 rows in x and 69 labels"),
+        (".mat", bomb(), "an array expands to more than"),
+    ],
+)
+def test_bad_arrays(tmp_path: Path, suffix: str, contents: bytes, message: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match=message) as caught:
+        load("file", path=path)
+    assert str(path) in str(caught.value)
+
+
+def test_mnist_has_784_columns_and_labels_below_10(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(npz(x=X[:, 0], y=Y))
+    with pytest.raises(ValueError, match=r'784 columns \(other sets of arrays: load\("file"'):
+        load("mnist", path=tmp_path / "a.npz")
+    (tmp_path / "b.npz").write_bytes(npz(x=FLAT, y=np.arange(70) % 11))
+    with pytest.raises(ValueError, match="labels from 0 to 10; expected 0 to 9"):
+        load("mnist", path=tmp_path / "b.npz")
+
+
+def test_no_python_object_is_ever_made(tmp_path: Path) -> None:
+    class Tripwire:
+        def __reduce__(self) -> tuple[Callable, tuple]:
+            return (tmp_path / "tripped").touch, ()
+
+    np.savez(tmp_path / "a.npz", x=np.array([Tripwire()] * 70), y=Y)
+    with pytest.raises(ValueError, match="Python objects"):
+        load("file", path=tmp_path / "a.npz")
+    assert not (tmp_path / "tripped").exists()
+
+
+@pytest.mark.parametrize("kind", ["npz", "mat", "compressed mat", "gzip"])
+def test_whatever_is_flipped_or_cut_the_error_is_ours(tmp_path: Path, kind: str) -> None:
+    """40 random damages each. A flip within the numbers of an unchecked format may go unseen."""
+    rng = np.random.default_rng(0)
+    x, y = X[:20, :4, :4].reshape(20, -1), Y[:20] % 2
+    if kind == "gzip":
+        write_mnist(tmp_path, "t10k", 20)
+        path, arguments = tmp_path / "t10k-labels-idx1-ubyte", {"name": "mnist", "path": tmp_path}
+        sound = gzip.compress(idx(images(20)[1]))
+    else:
+        path = tmp_path / f"a.{kind[-3:]}"
+        arguments = {"name": "file", "path": path}
+        sound = npz(x=x, y=y) if kind == "npz" else mat(kind[0] == "c", x=x, y=y)
+    for _ in range(40):
+        damaged = bytearray(sound)
+        damaged[rng.integers(len(sound))] ^= 1 << rng.integers(8)
+        if rng.random() < 0.5:
+            del damaged[rng.integers(len(sound)) :]
+        path.write_bytes(damaged)
+        try:
+            load(**arguments)
+        except ValueError as error:
+            assert str(tmp_path) in str(error), error  # noqa: PT017

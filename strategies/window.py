@@ -39,7 +39,7 @@ class SharedWindow:
         self._comm = comm
         self._win = MPI.Win.Allocate_shared(total + LINE if comm.rank == 0 else 0, 1, comm=comm)
         buffer, _ = self._win.Shared_query(0)
-        memory = np.frombuffer(memoryview(buffer), np.uint8)
+        memory = np.frombuffer(buffer, np.uint8)  # type: ignore[call-overload]
         # Page alignment is the same on every rank, so all skip the same bytes to the first line.
         memory = memory[-memory.ctypes.data % LINE :][:total]
         self.rows: list[NDArray] = [

@@ -1,0 +1,52 @@
+"""Save a training run, and go on from it bit for bit, on the same or another number of ranks."""
+
+from pathlib import Path
+
+import numpy as np
+
+from nn import checkpoint
+from strategies.base import Strategy
+
+
+def save(path: str | Path, strategy: Strategy, position: int = 0) -> None:
+    """Write parameters, optimizer state and position. Collective; rank 0 writes.
+
+    Args:
+        position: batches trained on so far, for `Dataset.batches(..., start=position)`.
+
+    Raises:
+        OSError, ValueError: the file cannot be written; on every rank.
+    """
+    state = strategy.state()
+    error = None
+    if strategy.comm.rank == 0:
+        try:
+            checkpoint.write(path, {**state, "position": np.array(position)})
+        except (OSError, ValueError) as failure:
+            error = failure
+    # Every rank learns how it went: none may go on, or wait, while rank 0 raises.
+    error = strategy.comm.bcast(error)
+    if error:
+        raise error
+
+
+def load(path: str | Path, strategy: Strategy) -> int:
+    """Restore what `save` wrote, and return its position. Collective; every rank reads the file.
+
+    A run resumed with the same number of ranks continues bit for bit.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, a damaged one, or one of another model or
+            optimizer; on every rank.
+    """
+    error = None
+    try:
+        state = checkpoint.read(path)
+    except (OSError, ValueError) as failure:
+        error = failure
+    error = next(filter(None, strategy.comm.allgather(error)), None)
+    if error:
+        raise error
+    position = int(state.pop("position", np.array(0)))
+    strategy.load_state(state)
+    return position

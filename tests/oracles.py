@@ -1,0 +1,72 @@
+"""What the proofs share: batches to train on, and what "trains the same" means."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from mpi4py import MPI
+
+from nn import Batch, Model
+from strategies import Sequential, Strategy
+
+STEP_TOLERANCE = 1e-12
+"""Largest difference of a float64 weight after a step, relative to the largest weight."""
+
+
+def random_batches(model: Model, rows: int, steps: int = 3, seed: int = 0) -> list[Batch]:
+    """Batches that fit `model`, the same on every rank."""
+    rng = np.random.default_rng(seed)
+    classes = model.row_shape(len(model.layers))[0]
+    return [
+        Batch(rng.standard_normal((rows, *model.input_shape)), rng.integers(0, classes, rows))
+        for _ in range(steps)
+    ]
+
+
+class MatchedOrder(Sequential):
+    """Sequential training that adds in the order of the parallel one, for comparisons to the bit.
+
+    The gradient of each shard is computed by itself (a matrix product of other shape rounds
+    otherwise), and the shards are summed in rank order.
+    """
+
+    def __init__(self, model: Model, optimizer, shards: int):
+        super().__init__(model, optimizer)
+        self.shards = shards
+
+    def gradients(self, batch: Batch) -> float:
+        losses, parts = [], []
+        for k in range(self.shards):
+            losses.append(self.model.gradients(batch.shard(k, self.shards)))
+            parts.append(self.model.grads.copy())
+        total = parts[0]
+        for part in parts[1:]:
+            total += part
+        self.model.grads[:] = total
+        return float(sum(losses))
+
+
+def assert_trains_like(
+    oracle: Strategy,
+    strategy: Strategy,
+    batches: Sequence[Batch],
+    comm: MPI.Intracomm,
+    tolerance: float = STEP_TOLERANCE,
+) -> None:
+    """Both take the same steps; after each, losses and weights agree and all ranks hold the same.
+
+    A tolerance of 0 asks for the same bits.
+    """
+    start = strategy.weights()
+    np.testing.assert_array_equal(start, oracle.weights(), "the initial weights differ")
+    for i, batch in enumerate(batches):
+        losses = oracle.step(batch), strategy.step(batch)
+        expected, weights = oracle.weights(), strategy.weights()
+        scale = np.abs(expected).max()
+        error = np.abs(weights - expected).max() / scale
+        assert error <= tolerance, f"step {i}: weights differ by {error:.1e} of the largest"
+        loss_error = abs(losses[1] - losses[0]) / abs(losses[0])
+        assert loss_error <= max(tolerance, 1e-15), f"step {i}: losses {losses} differ"
+        for rank, others in enumerate(comm.allgather(weights)):
+            np.testing.assert_array_equal(weights, others, f"step {i}: rank {rank} differs")
+    moved = np.abs(strategy.weights() - start).max()
+    assert moved > 1e-4, f"the parameters moved by {moved:.1e} only"

@@ -1,0 +1,123 @@
+"""A resumed run continues bit for bit; a file that is not a checkpoint is named."""
+
+import numpy as np
+import pytest
+
+from nn import SGD, AdaGrad, Adam, checkpoint, data, mlp
+from strategies import DataParallel, Sequential, SharedDataParallel
+from strategies.checkpoint import load, save
+
+OPTIMIZERS = {
+    "sgd": lambda: SGD(0.1),
+    "momentum": lambda: SGD(0.1, momentum=0.9),
+    "adam": Adam,
+    "adagrad": AdaGrad,
+}
+
+
+@pytest.fixture
+def path(comm, tmp_path):
+    """One file for all ranks."""
+    return comm.bcast(tmp_path) / "run.npz"
+
+
+def build():
+    return mlp([4, 8, 3], seed=3)
+
+
+@pytest.mark.parametrize("strategy", [Sequential, DataParallel, SharedDataParallel])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_resumed_run_continues_bit_for_bit(comm, path, strategy, optimizer):
+    iris = data.load("iris")
+    whole = strategy(build(), OPTIMIZERS[optimizer](), comm)
+    for i, batch in enumerate(iris.batches(32, epochs=3, seed=5)):
+        whole.step(batch)
+        if i == 4:
+            save(path, whole, position=5)
+
+    resumed = strategy(build(), OPTIMIZERS[optimizer](), comm)
+    position = load(path, resumed)
+    assert position == 5
+    assert not np.array_equal(resumed.weights(), whole.weights())
+    for batch in iris.batches(32, epochs=3, seed=5, start=position):
+        resumed.step(batch)
+    np.testing.assert_array_equal(resumed.weights(), whole.weights())
+    for name, vector in whole.state().items():
+        np.testing.assert_array_equal(resumed.state()[name], vector)
+    whole.close()
+    resumed.close()
+
+
+def test_a_run_goes_on_with_another_strategy(comm, path):
+    iris = data.load("iris")
+    first = SharedDataParallel(build(), Adam(), comm)
+    oracle = Sequential(build(), Adam())
+    batches = list(iris.batches(32, epochs=2))
+    for batch in batches[:3]:
+        first.step(batch)
+        oracle.step(batch)
+    save(path, first, 3)
+    first.close()
+    second = DataParallel(build(), Adam(), comm)
+    load(path, second)
+    for batch in batches[3:]:
+        second.step(batch)
+        oracle.step(batch)
+    np.testing.assert_allclose(second.weights(), oracle.weights(), rtol=1e-4, atol=1e-5)
+
+
+def test_every_rank_learns_that_saving_failed(comm, path):
+    with pytest.raises(FileNotFoundError):
+        save(path.parent / "nowhere" / "run.npz", DataParallel(build(), SGD(0.1), comm))
+
+
+def test_another_model_or_optimizer_is_refused(comm, path):
+    strategy = DataParallel(build(), Adam(), comm)
+    strategy.step(next(iter(data.load("iris").batches(8))))
+    save(path, strategy)
+    with pytest.raises(ValueError, match="the model has 32 parameters"):
+        load(path, DataParallel(mlp([4, 3, 2, 2, 1]), Adam(), comm))
+    with pytest.raises(ValueError, match="this optimizer keeps"):
+        load(path, DataParallel(build(), AdaGrad(), comm))
+
+
+@pytest.mark.workers(1)
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "run.npz"
+    checkpoint.write(path, {"a": np.arange(3)})
+    monkeypatch.setattr(np, "savez", lambda file, **_: file.write(b"half") and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpoint.write(path, {"a": np.arange(4)})
+    np.testing.assert_array_equal(checkpoint.read(path)["a"], np.arange(3))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.workers(1)
+def test_damaged_and_foreign_files_are_named(tmp_path):
+    path = tmp_path / "run.npz"
+    checkpoint.write(path, {"a": np.arange(1000)})
+    whole = path.read_bytes()
+    for damaged in (
+        whole[: len(whole) // 2],
+        b"",
+        b"not an archive",
+        whole[:80] + b"xxxx" + whole[84:],
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"run\.npz: expected a checkpoint"):
+            checkpoint.read(path)
+    np.savez(path, a=np.arange(3))
+    with pytest.raises(ValueError, match="format 1"):
+        checkpoint.read(path)
+    with pytest.raises(FileNotFoundError):
+        checkpoint.read(tmp_path / "missing.npz")
+
+
+@pytest.mark.workers(1)
+def test_python_objects_are_neither_written_nor_read(tmp_path):
+    path = tmp_path / "run.npz"
+    with pytest.raises(ValueError, match="Python objects"):
+        checkpoint.write(path, {"a": np.array([{}])})
+    np.savez(path, format=np.array(1), a=np.array([{}]))
+    with pytest.raises(ValueError, match="no pickle"):
+        checkpoint.read(path)

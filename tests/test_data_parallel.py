@@ -1,0 +1,204 @@
+"""Data parallelism, by messages and by shared memory, learns the weights of sequential training."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import strategies
+from nn import SGD, AdaGrad, Adam, Batch, cnn, lenet, mlp, schedules
+from strategies import DataParallel, Sequential, SharedDataParallel
+from tests.oracles import MatchedOrder, assert_trains_like, random_batches
+
+OPTIMIZERS = {
+    "sgd": lambda: SGD(0.1),
+    "momentum": lambda: SGD(0.1, momentum=0.9, weight_decay=1e-3),
+    "nesterov": lambda: SGD(schedules.cosine(0.1, 10), momentum=0.9, nesterov=True),
+    "adam": lambda: Adam(1e-2),
+    "adagrad": lambda: AdaGrad(1e-2),
+}
+STRATEGIES = {
+    "data_parallel": DataParallel,
+    "two_buckets": lambda *args: DataParallel(*args, buckets=2),
+    "three_buckets": lambda *args: DataParallel(*args, buckets=3),
+    "shared": SharedDataParallel,
+}
+every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
+
+
+def small_mlp():
+    return mlp([6, 7, 5, 4], dtype="float64", seed=1)
+
+
+@every_strategy
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("rows", [1, 2, 7, 64])
+def test_equals_sequential(comm, strategy, optimizer, rows):
+    """Uneven shards (7 rows) and empty ones (1 row) included."""
+    make = OPTIMIZERS[optimizer]
+    parallel = STRATEGIES[strategy](small_mlp(), make(), comm)
+    batches = random_batches(parallel.model, rows, steps=4)
+    assert_trains_like(Sequential(small_mlp(), make()), parallel, batches, comm)
+    parallel.close()
+
+
+@every_strategy
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: cnn(input_shape=(1, 10, 10), dtype="float64"),
+        lambda: lenet(input_shape=(1, 14, 14), dtype="float64"),
+        lambda: mlp([5, 4, 3, 3], activation="sigmoid", dtype="float64"),
+        lambda: mlp([5, 4, 3, 3], activation="tanh", dtype="float64"),
+    ],
+    ids=["cnn", "lenet", "sigmoid", "tanh"],
+)
+def test_equals_sequential_for_every_net(comm, strategy, build):
+    parallel = STRATEGIES[strategy](build(), SGD(0.1, momentum=0.9), comm)
+    batches = random_batches(parallel.model, 6, steps=2)
+    assert_trains_like(Sequential(build(), SGD(0.1, momentum=0.9)), parallel, batches, comm)
+    parallel.close()
+
+
+@every_strategy
+def test_stays_equal_over_hundreds_of_steps(comm, strategy):
+    parallel = STRATEGIES[strategy](small_mlp(), SGD(0.05, momentum=0.9), comm)
+    batches = random_batches(parallel.model, 9, steps=4) * 75
+    oracle = Sequential(small_mlp(), SGD(0.05, momentum=0.9))
+    assert_trains_like(oracle, parallel, batches, comm, tolerance=1e-9)
+    parallel.close()
+
+
+@every_strategy
+def test_equals_sequential_in_float32(comm, strategy):
+    def build():
+        return mlp([20, 30, 10], seed=2)
+
+    parallel = STRATEGIES["shared" if strategy == "three_buckets" else strategy](
+        build(), SGD(0.1), comm
+    )
+    batches = random_batches(parallel.model, 33, steps=5)
+    assert_trains_like(Sequential(build(), SGD(0.1)), parallel, batches, comm, tolerance=1e-5)
+    parallel.close()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_shared_equals_matched_order_to_the_bit(comm, optimizer, rows):
+    make = OPTIMIZERS[optimizer]
+    parallel = SharedDataParallel(small_mlp(), make(), comm)
+    batches = random_batches(parallel.model, rows, steps=4)
+    oracle = MatchedOrder(small_mlp(), make(), shards=comm.size)
+    assert_trains_like(oracle, parallel, batches, comm, tolerance=0)
+    parallel.close()
+
+
+@pytest.mark.workers(1, 2)
+@pytest.mark.parametrize("strategy", ["data_parallel", "two_buckets"])
+def test_allreduce_of_two_equals_matched_order_to_the_bit(comm, strategy):
+    """a + b = b + a, so the order of two does not matter; for more, MPI promises none."""
+    parallel = STRATEGIES[strategy](small_mlp(), SGD(0.1, momentum=0.9), comm)
+    batches = random_batches(parallel.model, 7, steps=4)
+    oracle = MatchedOrder(small_mlp(), SGD(0.1, momentum=0.9), shards=comm.size)
+    assert_trains_like(oracle, parallel, batches, comm, tolerance=0)
+
+
+@given(
+    hidden=st.lists(st.integers(1, 9), max_size=3),
+    activation=st.sampled_from(["relu", "sigmoid", "tanh"]),
+    rows=st.integers(1, 20),
+    optimizer=st.sampled_from(sorted(OPTIMIZERS)),
+    strategy=st.sampled_from(sorted(STRATEGIES)),
+    seed=st.integers(0, 99),
+)
+def test_any_net_any_batch(comm, hidden, activation, rows, optimizer, strategy, seed):
+    if strategy.endswith("buckets"):
+        hidden = [*hidden, 3, 3]  # three layers with parameters at least
+
+    def build():
+        return mlp([4, *hidden, 3], activation, "float64", seed)
+
+    parallel = STRATEGIES[strategy](build(), OPTIMIZERS[optimizer](), comm)
+    try:
+        batches = random_batches(parallel.model, rows, steps=2, seed=seed)
+        oracle = Sequential(build(), OPTIMIZERS[optimizer]())
+        assert_trains_like(oracle, parallel, batches, comm)
+    finally:
+        parallel.close()
+
+
+def test_buckets_cover_every_layer_once(comm):
+    """Messages larger than any eager limit, and as many buckets as layers."""
+    model = mlp([300, 200, 100, 50], dtype="float64")
+    parallel = DataParallel(model, SGD(0.1), comm, buckets=3)
+    oracle = Sequential(mlp([300, 200, 100, 50], dtype="float64"), SGD(0.1))
+    assert_trains_like(oracle, parallel, random_batches(model, 10, steps=2), comm)
+
+
+def test_closing_keeps_the_model(comm):
+    model = small_mlp()
+    strategy = SharedDataParallel(model, SGD(0.1), comm)
+    strategy.step(random_batches(model, 5)[0])
+    weights = strategy.weights()
+    strategy.close()
+    strategy.close()
+    np.testing.assert_array_equal(model.params, weights)
+    model.params[:] = 0  # private memory again: writing to it must not crash
+
+
+def test_weights_are_a_copy(comm):
+    for make in (DataParallel, SharedDataParallel):
+        strategy = make(small_mlp(), SGD(0.1), comm)
+        kept = strategy.weights()
+        expected = kept.copy()
+        strategy.step(random_batches(strategy.model, 5)[0])
+        np.testing.assert_array_equal(kept, expected)
+        strategy.close()
+
+
+class TwoNodes(strategies.base.MPI.Intracomm):
+    """Claims that every rank has a node of its own."""
+
+    def Split_type(self, *args):
+        return self.Split(self.rank)
+
+
+@pytest.mark.workers(2)
+def test_shared_memory_across_nodes_is_refused(comm):
+    with pytest.raises(ValueError, match="more than one node"):
+        SharedDataParallel(small_mlp(), SGD(0.1), TwoNodes(comm))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((None, SGD(0.1)), TypeError, "expected nn.Model"),
+        ((small_mlp(), 0.1), TypeError, "expected nn.SGD"),
+        ((small_mlp(), SGD(0.1), None), TypeError, "intracommunicator"),
+    ],
+)
+@pytest.mark.parametrize("strategy", [DataParallel, SharedDataParallel])
+def test_wrong_arguments_say_what_was_expected(comm, strategy, arguments, error, message):
+    with pytest.raises(error, match=message):
+        strategy(*arguments, *([comm] if len(arguments) == 2 else []))
+
+
+@pytest.mark.parametrize("buckets", [0, 4, 1.5])
+def test_a_wrong_number_of_buckets_is_refused(comm, buckets):
+    with pytest.raises(ValueError, match="from 1 to 3"):
+        DataParallel(small_mlp(), SGD(0.1), comm, buckets=buckets)
+
+
+def test_a_wrong_step_is_refused(comm):
+    strategy = DataParallel(small_mlp(), SGD(0.1), comm)
+    with pytest.raises(TypeError, match=r"takes an nn\.Batch"):
+        strategy.step((np.zeros((2, 6)), np.zeros(2, int)))
+    with pytest.raises(ValueError, match="0 rows"):
+        strategy.step(Batch(np.zeros((0, 6)), np.zeros(0, int)))
+
+
+def test_a_dtype_that_is_not_sent_is_refused(comm):
+    model = small_mlp()
+    model.bind(model.params.astype("float16"), model.grads.astype("float16"))
+    with pytest.raises(ValueError, match="float32, float64"):
+        DataParallel(model, SGD(0.1), comm)

@@ -1,0 +1,107 @@
+"""Judge the working tree against another commit, both launched in turn on this machine.
+
+    python -m bench.ab GIT_REF [-n N] [--tolerance 5%] [pytest arguments; default --quick]
+
+The robust way for hosted runners, where no two jobs meet the same machine: the other commit is
+checked out into a temporary worktree, and launches alternate A B, B A, A B. Each commit runs its
+own nn, strategies and bench, with the packages of this environment. Exit codes: bench.compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import verdicts
+from bench.compare import after_side, arguments, notes, settled
+from bench.fingerprint import cores
+from bench.gate import Side
+from bench.launches import Grid, Launch, collect, interruptible, oversubscribed, side
+from bench.verdicts import Exit, Report
+
+
+class UnusableReference(ValueError):
+    """A git reference that cannot be measured, and why."""
+
+
+@contextmanager
+def worktree(reference: str) -> Iterator[Path]:
+    """The reference's files in a temporary worktree, removed at the end."""
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{reference}^{{commit}}")
+    with tempfile.TemporaryDirectory(prefix="lockstep-") as folder:
+        root = Path(folder, "before")
+        _git("worktree", "add", "--detach", str(root), commit)
+        try:
+            yield root
+        finally:
+            _git("worktree", "remove", "--force", str(root))
+
+
+def compare(reference: str, ranks: int, launches: int, tolerance: float, rest: list[str]) -> Report:
+    """Launch both in turn and judge."""
+    with worktree(reference) as root:
+        grids = [Grid(ranks, rest, root, "before"), Grid(ranks, rest, Path.cwd(), "after")]
+        first, runs = collect(grids, launches)
+        if not any(launch.cells for launch in first):
+            why = next((launch.failure for launch in first if launch.failure), "it has no cells")
+            raise UnusableReference(f"{reference} measured nothing: {why}")
+        more: list[Launch] = []
+        fresh: list[Launch] = []
+
+        def again(cells: Collection[str]) -> tuple[Side, Side]:
+            for own, new in zip((more, fresh), collect(grids, launches, only=cells), strict=True):
+                own.extend(new)
+            return side(more), after_side(fresh)
+
+        crowded = oversubscribed([*first, *runs])
+        judged = settled(side(first), after_side(runs), again, tolerance, crowded)
+    label = _git("describe", "--always", "--dirty")
+    said = notes([*first, *runs, *more, *fresh])
+    return Report(reference, label, judged, tolerance, notes=said)
+
+
+def _git(*command: str) -> str:
+    done = subprocess.run(["git", *command], capture_output=True, text=True)
+    if done.returncode:
+        why = done.stderr.strip() or "no such commit here (a shallow clone has only the newest)"
+        raise UnusableReference(f"git {' '.join(command)}: {why}")
+    return done.stdout.strip()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="bench.ab",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("reference", metavar="GIT_REF")
+    arguments(parser)
+    options, rest = parser.parse_known_args(argv)
+    interruptible()
+    console = Console()
+    try:
+        report = compare(
+            options.reference,
+            options.ranks or len(cores()),
+            options.launches,
+            options.tolerance,
+            rest or ["--quick"],
+        )
+    except UnusableReference as error:
+        console.print(f"error: {error}", style="bold red", highlight=False, markup=False)
+        return Exit.USAGE
+    verdicts.show(report, console)
+    verdicts.write(report, options.json, options.junit, options.markdown)
+    return report.exit
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""Several launches pooled into a baseline, in pytest-benchmark's storage folder.
+
+    python -m bench.baseline -n 2 --launches 3 --save NAME [pytest arguments, e.g. --quick]
+
+A baseline is a file that `pytest-benchmark compare` reads, with one more top-level key, "lockstep":
+the fingerprint of the machine, the arguments that the grid was run with, and each launch's cells
+with all round times. Everything else in the file is derived from these.
+
+Exit codes: 0 saved; 1 a launch failed (what was measured is saved all the same); 2 wrong usage;
+4 the machine was too busy for some cells to get three undisturbed launches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
+from pytest_benchmark.stats import Stats
+from pytest_benchmark.utils import get_commit_info, get_machine_id
+
+from bench.fingerprint import cores, fingerprint
+from bench.gate import MIN_LAUNCHES
+from bench.launches import (
+    Grid,
+    Launch,
+    collect,
+    every_cell,
+    interruptible,
+    launch_count,
+    rank_count,
+    side,
+)
+
+STORAGE = Path(".benchmarks")
+FORMAT = 1
+
+
+class BaselineError(ValueError):
+    """A baseline that cannot be used, and why."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What was saved under a name."""
+
+    path: Path
+    fingerprint: dict[str, Any]
+    arguments: list[str]
+    launches: list[Launch]
+
+
+def name_of(text: str) -> str:
+    """A command line argument that may name a baseline."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", text):
+        raise argparse.ArgumentTypeError(
+            f"a baseline's name is letters, digits, '_', '-' and '.', not {text!r}"
+        )
+    return text
+
+
+def reserve(storage: Path, name: str) -> Path:
+    """The next free `NNNN_name.json` of this machine's folder; nothing is written yet."""
+    folder = storage / get_machine_id()
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = [int(path.name[:4]) for path in folder.glob("[0-9][0-9][0-9][0-9]_*.json")]
+    return folder / f"{max(numbers, default=0) + 1:04}_{name}.json"
+
+
+def write(
+    path: Path,
+    launches: Sequence[Launch],
+    machine: Mapping[str, Any],
+    arguments: Sequence[str],
+) -> None:
+    """Write all launches, or leave the file as it was: a crash in the middle harms nothing."""
+    content = {
+        "machine_info": pytest_benchmark_generate_machine_info(),
+        "commit_info": get_commit_info(),
+        "benchmarks": [_benchmark(launches, cell) for cell in every_cell(launches)],
+        "datetime": datetime.now(UTC).isoformat(),
+        "version": metadata.version("pytest-benchmark"),
+        "lockstep": {
+            "format": FORMAT,
+            "fingerprint": dict(machine),
+            "arguments": list(arguments),
+            "launches": [{"cells": list(launch.cells.values())} for launch in launches],
+        },
+    }
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".part", delete=False
+    ) as file:
+        try:
+            json.dump(content, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def load(storage: Path, name: str) -> Baseline:
+    """The newest baseline of that name, or the file of that path; BaselineError if unusable."""
+    given = Path(name)
+    if given.is_file():
+        return read(given)
+    found = sorted(storage.glob(f"*/[0-9][0-9][0-9][0-9]_{name}.json"), key=lambda path: path.name)
+    if not found:
+        saved = sorted({path.stem[5:] for path in storage.glob("*/[0-9][0-9][0-9][0-9]_*.json")})
+        raise BaselineError(
+            f"no baseline {name!r} in {storage} (there: {', '.join(saved) or 'none'}); "
+            f"save one with: nox -s bench_mpi -- --save {name}"
+        )
+    return read(found[-1])
+
+
+def read(path: Path) -> Baseline:
+    """Read and check a baseline file; BaselineError says what is wrong with it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BaselineError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("lockstep"), dict):
+        raise BaselineError(
+            f"{path} is no baseline: it has no launches (pytest-benchmark's own --benchmark-save "
+            "writes such files); save one with: nox -s bench_mpi -- --save NAME"
+        )
+    saved = content["lockstep"]
+    if saved.get("format") != FORMAT:
+        raise BaselineError(
+            f"{path} has format {saved.get('format')}, this version reads {FORMAT}: save it anew"
+        )
+    try:
+        launches = [
+            Launch({line["id"]: _checked(line) for line in launch["cells"]})
+            for launch in saved["launches"]
+        ]
+        baseline = Baseline(path, dict(saved["fingerprint"]), list(saved["arguments"]), launches)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BaselineError(f"{path} is damaged: {error!r} in its launches") from error
+    if not any(launch.cells for launch in launches):
+        raise BaselineError(f"{path} is empty: no launch measured a cell")
+    return baseline
+
+
+def _checked(line: dict[str, Any]) -> dict[str, Any]:
+    """A cell's line with everything that the gate reads; ValueError or KeyError otherwise."""
+    if not isinstance(line["id"], str) or not isinstance(line["oversubscribed"], bool):
+        raise ValueError(f"id and oversubscribed flag of {line['id']!r}")
+    if not all(
+        isinstance(line[key], int) and line[key] > 0 for key in ("workers", "steps_per_round")
+    ):
+        raise ValueError(f"workers and steps per round of {line['id']}")
+    rounds = [line["rounds"][arm] for arm in ("sequential", "parallel")]
+    if not rounds[0] or len(rounds[0]) != len(rounds[1]):
+        raise ValueError(f"unpaired rounds of {line['id']}")
+    if not all(
+        isinstance(t, int | float) and math.isfinite(t) and t > 0 for r in rounds for t in r
+    ):
+        raise ValueError(f"round times of {line['id']}")
+    return line
+
+
+def _benchmark(launches: Sequence[Launch], cell: str) -> dict[str, Any]:
+    """The cell as pytest-benchmark stores it: all launches' parallel rounds, medians over them."""
+    lines = [launch.cells[cell] for launch in launches if cell in launch.cells]
+    stats = Stats()
+    for line in lines:
+        for seconds in line["rounds"]["parallel"]:
+            stats.update(seconds)
+    measured = {
+        key: median(line[key] for line in lines)
+        for key, value in lines[0].items()
+        if isinstance(value, float)
+    }
+    return {
+        "group": lines[0]["strategy"],
+        "name": cell,
+        "fullname": lines[0].get("nodeid", cell),
+        "params": None,
+        "param": None,
+        "extra_info": lines[0] | measured | {"rounds": [line["rounds"] for line in lines]},
+        "options": {},
+        "stats": stats.as_dict() | {"data": stats.data, "iterations": 1},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench.baseline", allow_abbrev=False)
+    parser.add_argument("-n", dest="ranks", type=rank_count, default=len(cores()))
+    parser.add_argument("--launches", type=launch_count, default=MIN_LAUNCHES)
+    parser.add_argument("--save", metavar="NAME", type=name_of, required=True)
+    parser.add_argument("--storage", type=Path, default=STORAGE)
+    known, rest = parser.parse_known_args(argv)
+    interruptible()
+
+    grid = Grid(known.ranks, rest)
+    path = reserve(known.storage, known.save)
+    done: list[Launch] = []
+
+    def keep(launch: Launch) -> None:
+        done.append(launch)
+        devices = {line["device"] for one in done for line in one.cells.values()}
+        write(path, done, fingerprint(known.ranks, devices), rest)
+
+    collect([grid], known.launches, keep=keep)
+    usable = side(done)
+    few = [cell for cell, launches in usable.items() if len(launches) < MIN_LAUNCHES]
+    grid.console.print(f"saved {len(usable)} cells of {len(done)} launches in {path}")
+    if not usable or any(launch.failure for launch in done):
+        grid.console.print("[red]a launch failed: the baseline holds what was measured")
+        return 1
+    if few:
+        grid.console.print(f"[yellow]too busy a machine, inconclusive: {', '.join(few)}")
+        return 4
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

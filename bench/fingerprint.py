@@ -1,0 +1,89 @@
+"""What has to be equal before two runs may be compared, and the words for what is not."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Collection, Mapping
+from importlib import metadata
+from typing import Any
+
+import cpuinfo
+import numpy as np
+import psutil
+import scipy.linalg  # noqa: F401 - loads scipy's BLAS, so that every program lists the same ones
+import threadpoolctl
+
+
+def cores() -> list[int]:
+    """The cores that this process may run on."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):
+        return sorted(process.cpu_affinity())
+    return list(range(os.cpu_count() or 1))  # macOS binds nothing
+
+
+def fingerprint(ranks: int, devices: Collection[str]) -> dict[str, Any]:
+    """This machine and its libraries, as plain JSON values.
+
+    No clock frequencies: they differ from one look to the next on one machine. Memory is in whole
+    GiB, since kernels keep a varying few MiB for themselves.
+    """
+    return {
+        "cpu": cpuinfo.get_cpu_info().get("brand_raw") or platform.processor(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "affinity": cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "world_size": ranks,
+        "mpi": _mpi(),
+        "blas": _blas(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": _version("torch"),
+        "devices": sorted(_device(device) for device in devices),
+    }
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """One sentence for each entry that is not equal; empty means comparable."""
+    keys = [*before, *(key for key in after if key not in before)]
+    return [
+        f"{key.replace('_', ' ')}: {before.get(key, 'not recorded')} before, "
+        f"{after.get(key, 'not recorded')} now"
+        for key in keys
+        if key not in before or key not in after or before[key] != after[key]
+    ]
+
+
+def _mpi() -> str:
+    import mpi4py
+
+    mpi4py.rc.initialize = False  # what starts the ranks must not be one itself
+    from mpi4py import MPI
+
+    return MPI.Get_library_version().split("\0")[0].splitlines()[0].split(", package")[0].strip()
+
+
+def _blas() -> list[str]:
+    pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+    return sorted(
+        f"{pool['internal_api']} {pool['version']} ({pool.get('architecture', 'unknown')}), "
+        f"{pool['num_threads']} thread(s)"
+        for pool in pools
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _device(device: str) -> str:
+    if device == "cpu":
+        return device
+    import torch  # only where a cell runs on an accelerator: the import takes seconds
+
+    return f"{device} ({torch.cuda.get_device_name(device)})"

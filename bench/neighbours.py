@@ -1,0 +1,58 @@
+"""Who else used the processor while a cell was measured.
+
+A launch on a busy machine measures the neighbours. Two ranks on two cores lose to a third process
+what one rank does not notice, so the speedup falls and no statistics over rounds can tell that from
+a slower program. The operating system can: it knows how much processor time went to others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import psutil
+
+from bench.fingerprint import cores
+
+LIMIT = 0.1
+"""Cores' worth of time that neighbours may take beyond the cores that a cell leaves free."""
+
+
+class Neighbours:
+    """Processor time of this host that did not go to this process and its descendants."""
+
+    def __init__(self) -> None:
+        self._cores = cores()
+        self._process = psutil.Process()
+        self._last = self._now()
+
+    def lap(self) -> float:
+        """Cores' worth of foreign load since the last lap (or the start): 1.0 is one busy core.
+
+        Includes the time that a hypervisor gave to other guests (steal). Never negative: the two
+        clocks behind it tick at 100 Hz. Sees this host only, not the others of a multi-host run.
+        """
+        last, self._last = self._last, self._now()
+        wall, busy, own = (now - then for now, then in zip(self._last, last, strict=True))
+        return max(0.0, (busy - own) / wall) if wall > 0 else 0.0
+
+    def _now(self) -> tuple[float, float, float]:
+        per_core = psutil.cpu_times(percpu=True)
+        busy = 0.0
+        for core in self._cores:
+            times = per_core[core]
+            # guest time is part of user time
+            idle = times.idle + getattr(times, "iowait", 0.0)
+            guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+            busy += sum(times) - idle - guest
+        own = 0.0
+        for process in (self._process, *self._process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                # the children_* fields hold what reaped descendants used
+                own += sum(process.cpu_times()[:4])
+        return time.monotonic(), busy, own
+
+
+def disturbed(foreign: float, workers: int) -> bool:
+    """Whether `foreign` load left fewer than `workers` free cores (within LIMIT) to a cell."""
+    return foreign > max(0, len(cores()) - workers) + LIMIT

@@ -1,0 +1,217 @@
+"""Verdicts for people and for machines: a table, JSON, JUnit XML and Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.gate import CONFIDENCE, FAILED, TOLERANCE, UNDECIDED, Outcome, Verdict
+
+
+class Exit(IntEnum):
+    """Exit codes of the programs that judge. 2 is argparse's."""
+
+    HELD = 0
+    FAILED = 1
+    USAGE = 2
+    INCOMPARABLE = 3
+    INCONCLUSIVE = 4
+
+
+COLOUR = {
+    Outcome.PASS: "green",
+    Outcome.FASTER: "bold green",
+    Outcome.SEQUENTIAL_SLOWER: "yellow",
+    Outcome.SUSPECT: "yellow",
+    Outcome.SLOWER: "bold red",
+    Outcome.SEQUENTIAL_FASTER: "bold red",
+    Outcome.MISSING: "bold red",
+    Outcome.INCONCLUSIVE: "yellow",
+    Outcome.NOT_GATED: "dim",
+    Outcome.NEW: "dim",
+}
+
+HEADER = (
+    "cell",
+    "before",
+    "after",
+    "ratio",
+    "interval",
+    "seq. time",
+    "par. time",
+    "verdict",
+    "why",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is said about one comparison."""
+
+    before: str
+    after: str
+    verdicts: Sequence[Verdict]
+    tolerance: float = TOLERANCE
+    confidence: float = CONFIDENCE
+    incomparable: Sequence[str] = ()
+    """Differences of the machines' fingerprints; nothing is judged where there are any."""
+    notes: Sequence[str] = ()
+
+    @property
+    def exit(self) -> Exit:
+        """Failed before inconclusive before held; a comparison that gated nothing has not held."""
+        outcomes = {verdict.outcome for verdict in self.verdicts}
+        if self.incomparable:
+            return Exit.INCOMPARABLE
+        if outcomes & FAILED:
+            return Exit.FAILED
+        if outcomes & UNDECIDED or outcomes <= {Outcome.NOT_GATED, Outcome.NEW}:
+            return Exit.INCONCLUSIVE
+        return Exit.HELD
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        if self.incomparable:
+            return "incomparable: not the same machine and libraries, so nothing was judged"
+        counts = Counter(verdict.outcome for verdict in self.verdicts)
+        said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
+        return f"{self.exit.name.lower()}: {said or 'no cells'}"
+
+    @property
+    def method(self) -> str:
+        """How to read the interval and the tolerance."""
+        return (
+            "A cell fails when its speedup fell by more than a parallel arm "
+            f"{self.tolerance:.1%} slower explains (ratio below {1 / (1 + self.tolerance):.3f}), in "
+            "fresh launches too, and the interval lies below 1. Each end of the intervals holds "
+            f"with {self.confidence:.0%} for all cells together. Times are after / before: above "
+            "1 is slower."
+        )
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table, worst first."""
+    table = Table(
+        title=f"speedup: {report.before} -> {report.after}",
+        caption=report.method,
+        box=box.SIMPLE_HEAD,
+    )
+    for name in HEADER:
+        figure = name not in ("cell", "verdict", "why")
+        table.add_column(name, justify="right" if figure else "left", no_wrap=name != "why")
+    for verdict in report.verdicts:
+        table.add_row(*_row(verdict), style=COLOUR[verdict.outcome])
+    if report.verdicts:
+        console.print(table)
+    for line in (*report.incomparable, *report.notes):
+        console.print(f"- {line}", highlight=False, markup=False)
+    style = {Exit.HELD: "bold green", Exit.INCONCLUSIVE: "bold yellow"}.get(report.exit, "bold red")
+    console.print(report.summary, style=style, highlight=False)
+
+
+def to_json(report: Report) -> str:
+    """The report with every figure at full precision."""
+    content = {
+        "summary": report.summary,
+        "exit_code": int(report.exit),
+        "before": report.before,
+        "after": report.after,
+        "tolerance": report.tolerance,
+        "confidence": report.confidence,
+        "incomparable": list(report.incomparable),
+        "notes": list(report.notes),
+        "verdicts": [asdict(verdict) for verdict in report.verdicts],
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def to_junit(report: Report) -> str:
+    """One test case per cell: failures fail, what could not be judged is an error."""
+    failures = sum(v.outcome in FAILED for v in report.verdicts)
+    errors = sum(v.outcome in UNDECIDED for v in report.verdicts) + bool(report.incomparable)
+    skipped = sum(v.outcome in (Outcome.NOT_GATED, Outcome.NEW) for v in report.verdicts)
+    total = len(report.verdicts) + bool(report.incomparable)
+    suite = ET.Element(
+        "testsuite",
+        {
+            "name": "speedup gate",
+            "tests": str(total),
+            "failures": str(failures),
+            "errors": str(errors),
+            "skipped": str(skipped),
+        },
+    )
+    for verdict in report.verdicts:
+        case = ET.SubElement(suite, "testcase", classname="speedup", name=verdict.cell, time="0")
+        if verdict.outcome in FAILED:
+            ET.SubElement(case, "failure", type=verdict.outcome, message=verdict.reason)
+        elif verdict.outcome in UNDECIDED:
+            ET.SubElement(case, "error", type=verdict.outcome, message=verdict.reason)
+        elif verdict.outcome in (Outcome.NOT_GATED, Outcome.NEW):
+            ET.SubElement(case, "skipped", type=verdict.outcome, message=verdict.reason)
+        ET.SubElement(case, "system-out").text = "  ".join(_row(verdict))
+    if report.incomparable:
+        case = ET.SubElement(suite, "testcase", classname="speedup", name="fingerprint", time="0")
+        message = "; ".join(report.incomparable)
+        ET.SubElement(case, "error", type="incomparable", message=message)
+    ET.indent(suite)
+    return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def to_markdown(report: Report) -> str:
+    """A summary for a CI page."""
+    lines = [f"### Speedup gate: {report.summary}", ""]
+    lines += [f"`{report.before}` before, `{report.after}` after.", ""]
+    if report.verdicts:
+        lines += ["| " + " | ".join(HEADER) + " |"]
+        lines += ["|" + "|".join("---" for _ in HEADER) + "|"]
+        lines += [
+            "| " + " | ".join(text.replace("|", "\\|") for text in _row(verdict)) + " |"
+            for verdict in report.verdicts
+        ]
+        lines += [""]
+    lines += [f"- {line}" for line in (*report.incomparable, *report.notes)]
+    return "\n".join([*lines, "", report.method, ""])
+
+
+def write(report: Report, json: Path | None, junit: Path | None, markdown: Path | None) -> None:
+    """Write the files that were asked for; Markdown is appended, as CI summaries are shared."""
+    for path, text in ((json, to_json), (junit, to_junit)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text(report), encoding="utf-8")
+    if markdown is not None:
+        with markdown.open("a", encoding="utf-8") as file:
+            file.write(to_markdown(report))
+
+
+def _row(verdict: Verdict) -> tuple[str, ...]:
+    def number(value: float | None, form: str = ".2f") -> str:
+        return "-" if value is None else format(value, form)
+
+    interval = (
+        "-"
+        if verdict.low is None or verdict.high is None
+        else f"{verdict.low:.3f} .. {verdict.high:.3f}"
+    )
+    return (
+        verdict.cell,
+        number(verdict.before),
+        number(verdict.after),
+        number(verdict.ratio, ".3f"),
+        interval,
+        number(verdict.sequential_ratio, ".3f"),
+        number(verdict.parallel_ratio, ".3f"),
+        str(verdict.outcome),
+        verdict.reason,
+    )

@@ -41,6 +41,9 @@ class Batch:
             a vector of integers that point into x.
     """
 
+    ends_epoch = False
+    """Whether it is the last batch of an epoch; set by `Dataset.batches`."""
+
     def __init__(self, x: Any, y: Any, index: Sequence[int] | NDArray | None = None):
         # Whatever has a shape is kept as it is: np.asarray would read a lazy array whole.
         self._x = x if hasattr(x, "shape") else np.asarray(x)

@@ -1,8 +1,23 @@
 """How a net is trained on several ranks. Every strategy keeps the contract of `base.Strategy`."""
 
 from strategies.base import Strategy
+from strategies.compression import CompressedDataParallel, PowerSGD, TopK
 from strategies.data_parallel import DataParallel
+from strategies.hogwild import Hogwild
+from strategies.local_sgd import LocalSGD
+from strategies.parameter_server import ParameterServer
 from strategies.sequential import Sequential
 from strategies.shared import SharedDataParallel
 
-__all__ = ["DataParallel", "Sequential", "SharedDataParallel", "Strategy"]
+__all__ = [
+    "CompressedDataParallel",
+    "DataParallel",
+    "Hogwild",
+    "LocalSGD",
+    "ParameterServer",
+    "PowerSGD",
+    "Sequential",
+    "SharedDataParallel",
+    "Strategy",
+    "TopK",
+]

@@ -74,7 +74,9 @@ class Dataset:
             order = np.arange(len(self.x), dtype=np.int32)
             np.random.default_rng((seed, epoch)).shuffle(order)
             for lo in range(skip * size, len(order), size):
-                yield Batch(self.x, self.y, index=order[lo : lo + size])
+                batch = Batch(self.x, self.y, index=order[lo : lo + size])
+                batch.ends_epoch = lo + size >= len(order)
+                yield batch
             skip = 0
 
     def save(self, path: str | PathLike[str]) -> None:

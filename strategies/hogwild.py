@@ -1,0 +1,141 @@
+"""Hogwild: ranks of one node update the same parameters, without waiting for each other."""
+
+from contextlib import nullcontext
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from nn.batch import Batch
+from nn.optim import zeros_like
+from strategies.base import Strategy
+from strategies.local_sgd import own_gradients
+from strategies.window import LINE, SharedWindow
+
+
+class Hogwild(Strategy):
+    """Parameters lie in an MPI shared window; each rank updates them by the gradient of its rows.
+
+    Niu, Recht, Re, Wright, "Hogwild!: a lock-free approach to parallelizing stochastic gradient
+    descent" (2011), algorithm 1. A rank reads parameters that others are writing, and an update
+    of one element by two ranks at once may lose one of the two; the paper bounds what that costs
+    when gradients are sparse.
+
+    `step` is not collective: each rank takes its steps at its own pace, on the mean over its own
+    shard, and returns the mean loss over it (nan, and no update, where it has no rows). n ranks
+    therefore make n updates per global batch. `weights`, `state`, `load_state` and `close` are
+    collective, and wait until all ranks have come to rest.
+
+    Only the parameters are shared. Each rank's optimizer keeps a state of its own, and its
+    schedule counts its own steps.  `state` saves the mean of the ranks' optimizer states.
+
+    Args:
+        lock: one rank at a time updates, so that no update is lost. For comparison: the others
+            wait.
+        sparse: update only the elements whose gradient is not 0, as the paper does. Ranks whose
+            gradients have disjoint support then lose nothing. Otherwise all elements are read
+            and written, which is faster where most gradients are not 0.
+
+    Raises:
+        ValueError: the ranks of `comm` do not share one node, or `sparse` with an optimizer that
+            moves elements whose gradient is 0 (momentum, Adam, weight decay).
+    """
+
+    def __init__(
+        self, model, optimizer, comm: MPI.Intracomm, lock: bool = False, sparse: bool = False
+    ):
+        super().__init__(model, optimizer, comm)
+        moves_all = getattr(optimizer, "slots", ()) or getattr(optimizer, "weight_decay", 0)
+        if sparse and moves_all:
+            raise ValueError(
+                "sparse=True: expected SGD without momentum or weight decay, which also move "
+                "elements whose gradient is 0"
+            )
+        self.sparse = sparse
+        params = model.params
+        self._window = SharedWindow(comm, params.dtype, rows=1, length=len(params))
+        self._turn = _Turn(comm) if lock else nullcontext()
+        self._updates = self._window.scalars
+        if comm.rank == 0:
+            self._window.rows[0][:] = params
+        model.bind(self._window.rows[0], model.grads)
+        self._window.fence()
+
+    @property
+    def updates(self) -> int:
+        """Updates by all ranks so far. (Each rank counts its own: no count is ever lost.)"""
+        return int(self._updates.sum())
+
+    def gradients(self, batch: Batch) -> float:
+        loss, self._rows = own_gradients(self.model, batch, self.comm)
+        return loss
+
+    def update(self) -> None:
+        if not self._rows:
+            self.optimizer.steps += 1  # a schedule goes on
+            return
+        with self._turn:
+            if self.sparse:
+                self._update_support()
+            else:
+                super().update()
+        self._updates[self.comm.rank] += 1
+
+    def _update_support(self) -> None:
+        params, grads = self.model.params, self.model.grads
+        support = np.flatnonzero(grads)
+        values = params[support]
+        self.optimizer.step(values, grads[support])
+        params[support] = values
+
+    def weights(self) -> NDArray:
+        if not self._window.is_open:
+            return super().weights()
+        self._window.fence()
+        weights = super().weights()
+        self._window.fence()
+        return weights
+
+    def close(self) -> None:
+        """Move the model back into private memory and free the window. Collective."""
+        if self._window.is_open:
+            self._window.fence()
+            # Freeing memory that views still point to would crash the process.
+            self.model.bind(np.array(self.model.params), self.model.grads)
+            self._updates = np.array(self._updates)
+            self._window.close()
+            if isinstance(self._turn, _Turn):
+                self._turn.close()
+
+    def state(self) -> dict[str, NDArray]:
+        for name in getattr(self.optimizer, "slots", ()):
+            # A rank that never had rows has no state yet; the mean is over all.
+            self.optimizer.state.setdefault(name, zeros_like(self.model.params))
+        return super().state()
+
+    def _whole(self, vector):
+        whole = vector / self.comm.size
+        self.comm.Allreduce(MPI.IN_PLACE, whole, MPI.SUM)
+        return whole
+
+    def _set_weights(self, params):
+        self._window.fence()
+        if self.comm.rank == 0:
+            self.model.params[:] = params
+        self._window.fence()
+
+
+class _Turn:
+    """`with turn:` one rank at a time, by the exclusive lock of an MPI window."""
+
+    def __init__(self, comm: MPI.Intracomm):
+        self._win = MPI.Win.Allocate_shared(LINE if comm.rank == 0 else 0, 1, comm=comm)
+
+    def __enter__(self) -> None:
+        self._win.Lock(0, MPI.LOCK_EXCLUSIVE)
+
+    def __exit__(self, *exception: object) -> None:
+        self._win.Unlock(0)
+
+    def close(self) -> None:
+        self._win.Free()

@@ -1,0 +1,154 @@
+"""Local SGD: every rank trains on rows of its own; from time to time the weights are averaged."""
+
+import math
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from nn.batch import Batch
+from nn.data.arguments import whole
+from strategies.data_parallel import DataParallel
+
+
+def own_gradients(model, batch: Batch, comm: MPI.Intracomm) -> tuple[float, int]:
+    """Write the gradient of this rank's rows as a batch of its own: a mean over these rows alone.
+
+    Returns:
+        The mean loss over these rows (nan where there are none), and their number.
+    """
+    own = batch.shard(comm.rank, comm.size)
+    own.rows = max(len(own), 1)
+    loss = model.gradients(own)
+    return loss if len(own) else math.nan, len(own)
+
+
+class LocalSGD(DataParallel):
+    """Each rank steps on its own shard; every `period` steps all take the mean of their weights.
+
+    The mean weighs a rank by the rows that it has seen since the last one (McMahan et al.,
+    "Communication-efficient learning of deep networks from decentralized data", 2017, algorithm
+    1; Stich, "Local SGD converges fast and communicates little", 2019). The optimizer's state is
+    averaged with the weights (Yu, Jin, Yang, "On the linear speedup analysis of communication
+    efficient momentum SGD", 2019, algorithm 1).
+
+    With `period=1` this is DataParallel, for every optimizer that is linear in the gradient. Of
+    B rows rank k has b_k, and its gradient g_k is the mean over them. From a common p and v,
+
+        sum_k b_k/B (p - lr v_k)  with  v_k = momentum v + g_k + decay p
+
+    is p - lr (momentum v + g + decay p), since the b_k/B add up to 1 and the b_k/B g_k to the
+    gradient g of the whole batch, however uneven the shards. (A rank without rows steps on a
+    gradient of 0, and for this batch weighs nothing.) That v is common to all ranks is why it is
+    averaged too: v_k kept by each rank would do only while the b_k/B stay the same. Adam divides
+    by the root of squared gradients, whose mean is not the square of the mean: it differs.
+
+    `step` returns the mean loss over this rank's own rows, nan if it has none: the global mean
+    would cost the communication that is to be saved. `weights` returns the mean of the ranks'
+    weights at any time and changes nothing.
+
+    Args:
+        period: steps between averages; "epoch" averages after a batch that ends an epoch
+            (`Batch.ends_epoch`, which `Dataset.batches` sets); "end" never does, and only
+            `weights` combines the copies (one-shot averaging: Zinkevich et al., "Parallelized
+            stochastic gradient descent", 2010). Call `synchronise` for any other rhythm.
+        warmup: so many synchronous steps first, as DataParallel takes them (post-local SGD: Lin
+            et al., "Don't use large mini-batches, use local SGD", 2020).
+        outer: an optimizer for the average. Its gradient is the way that the average has come,
+            old weights minus mean (DiLoCo: Douillard et al., 2023, algorithm 1). SGD(1.0) is
+            plain averaging.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: period or warmup out of range, or an outer optimizer that would never act.
+    """
+
+    def __init__(
+        self,
+        model,
+        optimizer,
+        comm: MPI.Intracomm,
+        period: int | str = 1,
+        warmup: int = 0,
+        outer: Any = None,
+    ):
+        super().__init__(model, optimizer, comm)
+        if not isinstance(period, str):
+            period = whole("period", period, 1)
+        elif period not in ("epoch", "end"):
+            raise ValueError(f'period={period!r}: expected a number of steps, "epoch" or "end"')
+        warmup = whole("warmup", warmup, 0)
+        if outer is not None:
+            if not callable(getattr(outer, "step", None)) or outer is optimizer:
+                raise TypeError(f"outer={outer!r}: expected an nn.SGD or its like of its own")
+            if period == "end":
+                raise ValueError('period="end" never averages in training: outer would not act')
+        self.period, self.warmup, self.outer = period, warmup, outer
+        self._restart()
+
+    def _restart(self) -> None:
+        """Since now: steps taken, rows seen by this rank and by all of them."""
+        self._steps = self._own_rows = self._all_rows = 0
+
+    def gradients(self, batch: Batch) -> float:
+        self._local = self.optimizer.steps >= self.warmup
+        if not self._local:
+            return super().gradients(batch)
+        if self.outer and not self._steps:
+            self._start = 1 * self.model.params  # a copy, of numpy arrays and torch tensors alike
+        loss, rows = own_gradients(self.model, batch, self.comm)
+        self._steps += 1
+        self._own_rows += rows
+        self._all_rows += len(batch)
+        self._due = batch.ends_epoch if self.period == "epoch" else self._steps == self.period
+        return loss
+
+    def reduce(self, loss: float) -> float:
+        return loss if self._local else super().reduce(loss)
+
+    def update(self) -> None:
+        super().update()
+        if self._local and self._due:
+            self.synchronise()
+
+    def synchronise(self) -> None:
+        """Give all ranks the mean of their weights and of their optimizers' state. Collective."""
+        if not self._steps:
+            return
+        params = self.model.params
+        for vector in (params, *self.optimizer.state.values()):
+            self._average(vector)
+        if self.outer:
+            self.outer.step(self._start, self._start - params)
+            params[:] = self._start
+        self._restart()
+
+    def _average(self, vector) -> None:
+        vector *= self._own_rows / self._all_rows
+        self.comm.Allreduce(MPI.IN_PLACE, vector, MPI.SUM)
+
+    def weights(self) -> NDArray:
+        weights = super().weights()
+        if self._steps:
+            self._average(weights)
+        return weights
+
+    def state(self) -> dict[str, NDArray]:
+        """As `Strategy.state`, after `synchronise`: a run that goes on equals one that resumes."""
+        self.synchronise()
+        state = super().state()
+        if self.outer:
+            state["outer.steps"] = np.array(self.outer.steps)
+            state |= {f"outer.{name}": np.array(v) for name, v in self.outer.state.items()}
+        return state
+
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        super().load_state(state)
+        self._restart()
+        if self.outer:
+            own = {k.removeprefix("outer."): v for k, v in state.items() if k.startswith("outer.")}
+            if "steps" not in own:
+                raise ValueError(f"a state of {sorted(state)}: it was saved without outer=...")
+            self.outer.steps = int(own.pop("steps"))
+            self.outer.state = {name: np.array(vector) for name, vector in own.items()}

@@ -1,0 +1,126 @@
+"""A parameter server: rank 0 keeps the weights, the others compute, and need not keep step."""
+
+import math
+from collections import deque
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from nn.batch import Batch
+from nn.data.arguments import whole
+from nn.optim import zeros_like
+from strategies.base import Strategy
+
+PULL, PUSH = 1, 2
+
+
+class ParameterServer(Strategy):
+    """Workers pull weights from rank 0 and push gradients to it, at most `staleness` clocks apart.
+
+    At its clock c (steps taken) a worker computes on weights that hold the updates of at least
+    the clocks before c - staleness, and waits for nothing else: the stale-synchronous bound of Ho
+    et al., "More effective distributed ML via a stale synchronous parallel parameter server"
+    (2013). The server updates once a clock, from the sum over all workers, added in rank order
+    (Li et al., "Scaling distributed machine learning with the parameter server", 2014, algorithm
+    1). Every update is therefore the gradient of a whole global batch: learning rate, momentum
+    and decay mean what they mean to Sequential, and old weights are the only difference.
+    `staleness=0` leaves none: it equals DataParallel over the workers.
+
+    All messages are point-to-point, and none is under way once every rank has returned from the
+    same number of steps: the server serves within `step`, until its clock is complete. There is
+    nothing to shut down. A single rank serves itself, which is Sequential.
+
+    `step` returns the mean loss over the global batch on the server, over the rank's own rows on
+    a worker (nan if it has none).
+
+    Attributes:
+        log: on the server, (worker, clock, staleness) of every pull that was answered: so old
+            were the weights of that worker at that clock. Weights are a function of it.
+
+    Raises:
+        TypeError, ValueError: staleness is not a whole number of at least 0.
+    """
+
+    def __init__(self, model, optimizer, comm: MPI.Intracomm, staleness: int = 0):
+        super().__init__(model, optimizer, comm)
+        self.staleness = whole("staleness", staleness, 0)
+        self.log: list[tuple[int, int, int]] = []
+        self._pushed: list[deque[NDArray]] = [deque() for _ in range(comm.size - 1)]
+        self._begin()
+
+    def _begin(self) -> None:
+        # On every rank `optimizer.steps` is the clock: on the server, the updates done.
+        self._clocks = [self.optimizer.steps] * self.comm.size
+        self._waiting: list[int] = []
+
+    def gradients(self, batch: Batch) -> float:
+        if self.comm.size == 1:
+            return self.model.gradients(batch)
+        return self._serve() if self.comm.rank == 0 else self._work(batch)
+
+    def update(self) -> None:
+        if self.comm.rank == 0:
+            super().update()
+            self._answer()
+        else:
+            self.optimizer.steps += 1
+
+    def _work(self, batch: Batch) -> float:
+        params = self.model.params
+        self.comm.Send(params[:0], 0, PULL)
+        self.comm.Recv(params, 0, PULL)
+        shard = batch.shard(self.comm.rank - 1, self.comm.size - 1)
+        loss = self.model.gradients(shard)
+        self.comm.Send(np.append(self.model.grads, params.dtype.type(loss)), 0, PUSH)
+        return loss * batch.rows / len(shard) if len(shard) else math.nan
+
+    def _serve(self) -> float:
+        """Receive until every worker has pushed the gradient of this clock; returns the loss."""
+        while not all(self._pushed):
+            self._receive()
+        total, *others = (queue.popleft() for queue in self._pushed)
+        for gradient in others:
+            total += gradient
+        self.model.grads[:] = total[:-1]
+        return float(total[-1])
+
+    def _receive(self) -> None:
+        """One message: a gradient with its loss behind it, or an empty one, which asks to pull."""
+        params, status = self.model.params, MPI.Status()
+        message = np.empty(len(params) + 1, params.dtype)
+        self.comm.Recv(message, MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+        if status.tag == PUSH:
+            self._pushed[status.source - 1].append(message)
+        else:
+            self._waiting.append(status.source)
+            self._answer()
+
+    def _answer(self) -> None:
+        """Send the weights to those who wait for them and are not too far ahead of the others."""
+        done = self.optimizer.steps
+        for worker in list(self._waiting):
+            clock = self._clocks[worker]
+            if clock - done <= self.staleness:
+                self.comm.Send(self.model.params, worker, PULL)
+                self.log.append((worker, clock, clock - done))
+                self._clocks[worker] += 1
+                self._waiting.remove(worker)
+
+    def weights(self) -> NDArray:
+        return self._whole(self.model.params)
+
+    def _whole(self, vector):
+        whole = np.array(vector)
+        self.comm.Bcast(whole)
+        return whole
+
+    def state(self) -> dict[str, NDArray]:
+        for name in getattr(self.optimizer, "slots", ()):
+            # Workers have none of their own: room for the server's.
+            self.optimizer.state.setdefault(name, zeros_like(self.model.params))
+        return super().state()
+
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        super().load_state(state)
+        self._begin()

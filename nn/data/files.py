@@ -1,35 +1,21 @@
 """Sets of arrays in one file: `.npz` (numpy) and `.mat` (MATLAB, by scipy.io). Never pickle."""
 
 import hashlib
-import math
 import os
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nn.data.limits import LARGEST_BYTES, LARGEST_VALUES
+from nn.data import mat, npz
+from nn.data.limits import LARGEST_BYTES
 from nn.data.raw import Raw
 
 SUFFIXES = (".npz", ".mat")
-NAMES = {
-    "x": ("x", "x_train"),
-    "y": ("y", "y_train"),
-    "x_test": ("x_test",),
-    "y_test": ("y_test",),
-    "classes": ("classes",),
-}
-"""What an array may be called. The second names are those of the mnist.npz that Keras ships."""
-
-_MAT_CLASSES = {"double", "single", "logical"} | {
-    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
-}
-_COMPRESSED, _PIECE = 15, 1 << 20  # MAT 5: the type of a compressed element
+_ALIASES = {"x_train": "x", "y_train": "y"}  # as in the mnist.npz that Keras ships
+_WANTED = {"x", "y", "x_test", "y_test", "classes", *_ALIASES}
 
 
 def find(path: Path) -> Path:
@@ -72,19 +58,23 @@ def read(path: Path) -> Raw:
             values make no data set; the message names it and says what was expected.
     """
     try:
-        arrays = _read_npz(path) if path.suffix == ".npz" else _read_mat(path)
+        arrays = (npz if path.suffix == ".npz" else mat).read(path, _WANTED)
     except MemoryError:
         raise
     except Exception as error:  # the readers of zip and MATLAB raise nearly anything on damage
         raise ValueError(
             f"{path}: {error}; expected a sound {path.suffix} file with arrays of numbers"
         ) from None
-    for name in ("x", "y"):
-        if name not in arrays:
+    for alias, name in _ALIASES.items():
+        if alias in arrays and name in arrays:
+            raise ValueError(f"{path}: expected either {name} or {alias}, not both")
+        if alias not in arrays and name not in arrays:
             raise ValueError(
-                f"{path}: no array {' or '.join(NAMES[name])}; "
+                f"{path}: no array {name} or {alias}; "
                 "expected x, y and, where the set is divided, x_test, y_test"
             )
+        if alias in arrays:
+            arrays[name] = arrays.pop(alias)
     if ("x_test" in arrays) != ("y_test" in arrays):
         raise ValueError(f"{path}: expected both x_test and y_test, or neither")
     labels = {name: _labels(arrays[name], f"{path}: {name}") for name in arrays if name[0] == "y"}
@@ -123,98 +113,6 @@ def write(path: Path, arrays: Mapping[str, NDArray]) -> None:
             file.flush()
             os.fsync(file.fileno())  # before the rename: else a power failure leaves a cut file
         temporary.replace(path)
-
-
-def _wanted(found: str, already: Mapping[str, NDArray]) -> str | None:
-    """What an array of the file is to us, None if nothing."""
-    for name, names in NAMES.items():
-        if found in names:
-            if name in already:
-                raise ValueError(f"it holds {found} twice; expected one of {', '.join(names)}")
-            return name
-    return None
-
-
-def _check_size(name: str, shape: tuple[int, ...]) -> None:
-    if min(shape, default=1) < 1 or math.prod(shape) > LARGEST_VALUES:
-        raise ValueError(
-            f"{name} says that its shape is {shape}; expected 1 to {LARGEST_VALUES:,} values"
-        )
-
-
-def _read_npz(path: Path) -> dict[str, NDArray]:
-    arrays: dict[str, NDArray] = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if name := _wanted(member.filename.removesuffix(".npy"), arrays):
-                with archive.open(member) as stream:
-                    arrays[name] = _read_npy(stream, member)
-    return arrays
-
-
-def _read_npy(stream: IO[bytes], member: zipfile.ZipInfo) -> NDArray:
-    """One array. Nothing is read before the header agrees with the length of the member."""
-    form = np.lib.format
-    read_header = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
-    version = form.read_magic(stream)
-    if version not in read_header:
-        raise ValueError(f"{member.filename} is of .npy version {version}; expected 1 or 2")
-    shape, fortran, dtype = read_header[version](stream)
-    if dtype.hasobject:
-        raise ValueError(f"{member.filename} holds Python objects, which are never read")
-    if dtype.kind not in "biuf":
-        raise ValueError(f"{member.filename} holds {dtype}; expected real numbers")
-    _check_size(member.filename, shape)
-    promised, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
-    if promised != held:
-        raise ValueError(
-            f"{member.filename} says {shape} {dtype}, {promised:,} bytes, and {held:,} follow"
-        )
-    values = np.frombuffer(stream.read(promised), dtype)
-    return values.reshape(shape, order="F" if fortran else "C")
-
-
-def _read_mat(path: Path) -> dict[str, NDArray]:
-    from scipy import io as matlab
-
-    with path.open("rb") as file:
-        start = file.read(128)
-    if start[:4] == b"\x89HDF" or start.startswith(b"MATLAB 7.3"):
-        raise ValueError("MATLAB 7.3 (HDF5) is not read; save with -v7 in MATLAB, or as .npz")
-    _check_elements(path)
-    arrays: dict[str, NDArray] = {}
-    for found, shape, kind in matlab.whosmat(path):
-        if name := _wanted(found, arrays):
-            if kind not in _MAT_CLASSES:
-                raise ValueError(f"{found} is a MATLAB {kind}; expected an array of numbers")
-            _check_size(found, shape)
-            arrays[name] = matlab.loadmat(path, variable_names=[found])[found]
-    return arrays
-
-
-def _check_elements(path: Path) -> None:
-    """Walks the elements of a MAT 5 file: all there, and none of them expands beyond the limit.
-
-    scipy believes the sizes within a compressed element, and reads on past a cut.
-    """
-    with path.open("rb") as file:
-        header = file.read(128)
-        if header[124:128] not in (b"\x00\x01IM", b"\x01\x00MI"):
-            return  # version 4: no compression, and scipy checks the lengths
-        order: Literal["little", "big"] = "little" if header[126:] == b"IM" else "big"
-        while tag := file.read(8):
-            kind, left = (int.from_bytes(tag[i : i + 4], order) for i in (0, 4))
-            inflate, expanded = zlib.decompressobj(), 0
-            while left:
-                piece = file.read(min(_PIECE, left))
-                if not piece:
-                    raise ValueError(f"cut off {left:,} bytes before the end of an array")
-                left -= len(piece)
-                while kind == _COMPRESSED and piece:
-                    expanded += len(inflate.decompress(piece, _PIECE))
-                    piece = inflate.unconsumed_tail
-                    if expanded > 8 * LARGEST_VALUES + _PIECE:
-                        raise ValueError(f"an array expands to more than {expanded:,} bytes")
 
 
 def _rows(x: NDArray) -> NDArray:

@@ -1,0 +1,88 @@
+"""The grid: which strategies, models and sizes are measured, and how a cell of it is built.
+
+A new strategy is one line of STRATEGIES.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+from mpi4py import MPI
+
+import nn
+from bench.measure import Case, Cell, Checker, equals_sequential
+from nn.data import Dataset
+from strategies import DataParallel, Sequential, SharedDataParallel, Strategy
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A strategy that is measured.
+
+    Attributes:
+        name: in results.
+        build: (model, optimizer, comm) -> Strategy.
+        check: `equals_sequential`, `unchecked("why not")`, or one of its own.
+        bounded: whether it runs on when no message arrives (see `measure.Case`).
+        models: of MODELS, those it can train.
+    """
+
+    name: str
+    build: Callable[[Any, Any, MPI.Intracomm], Strategy]
+    check: Checker = equals_sequential
+    bounded: bool = True
+    models: tuple[str, ...] = ("mlp", "cnn")
+
+
+STRATEGIES = {
+    entry.name: entry
+    for entry in (
+        Entry("Sequential", Sequential),
+        Entry("DataParallel", DataParallel),
+        Entry("DataParallel-3-buckets", partial(DataParallel, buckets=3)),
+        Entry("SharedDataParallel", SharedDataParallel),
+    )
+}
+
+MODELS: dict[str, Callable[[], nn.Model]] = {
+    "mlp": lambda: nn.mlp([784, 256, 128, 10]),
+    "cnn": nn.cnn,
+}
+
+DEVICES = ("cpu",)
+
+
+def optimizer() -> nn.SGD:
+    """Of every cell."""
+    return nn.SGD(0.01, momentum=0.9)
+
+
+@cache
+def _data(size: int) -> Dataset:
+    return nn.data.load("digits", size)
+
+
+def case(cell: Cell) -> Case:
+    """How a cell is trained.
+
+    Raises:
+        ValueError: a name that is not in STRATEGIES, MODELS or DEVICES.
+    """
+    for name, known in ((cell.strategy, STRATEGIES), (cell.model, MODELS), (cell.device, DEVICES)):
+        if name not in known:
+            raise ValueError(f"{name!r}: expected one of {', '.join(known)}")
+    entry, model = STRATEGIES[cell.strategy], MODELS[cell.model]
+    data = _data(cell.dataset_size)
+    batches = [b for b in data.batches(cell.batch_size) if b.rows == cell.batch_size]
+    # One row short, so that shards are not equal and a mean of means shows.
+    short = next(iter(data.batches(max(1, cell.batch_size - 1), seed=1)))
+    return Case(
+        cell=cell,
+        build=lambda comm: entry.build(model(), optimizer(), comm),
+        sequential=lambda: Sequential(model(), optimizer()),
+        batches=batches,
+        check_batches=[*batches[:2], short],
+        check=entry.check,
+        bounded=entry.bounded,
+    )

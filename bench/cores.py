@@ -1,0 +1,58 @@
+"""Which processor cores there are to use, and using all of them from one process."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import threadpoolctl
+
+
+def available() -> int:
+    """Cores that this launch may use, however few of them this one process is bound to.
+
+    A launcher binds every rank, even a single one, to cores of its own; what the launcher itself
+    may use is what the user has allowed.
+    """
+    return len(_allowed())
+
+
+def _allowed() -> set[int]:
+    if not hasattr(os, "sched_getaffinity"):
+        return set(range(os.cpu_count() or 1))
+    allowed = os.sched_getaffinity(0)
+    if any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")):
+        allowed |= os.sched_getaffinity(os.getppid())
+    return allowed
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Within it, this process is bound to no core and BLAS uses as many threads as there are cores.
+
+    Afterwards everything is as before, and the threads of BLAS have stopped spinning, which they
+    do for a tenth of a second after their last product and which would slow whoever comes next.
+    """
+    binding = {}
+    with threadpoolctl.threadpool_limits(available()):
+        if sys.platform == "linux":
+            # Every thread has a binding of its own, inherited when it was made.
+            for task in Path("/proc/self/task").iterdir():
+                binding[int(task.name)] = os.sched_getaffinity(int(task.name))
+                os.sched_setaffinity(int(task.name), _allowed())
+        yield
+    for thread, cores in binding.items():
+        os.sched_setaffinity(thread, cores)
+    _settle()
+
+
+def _settle(limit: float = 1.0) -> None:
+    """Sleep until no thread of this process is running, at most `limit` seconds."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        before = time.process_time()
+        time.sleep(0.01)
+        if time.process_time() - before < 0.001:
+            return

@@ -15,6 +15,17 @@ from nn.loss import cross_entropy
 DTYPES = ("float32", "float64")
 
 
+def as_rows(x: NDArray, shape: Shape, dtype: np.dtype) -> NDArray:
+    """Rows x as a first layer takes them: of `shape` and `dtype`.
+
+    Raises:
+        ValueError: the rows of x do not have as many elements.
+    """
+    if math.prod(x.shape[1:]) != math.prod(shape):
+        raise ValueError(f"rows of shape {x.shape[1:]}: expected {shape}, flattened or not")
+    return x.astype(dtype, copy=False).reshape(len(x), *shape)
+
+
 class Model:
     """Consecutive layers whose parameters and gradients are two flat vectors.
 
@@ -30,10 +41,11 @@ class Model:
             builds the model from the same seed begins with the same weights.
         input_shape: of one row, e.g. (1, 28, 28); a Linear first layer knows its own. Batches
             may hold the rows flattened.
+        params: values to begin with instead of drawn ones, a flat vector; copied.
 
     Raises:
-        ValueError: no layers, an unsupported dtype, unknown input shape, or layers that do not
-            fit each other.
+        ValueError: no layers, an unsupported dtype, unknown input shape, layers that do not fit
+            each other, or params of another length.
     """
 
     def __init__(
@@ -42,6 +54,7 @@ class Model:
         dtype: str = "float32",
         seed: int = 0,
         input_shape: Shape | None = None,
+        params: NDArray | None = None,
     ):
         if not layers:
             raise ValueError("a model of no layers: expected at least one")
@@ -58,9 +71,11 @@ class Model:
         self.offsets = [0, *accumulate(layer.n_params for layer in self.layers)]
         """Layer i owns elements offsets[i] to offsets[i + 1] of both vectors."""
         self.row_shape(len(self.layers))
-        rng = np.random.default_rng(seed)
-        values = [value.ravel() for layer in self.layers for value in layer.init(rng)]
-        params = np.concatenate([np.empty(0), *values]).astype(dtype)
+        if params is None:
+            rng = np.random.default_rng(seed)
+            values = [value.ravel() for layer in self.layers for value in layer.init(rng)]
+            params = np.concatenate([np.empty(0), *values])
+        params = np.array(params, dtype)
         self.bind(params, np.zeros_like(params))
 
     @property
@@ -122,11 +137,7 @@ class Model:
         Raises:
             ValueError: the rows of x do not have as many elements as the model's input.
         """
-        if math.prod(x.shape[1:]) != math.prod(self.input_shape):
-            raise ValueError(
-                f"rows of shape {x.shape[1:]}: expected {self.input_shape}, flattened or not"
-            )
-        x = x.astype(self.dtype, copy=False).reshape(len(x), *self.input_shape)
+        x = as_rows(x, self.input_shape, self.dtype)
         contexts = []
         for layer in self.layers:
             x, ctx = layer.forward(x)

@@ -4,20 +4,28 @@ from strategies.base import Strategy
 from strategies.compression import CompressedDataParallel, PowerSGD, TopK
 from strategies.data_parallel import DataParallel
 from strategies.hogwild import Hogwild
+from strategies.hybrid import Hybrid
 from strategies.local_sgd import LocalSGD
 from strategies.parameter_server import ParameterServer
+from strategies.pipeline import Pipeline
 from strategies.sequential import Sequential
 from strategies.shared import SharedDataParallel
+from strategies.tensor_parallel import TensorParallel
+from strategies.zero import ZeRO
 
 __all__ = [
     "CompressedDataParallel",
     "DataParallel",
     "Hogwild",
+    "Hybrid",
     "LocalSGD",
     "ParameterServer",
+    "Pipeline",
     "PowerSGD",
     "Sequential",
     "SharedDataParallel",
     "Strategy",
+    "TensorParallel",
     "TopK",
+    "ZeRO",
 ]

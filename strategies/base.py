@@ -61,6 +61,8 @@ class Strategy:
         if dtype not in COMM_DTYPES:
             raise ValueError(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
         self.model, self.optimizer, self.comm = model, optimizer, comm
+        self.length = len(model.params)
+        """Parameters of the whole model, however many of them this rank holds."""
 
     def step(self, batch: Batch) -> float:
         """One training step on the *global* batch, the same on every rank.
@@ -123,10 +125,10 @@ class Strategy:
                 f"a state of {sorted(state)}: this optimizer keeps {sorted(slots) or 'nothing'}"
             )
         for name, vector in {"params": state["params"], **vectors}.items():
-            if vector.shape != (len(self.model.params),):
+            if vector.shape != (self.length,):
                 raise ValueError(
-                    f"state {name!r} of shape {vector.shape}: the model has "
-                    f"{len(self.model.params)} parameters"
+                    f"state {name!r} of shape {vector.shape}: the model has {self.length} "
+                    "parameters"
                 )
         self._set_weights(state["params"])
         self.optimizer.steps = int(state["steps"])

@@ -1,0 +1,80 @@
+"""Where to cut a net into stages, so that all take about as long."""
+
+import operator
+import time
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+from mpi4py import MPI
+
+from nn.model import Model
+
+
+def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intracomm) -> list[int]:
+    """Bounds of the stages, the same on every rank: stage s has layers bounds[s] to bounds[s + 1].
+
+    Args:
+        cuts: "auto", or the first layer of every stage but the first, increasing.
+
+    Raises:
+        ValueError: more stages than layers, or cuts that do not make that many stages.
+    """
+    n = len(model.layers)
+    if stages > n:
+        raise ValueError(
+            f"{stages} stages and a net of {n} layers: each stage needs at least one layer; use "
+            "fewer ranks, or fewer chunks"
+        )
+    if isinstance(cuts, str):
+        if cuts != "auto":
+            raise ValueError(f'cuts={cuts!r}: expected "auto" or a list of layer numbers')
+        # One rank's clock decides for all, or they would cut in different places.
+        costs = np.array(layer_costs(model)) if comm.rank == 0 else np.empty(n)
+        comm.Bcast(costs, 0)
+        return balanced(costs.tolist(), stages)
+    inner = [operator.index(cut) for cut in cuts]
+    if len(inner) != stages - 1 or inner != sorted(set(inner) & set(range(1, n))):
+        raise ValueError(
+            f"cuts={list(cuts)}: expected {stages - 1} increasing layer numbers from 1 to {n - 1}, "
+            f"where each of {stages} stages but the first begins"
+        )
+    return [0, *inner, n]
+
+
+def layer_costs(model: Model, rows: int = 32, rounds: int = 3) -> list[float]:
+    """Seconds that forward and backward of each layer take, of `rows` rows; the least of rounds."""
+    costs = [float("inf")] * len(model.layers)
+    rng = np.random.default_rng(0)
+    for _ in range(rounds):
+        x = rng.standard_normal((rows, *model.input_shape)).astype(model.dtype)
+        for i, layer in enumerate(model.layers):
+            begin = time.perf_counter()
+            y, ctx = layer.forward(x)
+            forward = time.perf_counter() - begin
+            dy = np.ones_like(y)
+            begin = time.perf_counter()
+            layer.backward(dy, ctx, need_dx=i > 0)
+            costs[i] = min(costs[i], forward + time.perf_counter() - begin)
+            x = y
+    return costs
+
+
+def balanced(costs: Sequence[float], stages: int) -> list[int]:
+    """Bounds of consecutive, non-empty stages whose most costly one costs the least possible.
+
+    Dynamic programming over (layers, stages), the linear partition problem (Skiena, "The Algorithm
+    Design Manual", 8.5).
+    """
+    sums = [0.0, *accumulate(costs)]
+    n = len(costs)
+    # best[j]: (cost of the worst stage, bounds) for the first j layers in as many stages as so far.
+    best = {j: (sums[j], [0, j]) for j in range(1, n + 1)}
+    for stage in range(2, stages + 1):
+        best = {
+            j: min(
+                (max(best[i][0], sums[j] - sums[i]), [*best[i][1], j]) for i in range(stage - 1, j)
+            )
+            for j in range(stage, n + 1)
+        }
+    return best[n][1]

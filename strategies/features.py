@@ -1,0 +1,17 @@
+"""Activations as they are sent: contiguous, features (or channels) varying fastest.
+
+That is how `nn` keeps them in memory, images included, so this costs no copy there.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def last(x: NDArray) -> NDArray:
+    """(rows, features, ...) to (rows, ..., features), contiguous."""
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1))
+
+
+def first(x: NDArray) -> NDArray:
+    """(rows, ..., features) to (rows, features, ...), a view."""
+    return np.moveaxis(x, -1, 1)

@@ -1,0 +1,92 @@
+"""Data, pipeline and tensor parallelism at once."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import cast
+
+from mpi4py import MPI
+
+from nn.batch import Batch
+from nn.model import Model
+from strategies.data_parallel import DataParallel
+from strategies.layout import Sharded, unsplit
+from strategies.pipeline import Plan, Staged, check_rows, loss_of_last
+from strategies.tensor_parallel import split
+
+
+class Hybrid(Sharded):
+    """A grid of `data` x `stages` x `tensor` ranks, the last varying fastest.
+
+    Each strategy does its own part: tensor parallelism rewrites the layers of a stage, the
+    pipeline passes micro-batches through the stages, data parallelism sums what the copies of the
+    pipeline found. Neighbouring ranks share a tensor group, which talks most.
+
+    Args:
+        data, stages, tensor: sides of the grid.
+        micro_batches, schedule, cuts, chunks: as for Pipeline; micro-batches are made of the rows
+            of one copy.
+
+    Raises:
+        ValueError: a grid that does not multiply to the number of ranks, and as Pipeline.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer,
+        comm: MPI.Intracomm,
+        data: int = 1,
+        stages: int = 1,
+        tensor: int = 1,
+        micro_batches: int = 1,
+        schedule: str = "1f1b",
+        cuts: str | Sequence[int] = "auto",
+        chunks: int | None = None,
+    ):
+        super().__init__(model, optimizer, comm)
+        for name, side in (("data", data), ("stages", stages), ("tensor", tensor)):
+            if not isinstance(side, int) or isinstance(side, bool) or side < 1:
+                raise ValueError(f"{name}={side!r}: expected a whole number of at least 1")
+        if data * stages * tensor != comm.size:
+            raise ValueError(
+                f"data={data} x stages={stages} x tensor={tensor} is a grid of "
+                f"{data * stages * tensor} ranks: expected {comm.size}, as many as comm has"
+            )
+        plan = Plan(model, comm, stages, micro_batches, schedule, cuts, chunks)
+        self._micro_batches = micro_batches
+        copy_, place = divmod(comm.rank, stages * tensor)
+        stage, lane = divmod(place, tensor)
+        self._lanes, self._stages, self._copies = self._groups = [
+            cast(MPI.Intracomm, comm.Split(color, key))
+            for color, key in (
+                (copy_ * stages + stage, lane),
+                (copy_ * tensor + lane, stage),
+                (place, copy_),
+            )
+        ]
+
+        def piece(lane: int):
+            return partial(_split, comm=self._lanes, rank=lane) if tensor > 1 else unsplit
+
+        one_copy = [plan.layout(model, s, piece(t)) for s in range(stages) for t in range(tensor)]
+        self.layouts = one_copy * data
+        self.model = Staged(model, self._stages, plan, piece(lane))
+        self._data = DataParallel(self.model, optimizer, self._copies)
+
+    def gradients(self, batch: Batch) -> float:
+        largest = -(-len(batch) // self._copies.size)
+        check_rows(largest, self._micro_batches)
+        return self._data.gradients(batch)
+
+    def reduce(self, loss: float) -> float:
+        return loss_of_last(self._data.reduce(loss), self._stages)
+
+    def close(self) -> None:
+        """Free the communicators of the grid. Collective."""
+        for group in self._groups:
+            if group != MPI.COMM_NULL:
+                group.Free()
+
+
+def _split(stage: Model, need_dx: bool, comm: MPI.Intracomm, rank: int):
+    return split(stage, comm, rank, need_dx)

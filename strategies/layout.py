@@ -1,0 +1,107 @@
+"""Which rank holds which part of a model's parameters, and how they come together again."""
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from nn.layers import Layer
+from nn.model import Model
+from strategies.base import Strategy
+
+EVERYTHING = (slice(None),)
+
+
+class Block(NamedTuple):
+    """A part of one array that lies in a flat vector at `start`: `part` of the array of `shape`."""
+
+    start: int
+    shape: tuple[int, ...]
+    part: tuple[slice, ...] = EVERYTHING
+
+    def of(self, vector: NDArray) -> NDArray:
+        """The block of a full vector, a view."""
+        stop = self.start + math.prod(self.shape)
+        return vector[self.start : stop].reshape(self.shape)[self.part]
+
+    @property
+    def size(self) -> int:
+        """Elements of the block."""
+        cut = [len(range(*key.indices(n))) for key, n in zip(self.part, self.shape)]
+        return math.prod(cut) * math.prod(self.shape[len(cut) :])
+
+    def shifted(self, by: int) -> "Block":
+        return self._replace(start=self.start + by)
+
+
+Layout = list[Block]
+"""What one rank holds: blocks of the full vector, in the order of its own flat vector."""
+
+
+def take(full: NDArray, layout: Layout) -> NDArray:
+    """A rank's own flat vector out of the full one, a copy."""
+    return np.concatenate([np.empty(0, full.dtype), *(block.of(full).ravel() for block in layout)])
+
+
+def unsplit(stage: Model, need_dx: bool) -> tuple[list[Layer], Layout]:
+    """A stage's layers as they are, of its parameters all."""
+    return [copy.copy(layer) for layer in stage.layers], [Block(0, (stage.offsets[-1],))]
+
+
+def part_of(model: Model, layers: list[Layer], layout: Layout) -> Model:
+    """The model of `layers`, made from those of `model`, with its own memory for its part alone."""
+    return Model(
+        layers,
+        str(model.dtype),
+        input_shape=model.input_shape,
+        params=take(model.params, layout),
+    )
+
+
+class Sharded(Strategy):
+    """A strategy whose ranks hold, and update, parts of the parameters.
+
+    The model that is given is not trained: a rank copies its part out of it, and the whole can be
+    forgotten. Subclasses set `layouts`, what each rank of `comm` holds. Where several ranks hold
+    the same block they hold the same values.
+
+    Raises:
+        TypeError: a model whose layers cannot be told apart.
+    """
+
+    layouts: list[Layout]
+    model: Any
+    """This rank's part: at least flat `params` and `grads`, whose order `layouts` tells."""
+
+    def __init__(self, model: Model, optimizer, comm: MPI.Intracomm):
+        if not isinstance(model, Model):
+            raise TypeError(
+                f"model is {type(model).__name__}: {type(self).__name__} expected nn.Model, "
+                "since it distributes its layers"
+            )
+        super().__init__(model, optimizer, comm)
+
+    def weights(self) -> NDArray:
+        return self._whole(self.model.params)
+
+    def _whole(self, vector):
+        counts = [sum(block.size for block in layout) for layout in self.layouts]
+        parts = np.empty(sum(counts), vector.dtype)
+        self.comm.Allgatherv(vector, [parts, counts])
+        whole = np.empty(self.length, vector.dtype)
+        at = 0
+        for layout in self.layouts:
+            for block in layout:
+                target = block.of(whole)
+                target[...] = parts[at : at + target.size].reshape(target.shape)
+                at += target.size
+        return whole
+
+    def _own(self, vector):
+        return take(vector, self.layouts[self.comm.rank])
+
+    def _set_weights(self, params):
+        self.model.params[:] = self._own(params)

@@ -1,0 +1,106 @@
+"""Pipeline schedules as data: for every rank the order of its forward and backward operations.
+
+Nothing here communicates. A net is cut into `ranks * chunks` stages, stage s on rank s % ranks, and
+every micro-batch passes each stage forward and backward once; who sends what to whom follows from
+that. In all schedules each stage runs backward in the order of the micro-batches, so all of them
+sum a gradient in the same order and agree to the bit.
+
+With m micro-batches, P ranks and equal stages a step lasts, in units of one forward and one
+backward of all the layers of a rank:
+
+=========== ============== ==================== ==============================================
+schedule    duration       idle share           most live contexts on rank r
+=========== ============== ==================== ==============================================
+naive       m P            (P-1)/P              1 (a micro-batch at a time)
+gpipe       m + P-1        (P-1)/(m+P-1)        m
+1f1b        m + P-1        (P-1)/(m+P-1)        min(m, P-r)
+interleaved m + (P-1)/v    (P-1)/(v m+P-1)      min(v m, v P-r), of v stages a rank, each 1/v long
+=========== ============== ==================== ==============================================
+
+(interleaved: where P divides m; other m leave further gaps.) GPipe: Huang et al., "GPipe" (2019),
+section 2.3. 1F1B: Narayanan et al., "PipeDream" (2019), section 3.2, with the flush of "Efficient
+large-scale language model training on GPU clusters" (2021), section 2.2.1; interleaved: the same,
+section 2.2.2, with the shorter warm-up that suffices when transfers take no time.
+"""
+
+from typing import NamedTuple
+
+
+class Op(NamedTuple):
+    """Forward ("F") or backward ("B") of one micro-batch through one stage."""
+
+    kind: str
+    stage: int
+    micro: int
+
+
+Schedule = list[list[Op]]
+"""The operations of each rank in order."""
+
+
+def naive(ranks: int, micro_batches: int, chunks: int = 1) -> Schedule:
+    """One micro-batch after the other, there and back: nothing overlaps."""
+    return [
+        [
+            Op(kind, stage, i)
+            for i in range(micro_batches)
+            for kind, order in (("F", 1), ("B", -1))
+            for stage in range(rank, ranks * chunks, ranks)[::order]
+        ]
+        for rank in range(ranks)
+    ]
+
+
+def gpipe(ranks: int, micro_batches: int) -> Schedule:
+    """All forwards, then all backwards."""
+    return [_warmed_up(rank, ranks, micro_batches, 1, micro_batches) for rank in range(ranks)]
+
+
+def one_f_one_b(ranks: int, micro_batches: int) -> Schedule:
+    """Backward as early as it can be, so that fewer micro-batches are alive at once."""
+    return interleaved(ranks, micro_batches, chunks=1)
+
+
+def interleaved(ranks: int, micro_batches: int, chunks: int) -> Schedule:
+    """1F1B with several stages a rank: the same work in shorter pieces leaves shorter gaps."""
+    return [
+        _warmed_up(rank, ranks, micro_batches, chunks, chunks * ranks - 1 - rank)
+        for rank in range(ranks)
+    ]
+
+
+def _warmed_up(rank: int, ranks: int, micro_batches: int, chunks: int, warm_up: int) -> list[Op]:
+    """`warm_up` forwards, then a forward and a backward in turn, then the backwards that are left.
+
+    Micro-batches pass in groups of `ranks`: a group runs through all stages of a rank before the
+    next begins, which is when its outputs have been all the way round.
+    """
+    groups = [range(lo, min(lo + ranks, micro_batches)) for lo in range(0, micro_batches, ranks)]
+    stages = range(rank, ranks * chunks, ranks)
+    forward = [Op("F", stage, i) for group in groups for stage in stages for i in group]
+    backward = [Op("B", stage, i) for group in groups for stage in stages[::-1] for i in group]
+    warm_up = min(warm_up, len(forward))
+    steady = [op for pair in zip(forward[warm_up:], backward) for op in pair]
+    return forward[:warm_up] + steady + backward[len(forward) - warm_up :]
+
+
+SCHEDULES = ("naive", "gpipe", "1f1b", "interleaved")
+
+
+def schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) -> Schedule:
+    """The schedule of that name; `chunks` stages a rank, more than one only if interleaved.
+
+    Raises:
+        ValueError: an unknown name, counts below 1, or several stages a rank in a schedule that
+            has one.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule={name!r}: expected one of {', '.join(SCHEDULES)}")
+    for what, count in (("micro_batches", micro_batches), ("chunks", chunks)):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{what}={count!r}: expected a whole number of at least 1")
+    if name == "interleaved":
+        return interleaved(ranks, micro_batches, chunks)
+    if chunks > 1:
+        raise ValueError(f"chunks={chunks}: only the interleaved schedule has several a rank")
+    return {"naive": naive, "gpipe": gpipe, "1f1b": one_f_one_b}[name](ranks, micro_batches)

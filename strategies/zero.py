@@ -1,0 +1,143 @@
+"""ZeRO: data parallelism that keeps one copy of what plain data parallelism keeps on every rank."""
+
+import copy
+from typing import NamedTuple
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from nn.batch import Batch, bounds
+from nn.loss import cross_entropy
+from nn.model import Model, as_rows
+from strategies.layout import Block, Sharded
+
+
+class ZeRO(Sharded):
+    """Rows are sharded as in DataParallel, and so is what the ranks would hold alike.
+
+    Each rank owns one slice of the flat vector: it alone sums that slice of the gradient, keeps its
+    optimizer state and updates it (Rajbhandari et al., "ZeRO", 2020, section 5). Of n parameters,
+    P ranks and a largest layer of L parameters a rank holds
+
+    ===== ============= ============= =================
+    stage parameters    gradients     optimizer state
+    ===== ============= ============= =================
+    1     n             n             1/P of it
+    2     n             n/P + L       1/P of it
+    3     n/P + L       n/P + L       1/P of it
+    ===== ============= ============= =================
+
+    Stage 2 sums the gradient of each layer as soon as backward has it. Stage 3 gathers the
+    parameters of a layer before its forward and its backward, into memory that the next layer
+    takes over.
+
+    Raises:
+        ValueError: a stage other than 1, 2 or 3.
+    """
+
+    def __init__(self, model: Model, optimizer, comm: MPI.Intracomm, stage: int = 1):
+        super().__init__(model, optimizer, comm)
+        if stage not in (1, 2, 3):
+            raise ValueError(
+                f"stage={stage!r}: expected 1 (optimizer state sharded), 2 (gradients too) or 3 "
+                "(parameters too)"
+            )
+        self._layers = [copy.copy(layer) for layer in model.layers]
+        self._offsets, self._input_shape = model.offsets, model.input_shape
+        slices = [bounds(k, comm.size, self.length) for k in range(comm.size)]
+        self.layouts = [[Block(lo, (hi - lo,))] for lo, hi in slices]
+        self._counts = [hi - lo for lo, hi in slices]
+        self._layer_counts = [
+            [max(0, min(hi, stop) - max(lo, start)) for lo, hi in slices]
+            for start, stop in zip(model.offsets, model.offsets[1:])
+        ]
+        """Parameters of each layer that each rank owns: a layer lies in one or several slices."""
+        self._start, stop = slices[comm.rank]
+        self._shards_gradient, self._shards_params = stage >= 2, stage >= 3
+        largest = max(layer.n_params for layer in self._layers)
+        self._params = np.empty(largest if self._shards_params else self.length, model.params.dtype)
+        self._grads = np.zeros(
+            largest if self._shards_gradient else self.length, self._params.dtype
+        )
+        for layer, lo, hi in zip(self._layers, model.offsets, model.offsets[1:]):
+            layer.bind(
+                self._params[: hi - lo] if self._shards_params else self._params[lo:hi],
+                self._grads[: hi - lo] if self._shards_gradient else self._grads[lo:hi],
+            )
+        self._gathered = -1
+        """The layer whose parameters are at hand, in stage 3."""
+        if self._shards_params:
+            own = np.array(model.params[self._start : stop])
+        else:
+            self._params[:] = model.params
+            own = self._params[self._start : stop]
+        # A sum into its own memory lands in front, and needs no other.
+        own_grads = np.zeros_like(own) if self._shards_gradient else self._grads[: len(own)]
+        self.model = _Slice(own, own_grads)
+
+    def gradients(self, batch: Batch) -> float:
+        shard = batch.shard(self.comm.rank, self.comm.size)
+        x = as_rows(shard.x, self._input_shape, self._params.dtype)
+        contexts = []
+        for i, layer in enumerate(self._layers):
+            self._gather(i)
+            x, ctx = layer.forward(x)
+            contexts.append(ctx)
+        loss, dy = cross_entropy(x, shard.y, shard.rows)
+        for i in reversed(range(len(self._layers))):
+            self._gather(i)
+            dx = self._layers[i].backward(dy, contexts.pop(), need_dx=i > 0)
+            self._scatter(i)
+            if dx is not None:
+                dy = dx
+        return loss
+
+    def _gather(self, i: int) -> None:
+        """Stage 3: all parameters of layer i, in the place of those of the layer before."""
+        if not self._shards_params or i == self._gathered or not self._layers[i].shapes:
+            return
+        whole = self._params[: self._layers[i].n_params]
+        own = self._own_part(self.model.params, i)
+        self.comm.Allgatherv(own, [whole, self._layer_counts[i]])
+        self._gathered = i
+
+    def _scatter(self, i: int) -> None:
+        """Stages 2 and 3: sum the gradient of layer i, each rank the part that it owns."""
+        if self._shards_gradient and self._layers[i].shapes:
+            whole = self._grads[: self._layers[i].n_params]
+            own = self._own_part(self.model.grads, i)
+            self.comm.Reduce_scatter(whole, own, self._layer_counts[i], MPI.SUM)
+
+    def _own_part(self, own: NDArray, i: int) -> NDArray:
+        """What this rank owns of layer i, of a vector that has what it owns of all."""
+        lo = max(self._offsets[i] - self._start, 0)
+        return own[lo : lo + self._layer_counts[i][self.comm.rank]]
+
+    def reduce(self, loss: float) -> float:
+        if not self._shards_gradient:
+            self.comm.Reduce_scatter(MPI.IN_PLACE, self._grads, self._counts, MPI.SUM)
+        total = np.array([loss])
+        self.comm.Allreduce(MPI.IN_PLACE, total, MPI.SUM)
+        return float(total[0])
+
+    def update(self) -> None:
+        super().update()
+        self._share()
+
+    def _set_weights(self, params):
+        super()._set_weights(params)
+        self._share()
+
+    def _share(self) -> None:
+        """The other ranks' parameters have moved: fetch them, or forget the old ones."""
+        self._gathered = -1
+        if not self._shards_params:
+            self.comm.Allgatherv(MPI.IN_PLACE, [self._params, self._counts])
+
+
+class _Slice(NamedTuple):
+    """The parameters and gradients that a rank owns."""
+
+    params: NDArray
+    grads: NDArray

@@ -155,5 +155,5 @@ def _open(target: Path) -> dict[str, Any]:
             # A plain view of the map: np.memmap costs time at every slice.
             found[name] = np.asarray(mapped)
         return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"damaged ({error})") from None

@@ -11,6 +11,8 @@ import scipy.io
 from nn.data import Dataset, load
 from tests.data.samples import MNIST_TEST, accuracy_of_class_means, images, write_mnist
 
+pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
+
 ARRAYS = ("x", "y", "x_test", "y_test")
 
 

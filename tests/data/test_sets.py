@@ -8,6 +8,8 @@ from sklearn.decomposition import PCA
 from nn.data import Dataset, digits, load
 from tests.data.samples import accuracy_of_class_means
 
+pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
+
 
 def arrays(dataset: Dataset) -> list[NDArray]:
     return [dataset.x, dataset.y, dataset.x_test, dataset.y_test]

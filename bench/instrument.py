@@ -214,6 +214,8 @@ _Metering.kinds = {MPI.Intracomm: Metered, MPI.Cartcomm: _MeteredCart}
 class _TimedRequest(MPI.Request):
     """A request that records how long it was waited for."""
 
+    record: Record
+
     def __new__(cls, request: MPI.Request, record: Record):
         self = super().__new__(cls, request)
         self.record = record

@@ -40,7 +40,7 @@ ROUNDS = (5, 15)
 """Fewest and most rounds of a cell."""
 
 THREADS_EVERY = 3
-"""The arm of threads takes part in one round of this many: it must cool down, and is no one's gate."""
+"""The arm of threads takes part in one round of this many: it has to cool down each time."""
 
 CHECK_TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 """Largest difference from sequential weights, relative to the largest distance that they moved."""
@@ -57,14 +57,34 @@ class Cell:
     dataset_size: int
     device: str = "cpu"
 
+    def __str__(self) -> str:
+        return (
+            f"{self.strategy}-{self.model}-{self.workers}w-b{self.batch_size}"
+            f"-n{self.dataset_size}-{self.device}"
+        )
+
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of training side by side: an error, and a problem if it must not be measured."""
+    """The outcome of training side by side.
+
+    Attributes:
+        error: see `Measurement.check_error`.
+        problem: why the cell must not be measured; empty if it may.
+        note: what a reader of the result must know.
+    """
 
     error: float | None
     problem: str = ""
     note: str = ""
+
+
+class WrongTraining(Exception):
+    """A cell that has no speedup, since its strategy does not train what it should."""
+
+    def __init__(self, cell: "Cell", check: Check):
+        super().__init__(f"{cell.strategy}: {check.problem}")
+        self.cell, self.check = cell, check
 
 
 Checker = Callable[[Strategy, Strategy, Sequence[Batch], MPI.Intracomm], Check]
@@ -110,25 +130,23 @@ class Measurement:
         rounds: arm -> seconds of each of its rounds; sequential and parallel rounds are pairs.
         profile: share of the time of every rank, in a round of its own, that went to compute,
             communication and waiting, and the bytes that it sent per step.
-        problem: why there is no speedup; empty if there is one.
         note: what the reader must know of the check.
     """
 
     cell: Cell
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    efficiency: float
+    bound: float | None
+    threads_speedup: float
     oversubscribed: bool
     check_error: float | None
-    problem: str = ""
+    samples_per_second: float
+    steps_per_round: int
+    rounds: dict[str, list[float]]
+    profile: dict[str, list[float]]
     note: str = ""
-    speedup: float | None = None
-    speedup_low: float | None = None
-    speedup_high: float | None = None
-    efficiency: float | None = None
-    bound: float | None = None
-    threads_speedup: float | None = None
-    samples_per_second: float | None = None
-    steps_per_round: int = 0
-    rounds: dict[str, list[float]] = field(default_factory=dict)
-    profile: dict[str, list[float]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Public keys and values, of the kinds that JSON knows; the cell's own keys first."""
@@ -147,6 +165,7 @@ def measure(
         steps: in a round; by default as many as make it last SHORTEST_ROUND.
 
     Raises:
+        WrongTraining: the check has failed; on every rank.
         ValueError: `comm` does not have as many ranks as the cell has workers, or no batches.
     """
     cell = case.cell
@@ -154,12 +173,10 @@ def measure(
         raise ValueError(f"a cell of {cell.workers} workers on a communicator of {comm.size}")
     if not case.batches:
         raise ValueError(f"no batch of {cell.batch_size} rows in {cell.dataset_size} rows")
-    crowded = cell.workers > available()
     sequential, parallel = case.sequential(), case.build(comm)
     check = case.check(parallel, sequential, case.check_batches, comm)
     if check.problem:
-        parallel.close()
-        return Measurement(cell, crowded, check.error, check.problem, check.note)
+        raise WrongTraining(cell, check)
 
     silent = Silent(comm)
     bound = case.build(silent) if case.bounded else None
@@ -178,19 +195,19 @@ def measure(
     speedup = one / medians["parallel"]
     return Measurement(
         cell=cell,
-        oversubscribed=crowded,
-        check_error=check.error,
-        note=check.note,
         speedup=speedup,
         speedup_low=low,
         speedup_high=high,
         efficiency=speedup / cell.workers,
         bound=one / medians["bound"] if bound else None,
         threads_speedup=one / medians["threads"],
+        oversubscribed=cell.workers > available(),
+        check_error=check.error,
         samples_per_second=steps * cell.batch_size / medians["parallel"],
         steps_per_round=steps,
         rounds=rounds,
         profile=profile,
+        note=check.note,
     )
 
 

@@ -1,0 +1,128 @@
+"""What benchmarks share: a cell is measured, kept on disk, shown, and given to pytest-benchmark.
+
+Every benchmark file asks one question; the first line of its docstring is that question.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mpi4py import MPI
+
+from bench import cells
+from bench.measure import Cell, Measurement, WrongTraining, measure
+from bench.progress import Progress
+from bench.results import append, replay
+from bench.table import render
+
+HERE = Path(__file__).parent
+RESULTS = pytest.StashKey[dict[str, list[Any]]]()
+LINES = pytest.StashKey[Path]()
+MIN_WIDTH = 120
+PROGRESS = pytest.StashKey[Progress]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("lockstep").addoption(
+        "--quick", action="store_true", help="a small grid, for a first look"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: not part of the --quick grid")
+    config.stash[RESULTS] = {}
+    config.stash[LINES] = _lines(config)
+    if not config.option.benchmark_compare:
+        config.option.benchmark_quiet = True  # its table knows times only; ours follows
+
+
+def _lines(config: pytest.Config) -> Path:
+    """Where cells go as soon as they are measured: LOCKSTEP_CELLS, or beside saved benchmarks."""
+    if path := os.environ.get("LOCKSTEP_CELLS"):
+        return Path(path)
+    storage = str(config.option.benchmark_storage)
+    folder = Path(storage.removeprefix("file://")) if storage.startswith("file://") else Path()
+    return folder / "lockstep" / f"cells-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.quick:
+        dropped = [item for item in items if item.get_closest_marker("full")]
+        items[:] = [item for item in items if item not in dropped]
+        config.hook.pytest_deselected(items=dropped)
+    ours = [item for item in items if item.path.is_relative_to(HERE)]
+    for item in ours:
+        item.add_marker(pytest.mark.benchmark(timer=replay, group=_question(item)))
+        item.add_marker(pytest.mark.deadline(300))
+        # Ranks that do not take part set the fixture up, and never use it.
+        item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    assert terminal is not None
+    progress = Progress(terminal)
+    progress.plan(ours)
+    config.stash[PROGRESS] = progress
+    config.pluginmanager.register(progress, "lockstep-progress")
+
+
+def _question(item: pytest.Item) -> str:
+    doc = item.getparent(pytest.Module).obj.__doc__ or item.path.stem  # type: ignore[union-attr]
+    return doc.splitlines()[0].strip()
+
+
+@pytest.fixture
+def record(
+    request: pytest.FixtureRequest, comm: MPI.Intracomm, benchmark: Any
+) -> Callable[..., None]:
+    """Show a result in the table of this file's question, and give rounds to pytest-benchmark."""
+
+    def record(result: Any, said: str, seconds: list[float], extra: dict[str, Any]) -> None:
+        stash = request.config.stash
+        stash[RESULTS].setdefault(_question(request.node), []).append(result)
+        stash[PROGRESS].said[request.node.nodeid] = said
+        benchmark.extra_info.update(extra)
+        if seconds:
+            replay.load(seconds)
+            benchmark.pedantic(lambda: None, rounds=len(seconds), iterations=1)
+
+    return record
+
+
+@pytest.fixture
+def speedup(
+    request: pytest.FixtureRequest, comm: MPI.Intracomm, record: Callable[..., None]
+) -> Callable[..., Measurement]:
+    """Measure a cell and keep it everywhere; a cell that is wrong fails and is not kept."""
+
+    def speedup(cell: Cell, **options: Any) -> Measurement:
+        try:
+            result = measure(cells.case(cell), comm, **options)
+        except WrongTraining as wrong:
+            record(wrong, "WRONG", [], {})
+            pytest.fail(str(wrong), pytrace=False)
+        public = result.as_dict()
+        if comm.rank == 0:
+            topic = request.node.path.stem.removeprefix("test_")
+            line = {"id": f"{topic}/{cell}", "nodeid": request.node.nodeid, **public}
+            append(request.config.stash[LINES], line)
+        record(result, f"{result.speedup:.2f}x", result.rounds["parallel"], public)
+        return result
+
+    return speedup
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    config = terminalreporter.config
+    if not (results := config.stash[RESULTS]):
+        return
+    # mpiexec gives its ranks a terminal of no particular width, whatever its own output is.
+    width = max(MIN_WIDTH, int(os.environ.get("COLUMNS", "0")))
+    terminalreporter.ensure_newline()
+    terminalreporter.section("does it pay here?", bold=True)
+    terminalreporter.write(render(results, width, terminalreporter.hasmarkup))
+    if config.stash[LINES].exists():
+        terminalreporter.write_line(f"cells, as measured: {config.stash[LINES]}")

@@ -1,0 +1,33 @@
+"""Does training in parallel pay, and from which batch size on?"""
+
+import pytest
+
+from bench.cells import STRATEGIES, full, worker_counts
+from bench.measure import Cell
+
+WORKERS = worker_counts()
+PARALLEL = [name for name in STRATEGIES if name != "Sequential"]
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("batch_size", [full(64), 256, full(1024)])
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("strategy", PARALLEL)
+def test_mlp(speedup, strategy, workers, batch_size, device):
+    speedup(Cell(strategy, "mlp", workers, batch_size, 10_000, device))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("strategy", PARALLEL)
+def test_cnn(speedup, strategy, workers, device):
+    speedup(Cell(strategy, "cnn", workers, 64, 10_000, device))
+
+
+@pytest.mark.workers(1)
+def test_one_worker_is_plain_training(speedup):
+    """The ruler against itself: Sequential measured as if it were a strategy, at one worker."""
+    result = speedup(Cell("Sequential", "mlp", 1, 256, 10_000))
+    assert result.speedup_low < 1.05
+    assert result.speedup_high > 0.95

@@ -1,0 +1,86 @@
+"""Proof of the proof: every mutant, a real bug, must make the test that is named for it fail.
+
+A mutant is a TOML file beside this one: `file`, a text to `find` in it (exactly once) and what to
+`replace` it with; the `bug` in a sentence; the `tests` that must fail, on how many `ranks`. It is
+applied to a copy of the tree, so that the tree itself is never touched.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(180)]
+
+ROOT = Path(__file__).parents[2]
+MUTANTS = {
+    path.stem: tomllib.loads(path.read_text())
+    for path in sorted(Path(__file__).parent.glob("*.toml"))
+}
+RANKS = sorted({mutant["ranks"] for mutant in MUTANTS.values()})
+
+
+def copy_tree(target: Path) -> None:
+    for folder in ("nn", "strategies", "bench", "tests"):
+        shutil.copytree(
+            ROOT / folder, target / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for file in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / file, target)
+
+
+def outcomes(tree: Path, tests: list[str], ranks: int) -> dict[str, str]:
+    """Run tests of a tree; test id (without parameters of ranks) -> passed, failed or error."""
+    report = tree / "report.xml"
+    command = [
+        *shlex.split(os.environ.get("LOCKSTEP_MPIEXEC", "mpiexec")),
+        *("-n", str(ranks), sys.executable, "-B", "-m", "pytest", "-q", "--deadline=20"),
+        *("-p", "no:cacheprovider", f"--junitxml={report}", *tests),
+    ]
+    environment = os.environ | {"LOCKSTEP_RANKS": str(ranks)}
+    if ranks > len(os.sched_getaffinity(0)):
+        environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
+    run = subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, timeout=150, check=False
+    )
+    assert report.exists(), f"no report; pytest said:\n{run.stdout[-3000:]}{run.stderr[-3000:]}"
+    found = {}
+    for case in ET.parse(report).iter("testcase"):
+        kinds = {child.tag for child in case} & {"failure", "error", "skipped"}
+        name = f"{case.get('classname')}::{case.get('name')}"
+        found[name] = {"failure": "failed"}.get(kind := "".join(kinds), kind or "passed")
+    return found
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_without_a_mutant_the_same_tests_pass(tmp_path, ranks):
+    """Otherwise a test that always fails would count as catching every mutant."""
+    tests = {t for mutant in MUTANTS.values() if mutant["ranks"] == ranks for t in mutant["tests"]}
+    copy_tree(tmp_path)
+    found = outcomes(tmp_path, sorted(tests), ranks)
+    passed = [name for name, outcome in found.items() if outcome == "passed"]
+    assert {name: o for name, o in found.items() if o in {"failed", "error"}} == {}
+    for test in tests:
+        reported_as = test.replace("/", ".").replace(".py::", "::")
+        assert any(name.startswith(reported_as) for name in passed), f"{test} did not run"
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_mutant_is_caught(tmp_path, name, record_property):
+    mutant = MUTANTS[name]
+    copy_tree(tmp_path)
+    path = tmp_path / mutant["file"]
+    source = path.read_text()
+    assert source.count(mutant["find"]) == 1, f"{mutant['file']}: the text to replace has changed"
+    path.write_text(source.replace(mutant["find"], mutant["replace"]))
+    found = outcomes(tmp_path, mutant["tests"], mutant["ranks"])
+    caught_by = [test for test, outcome in found.items() if outcome == "failed"]
+    assert caught_by, f"survived: {mutant['bug']} ({found})"
+    assert not [t for t, outcome in found.items() if outcome == "error"], found
+    print(f"{name}: {mutant['bug']}\n    caught by {', '.join(caught_by)}")

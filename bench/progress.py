@@ -29,6 +29,7 @@ class Progress:
         self._start = time.monotonic()
         self._terminal.showfspath = nodeid not in self._todo
 
+    @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         over = report.when == "call" or not report.passed
         if report.nodeid not in self._todo or not over:

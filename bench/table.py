@@ -17,11 +17,11 @@ from bench.measure import Measurement, WrongTraining
 from bench.results import Ratio, Transfer
 
 LEGEND = """\
-[b]speedup[/b]  time of plain training (one process, one thread, the other ranks asleep) over that of
-         the strategy, on the same batches in turn; medians of paired rounds, and 95% interval
+[b]speedup[/b]  time of plain training (one process, one thread, other ranks asleep) over time of the
+         strategy, on the same batches in turn; medians of paired rounds, and 95% interval
 [b]bound[/b]    the speedup if this strategy's communication were free
 [b]threads[/b]  the speedup of one process with all cores as threads
-[b]busy/send/wait[/b]  percent of a rank's time in computing, sending, waiting for others; mean of ranks
+[b]busy/send/wait[/b]  percent of a rank's time in computing, sending, waiting for other ranks
 [b]check[/b]    largest difference from plainly trained weights, over the distance they moved"""
 
 
@@ -118,6 +118,8 @@ def _figures(m: Measurement, epochs: bool) -> list[str]:
 
 
 def _style(m: Measurement) -> str:
+    if m.cell.workers == 1:
+        return "none"  # what the strategy itself costs; nothing to gain
     if m.speedup_high < 1:
         return "b red"
     return "b green" if m.speedup_low > 1 else "b yellow"
@@ -132,12 +134,13 @@ def _notes(cells: Sequence[Measurement], wrong: Sequence[WrongTraining]) -> list
     notes = []
     if any(m.oversubscribed for m in cells):
         notes.append("† more workers than cores: they take turns, so no speedup can come of it")
-    if any(m.speedup_high < 1 for m in cells):
+    styles = {_style(m) for m in cells}
+    if "b red" in styles:
         notes.append(
             "[b red]red[/]: slower than plain training. Where [i]wait[/] and [i]send[/] are large, "
             "steps are too short for what they must send: try larger batches or fewer workers"
         )
-    if any(m.speedup_low <= 1 <= m.speedup_high for m in cells):
+    if "b yellow" in styles:
         notes.append("[b yellow]yellow[/]: not told apart from plain training by these rounds")
     for text in dict.fromkeys(m.note for m in cells if m.note):
         notes.append(f"* {escape(text)}")

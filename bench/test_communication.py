@@ -1,0 +1,75 @@
+"""What does it cost to bring the ranks' gradients together?"""
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from bench.cells import full, worker_counts
+from bench.cores import available
+from bench.measure import ROUNDS, together
+from bench.results import Transfer
+from nn.batch import bounds
+from strategies.window import SharedWindow
+
+WORKERS = [n for n in worker_counts() if n > 1]
+SIZES = [full(2**12), full(2**16), 940_072, full(2**24)]
+"""Bytes; the third is the gradient of the mlp in float32."""
+
+
+@pytest.fixture
+def timed(comm, workers, record):
+    """Time `run(first, times)` in rounds and record what dealing with `size` bytes takes."""
+
+    def timed(verb, size, run):
+        times = max(2, round(0.02 / (size * 5e-10 + 2e-5)))
+        rounds = [together(comm, run, 0, times) / times for _ in range(ROUNDS[1])]
+        result = Transfer(verb, workers, size, float(np.median(rounds)), workers > available())
+        extra = {"verb": verb, "workers": workers, "bytes": size, "bandwidth": result.bandwidth}
+        record(result, f"{1e-9 * result.bandwidth:.2f} GB/s", rounds, extra)
+
+    return timed
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("workers", WORKERS)
+def test_allreduce(comm, timed, workers, size):
+    buffer = np.zeros(size // 4, np.float32)  # remains 0, however often it is summed
+
+    def run(first, times):
+        for _ in range(times):
+            comm.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
+
+    timed("Allreduce", size, run)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("workers", WORKERS)
+def test_shared_window(comm, timed, workers, size):
+    """Every rank sums its slice of all rows, between two barriers."""
+    window = SharedWindow(comm, np.float32, workers, size // 4)
+    mine = slice(*bounds(comm.rank, workers, size // 4))
+    rows = [row[mine] for row in window.rows]
+
+    def run(first, times):
+        for _ in range(times):
+            window.fence()
+            for row in rows[1:]:
+                np.add(rows[0], row, out=rows[0])
+            window.fence()
+
+    timed("shared window", size, run)
+    rows.clear()
+    window.close()
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("size", SIZES)
+def test_copy(comm, timed, workers, size):
+    """One rank copies as many bytes: what the memory itself allows."""
+    source, target = np.ones(size // 4, np.float32), np.empty(size // 4, np.float32)
+
+    def run(first, times):
+        for _ in range(times):
+            np.copyto(target, source)
+
+    timed("plain copy", size, run)

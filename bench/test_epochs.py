@@ -1,0 +1,17 @@
+"""How does the time of an epoch grow with the data, plainly trained and in parallel?"""
+
+import pytest
+
+from bench.cells import full
+from bench.measure import Cell
+
+BATCH = 256
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("dataset_size", [10_000, full(30_000), full(70_000)])
+@pytest.mark.parametrize("strategy", [full("DataParallel"), "SharedDataParallel"])
+def test_epoch(speedup, strategy, workers, dataset_size, device):
+    cell = Cell(strategy, "mlp", workers, BATCH, dataset_size, device)
+    speedup(cell, steps=dataset_size // BATCH)

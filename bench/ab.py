@@ -22,7 +22,7 @@ from rich.console import Console
 from bench import verdicts
 from bench.compare import after_side, arguments, notes, settled
 from bench.fingerprint import cores
-from bench.gate import Side
+from bench.gate import FRESH, Side
 from bench.launches import Grid, Launch, collect, interruptible, oversubscribed, side
 from bench.verdicts import Exit, Report
 
@@ -56,7 +56,7 @@ def compare(reference: str, ranks: int, launches: int, tolerance: float, rest: l
         fresh: list[Launch] = []
 
         def again(cells: Collection[str]) -> tuple[Side, Side]:
-            for own, new in zip((more, fresh), collect(grids, launches, only=cells), strict=True):
+            for own, new in zip((more, fresh), collect(grids, FRESH, only=cells), strict=True):
                 own.extend(new)
             return side(more), after_side(fresh)
 

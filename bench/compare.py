@@ -76,7 +76,7 @@ def compare(saved: baseline.Baseline, ranks: int | None, launches: int, toleranc
     fresh: list[Launch] = []
 
     def again(cells: Collection[str]) -> tuple[Side, Side]:
-        fresh.extend(*collect([grid], launches, only=cells))
+        fresh.extend(*collect([grid], gate.FRESH, only=cells))
         return {}, after_side(fresh)
 
     crowded = oversubscribed(saved.launches) | oversubscribed(runs)

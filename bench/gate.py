@@ -42,8 +42,11 @@ Side: TypeAlias = Mapping[str, Sequence[Arms]]
 whose launches were all disturbed is there with an empty list, which is inconclusive."""
 
 TOLERANCE = 0.05
-CONFIDENCE = 0.95
+CONFIDENCE = 0.98
 MIN_LAUNCHES = 3
+
+FRESH = 5
+"""Launches that confirm or clear a suspect: few cells are, so more of them cost little."""
 
 # Past this half-width not even a slowdown of 20% could have been proven, so "pass" would be a lie.
 WIDEST = math.log(1.20)
@@ -99,10 +102,7 @@ def log_speedup(sequential: ArrayLike, parallel: ArrayLike) -> float:
 
     Pairs cancel what slows neighbouring rounds alike, the median what slows a few of them alone.
     """
-    seq, par = _times(sequential), _times(parallel)
-    if seq.size != par.size:
-        raise ValueError(f"rounds come in pairs, not {seq.size} sequential and {par.size} parallel")
-    return float(np.median(np.log(seq) - np.log(par)))
+    return float(_medians(sequential, parallel)[0])
 
 
 def moderate(
@@ -268,20 +268,24 @@ def _noise(cells: Mapping[str, tuple[NDArray[np.float64], ...]]) -> dict[str, tu
 
 
 def _launches(launches: Sequence[Arms]) -> NDArray[np.float64]:
-    """(launches, 3): log speedup, log median sequential time, log median parallel time."""
-    rows = [
-        (log_speedup(seq, par), math.log(np.median(_times(seq))), math.log(np.median(_times(par))))
-        for seq, par in launches
-    ]
-    return np.array(rows).reshape(-1, 3)
+    """(launches, 3): the `_medians` of each."""
+    return np.array([_medians(*arms) for arms in launches]).reshape(-1, 3)
+
+
+def _medians(sequential: ArrayLike, parallel: ArrayLike) -> NDArray[np.float64]:
+    """Medians over the rounds of one launch of log speedup, log sequential, log parallel time."""
+    seq, par = _logs(sequential), _logs(parallel)
+    if seq.size != par.size:
+        raise ValueError(f"rounds come in pairs, not {seq.size} sequential and {par.size} parallel")
+    return np.median([seq - par, seq, par], axis=1)
+
+
+def _logs(times: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(times, dtype=float)
+    if array.ndim != 1 or array.size == 0 or not np.all(np.isfinite(array) & (array > 0)):
+        raise ValueError("round times are a 1-D array of at least one positive number of seconds")
+    return np.log(array)
 
 
 def _speedup(launches: Sequence[Arms]) -> float | None:
     return math.exp(_launches(launches)[:, 0].mean()) if launches else None
-
-
-def _times(times: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(times, dtype=float)
-    if array.ndim != 1 or array.size == 0 or not np.all(np.isfinite(array) & (array > 0)):
-        raise ValueError("round times are a 1-D array of at least one positive number of seconds")
-    return array

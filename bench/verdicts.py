@@ -92,7 +92,7 @@ class Report:
         """How to read the interval and the tolerance."""
         return (
             "A cell fails when its speedup fell by more than a parallel arm "
-            f"{self.tolerance:.1%} slower explains (ratio below {1 / (1 + self.tolerance):.3f}), in "
+            f"{self.tolerance:.1%} slower explains (below {1 / (1 + self.tolerance):.3f}), in "
             "fresh launches too, and the interval lies below 1. Each end of the intervals holds "
             f"with {self.confidence:.0%} for all cells together. Times are after / before: above "
             "1 is slower."

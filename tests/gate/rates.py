@@ -1,0 +1,42 @@
+"""How often the gate errs, by simulation; what bench.aa measures on a real machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench import gate
+from bench.gate import Outcome
+from tests.gate.noise import CELLS, Noise, Program, side
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Shares of whole-grid comparisons."""
+
+    alarms: float
+    """A cell of unchanged code failed."""
+    found: float
+    """The slowed cell failed (of comparisons with one)."""
+    inconclusive: float
+    """Some cell was left without a verdict."""
+
+
+def simulate(noise: Noise, slowdown: float, comparisons: int, seed: int = 0) -> Rates:
+    """Whole-grid comparisons of 3 against 3 launches, and fresh ones for what they leave open."""
+    rng = np.random.default_rng(seed)
+    alarms = found = inconclusive = 0
+    for number in range(comparisons):
+        cell = CELLS[number % len(CELLS)]
+        program = Program().slowed(cell, slowdown) if slowdown else Program()
+        before, after = side(rng, noise), side(rng, noise, program)
+        verdicts = gate.judge(before, after)
+        if doubtful := gate.unsettled(verdicts):
+            again = side(rng, noise, program, gate.FRESH)
+            verdicts = gate.judge(before, after, {c: again[c] for c in doubtful})
+        failed = {v.cell for v in verdicts if v.outcome in gate.FAILED}
+        found += slowdown > 0 and cell in failed
+        alarms += bool(failed - {cell} if slowdown else failed)
+        inconclusive += any(v.outcome is Outcome.INCONCLUSIVE for v in verdicts)
+    return Rates(alarms / comparisons, found / comparisons, inconclusive / comparisons)

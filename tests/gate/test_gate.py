@@ -1,0 +1,213 @@
+"""The gate's core on round times whose truth is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import gate
+from bench.gate import Outcome, judge, log_speedup, moderate, unsettled
+from tests.gate.noise import CELLS, Noise, Program, side
+
+pytestmark = pytest.mark.workers(1)
+
+QUIET = Noise(launch=0.004, common=0.03, pair=0.05, round=0.004, outliers=0.05)
+
+
+def outcomes(verdicts):
+    return {verdict.cell: verdict.outcome for verdict in verdicts}
+
+
+def measured(seed, *programs, noise=QUIET, launches=3):
+    """One side per program, from one stream of random numbers."""
+    rng = np.random.default_rng(seed)
+    return [side(rng, noise, program, launches) for program in programs]
+
+
+class TestLogSpeedup:
+    def test_is_the_median_over_pairs(self):
+        assert log_speedup([2.0, 4.0, 90.0], [1.0, 2.0, 3.0]) == pytest.approx(np.log(2))
+
+    def test_keeps_what_slows_both_rounds_of_a_pair_out(self):
+        seconds = np.array([1.0, 7.0, 2.0, 5.0, 3.0])
+        assert log_speedup(2 * seconds, seconds) == pytest.approx(np.log(2), abs=1e-12)
+
+    @pytest.mark.parametrize(
+        "times",
+        [[], [1.0, np.nan], [1.0, 0.0], [1.0, -1.0], [[1.0, 2.0]], [1.0, np.inf]],
+        ids=["none", "nan", "zero", "negative", "2-D", "infinite"],
+    )
+    def test_refuses_what_is_no_time(self, times):
+        with pytest.raises(ValueError, match="positive number of seconds"):
+            log_speedup(times, times)
+
+    def test_refuses_unpaired_rounds(self):
+        with pytest.raises(ValueError, match="not 2 sequential and 3 parallel"):
+            log_speedup([1.0, 1.0], [1.0, 1.0, 1.0])
+
+
+class TestModerate:
+    def test_recovers_the_prior_that_the_variances_were_drawn_from(self):
+        rng = np.random.default_rng(0)
+        d, d0, s02 = 4, 6.0, 0.02**2
+        true = s02 * d0 / rng.chisquare(d0, 20_000)
+        drawn = true * rng.chisquare(d, true.size) / d
+        shrunk, freedom = moderate(drawn, np.full(true.size, d))
+        # (d0 s0^2 + d s^2) / (d0 + d): slope and intercept give the fitted prior back
+        slope, intercept = np.polyfit(drawn, shrunk, 1)
+        assert slope == pytest.approx(d / (d0 + d), rel=0.05)
+        assert intercept == pytest.approx(d0 * s02 / (d0 + d), rel=0.05)
+        assert freedom == pytest.approx(d0 + d, rel=0.05)
+
+    def test_pools_cells_that_differ_no_more_than_chance_makes_them(self):
+        variances, freedom = moderate([1e-4, 1.1e-4, 0.9e-4], [4, 4, 4])
+        assert variances == pytest.approx([1e-4] * 3)
+        assert freedom == pytest.approx([12] * 3)
+
+    def test_leaves_a_single_cell_alone(self):
+        assert [x.tolist() for x in moderate([1e-4], [4])] == [[1e-4], [4]]
+
+    def test_survives_launches_that_agree_to_the_last_digit(self):
+        variances, _ = moderate([0.0, 0.0, 1e-4], [4, 4, 4])
+        assert np.all(np.isfinite(variances) & (variances > 0))
+
+
+class TestJudge:
+    def test_equal_programs_pass(self):
+        before, after = measured(1, Program(), Program())
+        assert set(outcomes(judge(before, after)).values()) == {Outcome.PASS}
+
+    def test_a_machine_that_is_slower_today_passes(self):
+        before, after = measured(2, Program(), Program(sequential=4.4e-3, parallel=2.8e-3))
+        verdicts = judge(before, after)
+        assert set(outcomes(verdicts).values()) == {Outcome.PASS}
+        assert all(v.parallel_ratio == pytest.approx(2, rel=0.1) for v in verdicts)
+
+    def test_a_slower_parallel_arm_is_suspect_until_fresh_launches_confirm_it(self):
+        slow = Program().slowed("cell-2", 0.10)
+        before, after, fresh = measured(3, Program(), slow, slow)
+        first = judge(before, after)
+        assert outcomes(first)["cell-2"] is Outcome.SUSPECT
+        assert unsettled(first) == ["cell-2"]
+        final = outcomes(judge(before, after, fresh))
+        assert final.pop("cell-2") is Outcome.SLOWER
+        assert set(final.values()) == {Outcome.PASS}
+
+    def test_what_fresh_launches_do_not_confirm_passes_and_says_so(self):
+        before, after, fresh = measured(4, Program(), Program().slowed("cell-2", 0.10), Program())
+        verdict = {v.cell: v for v in judge(before, after, fresh)}["cell-2"]
+        assert verdict.outcome is Outcome.PASS
+        assert "not confirmed" in verdict.reason
+
+    def test_the_tolerance_is_a_slowdown(self):
+        slow = Program().slowed("cell-0", 0.10)
+        before, after, fresh = measured(5, Program(), slow, slow)
+        assert outcomes(judge(before, after, fresh, tolerance=0.08))["cell-0"] is Outcome.SLOWER
+        assert outcomes(judge(before, after, fresh, tolerance=0.12))["cell-0"] is Outcome.PASS
+        # +10% lowers the speedup by 9.1%
+        verdict = judge(before, after)[0]
+        assert verdict.ratio == pytest.approx(1 / 1.10, rel=0.01)
+
+    def test_a_faster_sequential_arm_is_named(self):
+        program = Program(slower_sequential={"cell-1": -0.15})
+        before, after, fresh = measured(6, Program(), program, program)
+        verdict = {v.cell: v for v in judge(before, after, fresh)}["cell-1"]
+        assert verdict.outcome is Outcome.SEQUENTIAL_FASTER
+        assert "sequential arm got faster" in verdict.reason
+
+    def test_a_slower_sequential_arm_is_no_gain(self):
+        """As when idle ranks spin while the sequential arm is taken: twice the apparent speedup."""
+        program = Program(slower_sequential=dict.fromkeys(CELLS, 1.0))
+        before, after = measured(7, Program(), program)
+        assert set(outcomes(judge(before, after)).values()) == {Outcome.SEQUENTIAL_SLOWER}
+
+    def test_a_faster_parallel_arm_is_reported(self):
+        before, after = measured(8, Program(), Program().slowed("cell-5", -0.12))
+        assert outcomes(judge(before, after))["cell-5"] is Outcome.FASTER
+
+    def test_a_missing_cell_fails(self):
+        before, after = measured(9, Program(), Program())
+        del after["cell-3"]
+        assert outcomes(judge(before, after))["cell-3"] is Outcome.MISSING
+        assert Outcome.MISSING in gate.FAILED
+
+    def test_a_new_cell_is_shown(self):
+        before, after = measured(10, Program(), Program())
+        del before["cell-3"]
+        verdict = judge(before, after)[-1]
+        assert (verdict.cell, verdict.outcome) == ("cell-3", Outcome.NEW)
+        assert verdict.after == pytest.approx(2.2 / 1.4, rel=0.05)
+
+    def test_oversubscribed_cells_are_shown_and_never_gated(self):
+        slow = Program().slowed("cell-4", 0.5)
+        before, after, fresh = measured(11, Program(), slow, slow)
+        verdict = {v.cell: v for v in judge(before, after, fresh, oversubscribed={"cell-4"})}[
+            "cell-4"
+        ]
+        assert verdict.outcome is Outcome.NOT_GATED
+        assert verdict.ratio == pytest.approx(1 / 1.5, rel=0.05)
+
+    @pytest.mark.parametrize("launches", [0, 1, 2])
+    def test_too_few_launches_are_inconclusive_not_a_pass(self, launches):
+        before, after = measured(12, Program(), Program())
+        after["cell-0"] = after["cell-0"][:launches]
+        assert outcomes(judge(before, after))["cell-0"] is Outcome.INCONCLUSIVE
+
+    def test_a_suspect_without_fresh_launches_stays_undecided(self):
+        slow = Program().slowed("cell-2", 0.10)
+        before, after, fresh = measured(13, Program(), slow, slow)
+        fresh["cell-2"] = fresh["cell-2"][:2]
+        outcome = outcomes(judge(before, after, fresh))["cell-2"]
+        assert outcome in gate.UNDECIDED
+
+    def test_noise_that_would_hide_20_percent_is_inconclusive(self):
+        wild = Noise(launch=0.25)
+        before, after = measured(14, Program(), Program(), noise=wild)
+        assert Outcome.PASS not in outcomes(judge(before, after)).values()
+
+    @pytest.mark.parametrize("bad", [{"tolerance": 0}, {"tolerance": 5}, {"confidence": 1}])
+    def test_refuses_meaningless_settings(self, bad):
+        with pytest.raises(ValueError, match="between"):
+            judge({}, {}, **bad)
+
+
+@settings(derandomize=True, deadline=None, max_examples=25, database=None)
+@given(seed=st.integers(0, 2**32 - 1), factor=st.floats(0.2, 5), slow=st.floats(0, 0.3))
+def test_verdicts_do_not_depend_on_the_speed_of_the_machine(seed, factor, slow):
+    program = Program().slowed("cell-0", slow)
+    before, after, fresh = measured(seed, Program(), program, program, noise=Noise())
+    scaled = [
+        {cell: [(seq * factor, par * factor) for seq, par in own] for cell, own in s.items()}
+        for s in (after, fresh)
+    ]
+    # Names of causes look at the arms' times and may change; whether a cell failed may not.
+    plain = [v.outcome in gate.FAILED for v in judge(before, after, fresh)]
+    assert [v.outcome in gate.FAILED for v in judge(before, *scaled)] == plain
+
+
+@settings(derandomize=True, deadline=None, max_examples=25, database=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_verdicts_do_not_depend_on_the_order_of_pairs_launches_and_cells(seed):
+    slow = Program().slowed("cell-0", 0.08)
+    before, after, fresh = measured(seed, Program(), slow, slow, noise=Noise())
+    order = np.random.default_rng(seed).permutation(Noise().rounds)
+    turned = {
+        cell: [(seq[order], par[order]) for seq, par in reversed(own)]
+        for cell, own in reversed(after.items())
+    }
+    expected, got = (judge(before, a, fresh) for a in (after, turned))
+    assert outcomes(got) == outcomes(expected)
+    assert [v.ratio for v in got] == pytest.approx([v.ratio for v in expected])
+
+
+@settings(derandomize=True, deadline=None, max_examples=25, database=None)
+@given(seed=st.integers(0, 2**32 - 1), more=st.floats(0, 0.5))
+def test_slowing_a_failed_cell_further_never_saves_it(seed, more):
+    slow = Program().slowed("cell-0", 0.10)
+    before, after, fresh = measured(seed, Program(), slow, slow, noise=Noise())
+    slower = [
+        {**s, "cell-0": [(seq, par * (1 + more)) for seq, par in s["cell-0"]]}
+        for s in (after, fresh)
+    ]
+    if outcomes(judge(before, after, fresh))["cell-0"] in gate.FAILED:
+        assert outcomes(judge(before, *slower))["cell-0"] in gate.FAILED

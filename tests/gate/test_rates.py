@@ -1,0 +1,39 @@
+"""The error rates that the gate promises, on synthetic noise of every kind that was met.
+
+Fixed seeds and rates measured far from the bounds: a test that fails here is a gate that changed.
+"""
+
+import pytest
+
+from tests.gate.noise import Noise
+from tests.gate.rates import simulate
+
+pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
+
+KINDS = {
+    "usual": Noise(),
+    "worst measured": Noise(launch=0.021),
+    "heavy tails": Noise(tail=4),
+    "worst measured, heavy tails": Noise(launch=0.021, tail=4),
+    "worst measured, correlated cells": Noise(launch=0.021, cells=0.6),
+    "correlated arms": Noise(pair=0.4),
+    "drift in a launch": Noise(drift=0.5),
+    "outlying rounds": Noise(outliers=0.15),
+}
+
+
+@pytest.mark.parametrize("noise", KINDS.values(), ids=KINDS)
+def test_false_alarms_are_at_most_1_in_100_grids(noise):
+    assert simulate(noise, 0.0, comparisons=100).alarms <= 0.01
+
+
+@pytest.mark.parametrize("noise", KINDS.values(), ids=KINDS)
+def test_a_10_percent_slower_cell_is_found_in_95_of_100(noise):
+    rates = simulate(noise, 0.10, comparisons=200)
+    assert rates.found >= 0.95
+    assert rates.alarms <= 0.01
+
+
+@pytest.mark.parametrize("noise", KINDS.values(), ids=KINDS)
+def test_a_20_percent_slower_cell_is_always_found(noise):
+    assert simulate(noise, 0.20, comparisons=25).found == 1

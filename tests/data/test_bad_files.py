@@ -139,6 +139,10 @@ NAN[42, 7] = np.nan
 OBJECTS = np.array(["one", "two"] * 35, dtype=object)
 
 
+MATLAB = mat(x=FLAT, y=Y)
+TYPE_CODE = 176  # where the type of the numbers of x stands; scipy crashes on a wrong one
+
+
 @pytest.mark.parametrize(
     ("suffix", "contents", "message"),
     [
@@ -185,6 +189,7 @@ OBJECTS = np.array(["one", "two"] * 35, dtype=object)
         (".mat", mat(True, x=FLAT, y=Y)[:-500], "cut off"),
         (".mat", b"MATLAB 7.3 MAT-file" + bytes(109), "save with -v7 in MATLAB, or as .npz"),
         (".mat", b"\x89HDF\r\n\x1a\n" + bytes(120), "save with -v7 in MATLAB"),
+        (".mat", MATLAB[:TYPE_CODE] + b"\xc8" + MATLAB[TYPE_CODE + 1 :], r"\(70, 784\), and 54,8"),
         (".mat", mat(x=FLAT), "no array y or y_train"),
         (".mat", mat(x=OBJECTS, y=Y), "x is a MATLAB cell; expected an array of numbers"),
         (".mat", mat(x={"a": 1}, y=Y), "x is a MATLAB struct"),

@@ -91,6 +91,15 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path, monkeypatch) -> Non
     assert {file.name for file in tmp_path.iterdir()} == {"cache", "set.npz"}
 
 
+def test_who_reads_the_old_file_while_it_is_replaced_reads_on(tmp_path: Path) -> None:
+    dataset = load("iris")
+    dataset.save(tmp_path / "set.npz")
+    before = (tmp_path / "set.npz").read_bytes()
+    with (tmp_path / "set.npz").open("rb") as old:
+        load("iris", size=50).save(tmp_path / "set.npz")
+        assert old.read() == before
+
+
 def test_export_to_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"expected a name that ends in \.npz or \.mat"):
         load("iris").save(tmp_path / "set.csv")

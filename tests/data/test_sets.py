@@ -48,9 +48,16 @@ def test_no_test_image_is_a_distortion_of_a_training_image(monkeypatch: pytest.M
     assert len(train | test) == len({g.tobytes() for g in digits.originals()[0][:, 2:30, 2:30]})
 
 
-def test_every_image_is_another_distortion_of_its_original() -> None:
-    raw = digits.make(2_000, seed=0)
-    assert len({image.tobytes() for image in raw.x}) == 2_000
+def test_every_chunk_draws_distortions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = []
+
+    def record(glyphs: NDArray, rng: np.random.Generator) -> NDArray:
+        draws.append(int(rng.integers(1 << 62)))
+        return glyphs[:, 2:30, 2:30]
+
+    monkeypatch.setattr(digits, "distort", record)
+    digits.make(12_500, seed=0)
+    assert len(set(draws)) == len(draws) == 13 + 3  # chunks of 1,000, of both parts
 
 
 def test_distortions_are_as_strong_in_the_last_chunk_as_in_the_first() -> None:

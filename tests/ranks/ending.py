@@ -1,36 +1,33 @@
-"""How a run ends: in order, or, after the death of a rank, without Finalize."""
+"""How a run ends: in order, or, after the death of a rank, without Finalize, which would hang."""
 
 import atexit
-import os
 import sys
 import time
-from typing import NoReturn
 
 from tests.ranks.control import Control
+from tests.ranks.deaths import exit_now
 from tests.ranks.mpi import MPI
+from tests.ranks.watchdog import Watchdog
 
-# os._exit as it was before deaths.py replaced it.
-_exit = os._exit
+_FINALIZE_TIME = 20.0
 
 
-def finish(control: Control, code: int) -> None:
-    """Leave MPI. After a death this ends the process with ``code``, since Finalize would hang.
+def end(control: Control, watchdog: Watchdog, code: int) -> None:
+    """Leave MPI. If ranks have died, or communicators were revoked, the process ends here.
 
-    The leader goes last: the launcher kills what is left when a rank leaves with an error, and it
-    takes its own exit code from it.
+    The leader then goes last: the launcher takes its exit code from the rank that leaves with an
+    error, and kills those that are still there.
     """
     if control.whole:
+        watchdog.kill_in(_FINALIZE_TIME)
         MPI.Finalize()
+        watchdog.leave()
         return
-    leave(control, code)
-
-
-def leave(control: Control, code: int) -> NoReturn:
-    """End this process now, in the order that keeps the leader's exit code."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
+    watchdog.leave()
     if control.rank != control.leader:
-        _exit(0)
+        exit_now(0)
     time.sleep(0.3)
-    _exit(code)
+    exit_now(code)

@@ -14,7 +14,6 @@ import pytest
 from tests.ranks.control import allgather
 from tests.ranks.groups import Group
 from tests.ranks.mpi import MPI
-from tests.ranks.waiting import wait
 
 _GRACE = 0.25
 
@@ -47,7 +46,7 @@ def agree_on_each(item: pytest.Function, group: Group) -> None:
     handle.inner_test = _collective(inner, group.verdicts)
 
 
-def _collective(test: Callable[..., Any], verdicts: MPI.Intracomm) -> Callable[..., Any]:
+def _collective(test: Callable[..., Any], verdicts: MPI.Comm) -> Callable[..., Any]:
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
         error: BaseException | None = None
@@ -58,16 +57,19 @@ def _collective(test: Callable[..., Any], verdicts: MPI.Intracomm) -> Callable[.
         # Raised outside of the except block and from one line on all ranks: Hypothesis tells bugs
         # apart by type, place and context of the exception.
         outcome = _outcome(error)
-        ready = verdicts.Ibarrier()
-        if error is not None and not wait(ready.Test, _GRACE):
-            raise ExampleTorn(str(error)) from error
-        outcomes = allgather(verdicts, outcome)
+        torn = functools.partial(_give_up, error) if error is not None else None
+        outcomes = allgather(verdicts, outcome, torn)
         failures = [f"rank {r}: {o}" for r, o in enumerate(outcomes) if o]
         if failures:
             raise AssertionError("; ".join(failures)) from None
 
     run.__wrapped_by_ranks__ = test  # type: ignore[attr-defined]
     return run
+
+
+def _give_up(error: BaseException, waited: float) -> None:
+    if waited > _GRACE:
+        raise ExampleTorn(str(error)) from error
 
 
 def _outcome(error: BaseException | None) -> str:

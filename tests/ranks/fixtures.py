@@ -13,7 +13,7 @@ def workers(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def comm(request: pytest.FixtureRequest, workers: int) -> MPI.Intracomm:
+def comm(request: pytest.FixtureRequest, workers: int) -> MPI.Comm:
     """A communicator of this test's own, over the first ``workers`` ranks.
 
     The other ranks sleep until the test is over. They run neither its body nor the fixtures that
@@ -23,7 +23,7 @@ def comm(request: pytest.FixtureRequest, workers: int) -> MPI.Intracomm:
 
 
 @pytest.fixture
-def world(request: pytest.FixtureRequest) -> MPI.Intracomm:
+def world(request: pytest.FixtureRequest) -> MPI.Comm:
     """A communicator of this test's own over all ranks (of those that are alive)."""
     if "workers" in request.fixturenames:
         raise pytest.UsageError("a test uses either world, all ranks, or comm, some of them")

@@ -1,7 +1,9 @@
 """Who takes part in a test, and the private communicator for it."""
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pytest
 
@@ -14,20 +16,23 @@ class Group:
     """The first ``size`` surviving ranks; ``comm`` is COMM_NULL on the ranks that stay idle."""
 
     size: int
-    comm: MPI.Intracomm
+    comm: MPI.Comm
 
     @property
     def active(self) -> bool:
         return self.comm != MPI.COMM_NULL
 
     @cached_property
-    def verdicts(self) -> MPI.Intracomm:
+    def verdicts(self) -> MPI.Comm:
         """A duplicate for messages about the test beside those of the test."""
         return self.comm.Dup()
 
     def free(self) -> None:
         """Collective over the group. Not to be called after a revocation: Free could hang."""
-        if self.active:
+        if not self.active:
+            return
+        # A rank that dies at this moment shows in the next exchange.
+        with contextlib.suppress(MPI.Exception):
             if "verdicts" in vars(self):
                 self.verdicts.Free()
             self.comm.Free()
@@ -70,3 +75,17 @@ def form(control: Control, size: int) -> Group:
     """A fresh communicator of the first ``size`` survivors. Collective over all survivors."""
     taking_part = control.comm.rank < size
     return Group(size, control.comm.Split(0 if taking_part else MPI.UNDEFINED))
+
+
+def uses_comm(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> bool:
+    """Whether a fixture is built, directly or not, on ``comm``."""
+    seen, names = set[str](), list(fixturedef.argnames)
+    while names:
+        name = names.pop()
+        if name == "comm":
+            return True
+        if name not in seen:
+            seen.add(name)
+            for definition in request._fixturemanager.getfixturedefs(name, request.node) or ():
+                names.extend(definition.argnames)
+    return False

@@ -1,12 +1,15 @@
 """The pytest hooks. A conftest loads this by ``pytest_plugins = ["tests.ranks.plugin"]``."""
 
+import faulthandler
 from collections.abc import Generator
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NoReturn
 
 import pytest
 
-from tests.ranks import ending, examples, groups, quiet, verdict
-from tests.ranks.control import Control, Patience
+from tests.ranks import clashes, deaths, ending, examples, groups, quiet, verdict
+from tests.ranks.control import Control
+from tests.ranks.meeting import Meeting, RunEnds
 from tests.ranks.mpi import MPI, launch_problem
 from tests.ranks.watchdog import Watchdog
 
@@ -15,8 +18,8 @@ pytest_plugins = ["tests.ranks.fixtures"]
 # How long a rank that failed waits for the others before it revokes their communicators. A skip
 # waits longer: on all ranks it is a skip, after a revocation it would be a failure.
 _GRACE = {"failed": 0.25, "xfailed": 0.25, "skipped": 1.0}
-# A rank waits this much longer than the deadline for another one; by then the guard has acted.
-_LAST_RESORT = 12.0
+# Until all ranks are there for the first time: a rank may have failed before it loaded this.
+_START_TIME = 60.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,58 +57,82 @@ class RankAware:
     """One session on all ranks: the same tests at the same time, and the same verdicts."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.config = config
+        self.deadline = float(config.getoption("--deadline"))
+        faulthandler.dump_traceback_later(_START_TIME, exit=True)
         self.control = Control()
         self.watchdog = Watchdog(self.control)
-        self.over = False  # whether the ranks have agreed to end
+        faulthandler.cancel_dump_traceback_later()
+        self.meeting = Meeting(self.control, self.watchdog)
+        self.torn = False  # whether the current test's communicators are revoked or have lost ranks
         self.farewell = ""  # why this rank ends before the others, if it does
-        self.crashed: dict[int, str] = {}  # the dead, and what is known of their end
-        self.torn = False  # whether communicators of the current test were revoked, or ranks died
+        self.collect_errors: list[str] = []
         self.not_run: list[str] = []
+        self.closing = ""  # what is shown at the end, if the ranks could not go on together
+        self.code = 0
 
     def pytest_report_header(self) -> str:
         size = len(self.control.alive)
         tolerance = "fault-tolerant" if self.control.tolerant else "not fault-tolerant"
         return f"ranks: {size} ({tolerance})"
 
+    def pytest_sessionstart(self) -> None:
+        # After pytest's own faulthandler plugin, which would print without saying which rank.
+        if self.control.tolerant and len(self.control.alive) > 1:
+            deaths.leave_traces(self.watchdog)
+
     # Collection
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         groups.parametrize(metafunc, MPI.COMM_WORLD.size)
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.collect_errors.append(f"{report.nodeid}: {report.longreprtext}")
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection(self) -> Generator[None, Any, Any]:
+        with self.watchdog.phase(self.deadline):
+            return (yield)
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        nodeids = [item.nodeid for item in session.items]
-        self._exchange("collection", {"nodeids": nodeids}, None, self._default_deadline)
+        self.watchdog.disarm()
+        message = {"nodeids": [i.nodeid for i in session.items], "errors": self.collect_errors}
+        answers = self._exchange("collection", message, self.deadline)
+        nodeids = {rank: answer["nodeids"] for rank, answer in answers.items()}
+        errors = {rank: answer["errors"] for rank, answer in answers.items()}
+        if self.meeting.dead:
+            self._exit("a rank died during collection", "")
+        if difference := clashes.collections(nodeids, errors):
+            self._exit("the ranks have not collected the same tests", difference)
 
     # The phases of a test
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         # Not in a wrapper: a skip raised before a wrapper's yield leaves other plugins half set up.
-        need, left = groups.workers_of(item, len(self.control.alive)), len(self.control.alive)
+        left = len(self.control.alive)
+        need = groups.workers_of(item, left)
+        if need > left and self.meeting.dead:
+            self.not_run.append(item.nodeid)
+            pytest.skip(f"not run: needs {need} ranks, {left} are left")
         if need > left:
-            if self.crashed:
-                self.not_run.append(item.nodeid)
-            pytest.skip(
-                f"needs {need} ranks, "
-                + (f"{left} are left" if self.crashed else f"this run has {left}")
-            )
+            pytest.skip(f"needs {need} ranks, this run has {left}")
         item.stash[groups.GROUP] = groups.form(self.control, need)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_setup")
     def pytest_runtest_setup_in_time(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        with self.watchdog.phase(self._deadline(item), f"{item.nodeid} setup"):
+        with self.watchdog.phase(self._deadline_of(item)):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        with self.watchdog.phase(self._deadline(item), f"{item.nodeid} call"):
+        with self.watchdog.phase(self._deadline_of(item)):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        with self.watchdog.phase(self._deadline(item), f"{item.nodeid} teardown"):
+        with self.watchdog.phase(self._deadline_of(item)):
             return (yield)
 
     @pytest.hookimpl(tryfirst=True)
@@ -121,12 +148,12 @@ class RankAware:
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Any:
         """Idle ranks do not run the fixtures that use ``comm``; its absence stands for them all."""
-        group = (
-            request.node.stash.get(groups.GROUP, None) if fixturedef.scope == "function" else None
-        )
-        if group is None or group.active or not _uses_comm(fixturedef, request):
+        if fixturedef.scope != "function":
             return None
-        fixturedef.cached_result = (group.comm, fixturedef.cache_key(request), None)
+        group = request.node.stash.get(groups.GROUP, None)
+        if group is None or group.active or not groups.uses_comm(fixturedef, request):
+            return None
+        fixturedef.cached_result = (group.comm, getattr(request, "param", None), None)
         return group.comm
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -137,108 +164,90 @@ class RankAware:
         self.watchdog.disarm()
         group = item.stash.get(groups.GROUP, None)
         idle = group is not None and not group.active
-        mine = verdict.word(report, call, self.watchdog.stack, idle)
-        before = list(self.control.alive)
-        answers = self._exchange(
-            f"{item.nodeid} {call.when}",
-            {"word": verdict.to_json(mine), "revoked": self.control.revoked},
-            _GRACE.get(mine.outcome),
-            self._deadline(item),
-        )
-        dead = {r: self._last_words(r) for r in before if r not in self.control.alive}
-        self.crashed |= dead
+        mine = verdict.word(report, call, self.watchdog.overrun, idle)
+        known = set(self.meeting.dead)
+        topic = f"{item.nodeid} {call.when}"
+        message = {"word": asdict(mine), "revoked": self.control.revoked}
+        deadline = self._deadline_of(item)
+        answers = self._exchange(topic, message, deadline, _GRACE.get(mine.outcome))
+        dead = {rank: text for rank, text in self.meeting.dead.items() if rank not in known}
         if dead or any(answer["revoked"] for answer in answers.values()):
             self.torn, self.control.whole = True, False
         words = {rank: verdict.Word(**answer["word"]) for rank, answer in answers.items()}
         verdict.apply(verdict.agreed(words, dead, item.location[0]), report)
-        if call.when == "teardown" and group is not None:
-            if self.torn:
-                self.torn = self.control.revoked = False
-            else:
-                group.free()
+        if 0 in dead:
+            # Nobody else prints, and what was to be saved went with it.
+            if self.control.rank == self.control.leader:
+                self.watchdog.say(f"{topic}\n{report.longrepr}")
+            self._exit("rank 0 died, which prints and saves", "")
+        if call.when == "teardown":
+            self._free(group)
         return report
+
+    def _free(self, group: groups.Group | None) -> None:
+        if group is not None and not self.torn:
+            group.free()
+        self.torn = self.control.revoked = False
 
     # The end
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         self.farewell = excinfo.exconly()
 
+    def pytest_internalerror(self, excrepr: object) -> None:
+        self.farewell = f"internal error\n{excrepr}"
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
+    def pytest_sessionfinish(
+        self, session: pytest.Session, exitstatus: int
+    ) -> Generator[None, Any, Any]:
         self.watchdog.disarm()
-        if not self.over:
-            self._exchange(
-                "bye",
-                {"bye": self.farewell},
-                0.25 if self.farewell else None,
-                self._default_deadline,
-            )
+        if not self.meeting.over:
+            try:
+                session.exitstatus = self.meeting.leave(self.farewell, exitstatus, self.deadline)
+            except RunEnds as end:
+                self.closing = self.closing or str(end)
+        if self.meeting.dead and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.control.rank > 0:
             quiet.stop_caching(session.config)
-        return (yield)
+        # Fixtures that were left over are torn down now.
+        with self.watchdog.phase(self.deadline):
+            result = yield
+        self.code = int(session.exitstatus)
+        return result
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for rank, text in self.meeting.dead.items():
+            terminalreporter.section(f"rank {rank} died")
+            terminalreporter.line(text)
         if self.not_run:
             terminalreporter.section("not run, because ranks have died")
             for nodeid in self.not_run:
                 terminalreporter.line(nodeid)
+        if self.closing:
+            terminalreporter.section("the run ended early")
+            terminalreporter.line(self.closing)
 
     @pytest.hookimpl(trylast=True)
-    def pytest_unconfigure(self, config: pytest.Config) -> None:
-        ending.finish(self.control, 1)
+    def pytest_unconfigure(self) -> None:
+        ending.end(self.control, self.watchdog, self.code)
 
     # Help
 
-    @property
-    def _default_deadline(self) -> float:
-        return float(self.config.getoption("--deadline"))
-
-    def _deadline(self, item: pytest.Item) -> float:
+    def _deadline_of(self, item: pytest.Item) -> float:
         mark = item.get_closest_marker("deadline")
-        return float(mark.args[0]) if mark else self._default_deadline
+        return float(mark.args[0]) if mark else self.deadline
 
     def _exchange(
-        self, topic: str, message: dict[str, Any], grace: float | None, deadline: float
+        self, topic: str, message: dict[str, Any], deadline: float, grace: float | None = None
     ) -> dict[int, dict[str, Any]]:
-        """All survivors' messages; ends the session when the ranks are not at the same point."""
-        patience: Patience = []
-        if self.control.tolerant and grace is not None:
-            patience.append((grace, self.control.unblock))
-        patience.append((deadline + _LAST_RESORT, lambda: self._give_up(topic)))
-        answers = self.control.exchange({"topic": topic, **message}, patience)
-        leaving = {r: a["bye"] for r, a in answers.items() if "bye" in a}
-        if len(leaving) == len(answers):
-            self.over = True
-        elif leaving:
-            self.over = True
-            if topic != "bye":
-                reasons = "; ".join(
-                    f"rank {r} left the session: {why}" for r, why in leaving.items()
-                )
-                pytest.exit(reasons, returncode=pytest.ExitCode.INTERRUPTED)
-        return answers
+        try:
+            return self.meeting.exchange(topic, message, deadline, grace)
+        except RunEnds as end:
+            self._exit(str(end), "")
 
-    def _give_up(self, topic: str) -> None:
-        self.watchdog.say(f"{topic}: another rank did not answer; the run is aborted")
-        self.watchdog.abort()
-
-    def _last_words(self, rank: int) -> str:
-        notes = self.watchdog.table.notes(rank)
-        text = notes.read_text() if notes.exists() else ""
-        return text or "It left no trace: killed by a signal, or by the system for lack of memory."
-
-
-def _uses_comm(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> bool:
-    """Whether a fixture is built, directly or not, on ``comm``."""
-    if fixturedef.argname == "comm":
-        return False  # it is the absence of a communicator itself
-    seen, names = set(), list(fixturedef.argnames)
-    while names:
-        name = names.pop()
-        if name == "comm":
-            return True
-        if name not in seen:
-            seen.add(name)
-            for definition in request._fixturemanager.getfixturedefs(name, request.node) or ():
-                names.extend(definition.argnames)
-    return False
+    def _exit(self, reason: str, details: str) -> NoReturn:
+        self.closing = f"{reason}\n{details}".strip()
+        self.meeting.over = True
+        pytest.exit(reason, returncode=pytest.ExitCode.INTERRUPTED)

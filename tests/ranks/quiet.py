@@ -1,6 +1,7 @@
 """Ranks other than the first neither print nor save."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,7 @@ def silence_terminal(config: pytest.Config) -> None:
     reporter = manager.get_plugin("terminalreporter")
     manager.unregister(reporter)
     manager.register(
-        pytest.TerminalReporter(config, open(os.devnull, "w")),  # noqa: SIM115 (lives to the end)
+        pytest.TerminalReporter(config, Path(os.devnull).open("w")),  # noqa: SIM115
         "terminalreporter",
     )
 

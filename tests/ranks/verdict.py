@@ -5,14 +5,21 @@ skipped, or fails as expected, on some ranks only is a failure too: the ranks ha
 paths through it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.ranks.mpi import MPI
+from tests.ranks.watchdog import Interrupted, Overrun
 
-_CONSEQUENCE = {MPI.ERR_REVOKED, MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING}
+# Open MPI reports some revocations and deaths as "known error not in list".
+_CONSEQUENCE = {
+    MPI.ERR_REVOKED,
+    MPI.ERR_PROC_FAILED,
+    MPI.ERR_PROC_FAILED_PENDING,
+    MPI.ERR_OTHER,
+}
 
 
 @dataclass(frozen=True)
@@ -27,11 +34,14 @@ class Word:
 
 
 def word(
-    report: pytest.TestReport, call: pytest.CallInfo[Any], stack: str | None, idle: bool
+    report: pytest.TestReport, call: pytest.CallInfo[Any], overrun: Overrun | None, idle: bool
 ) -> Word:
-    """This rank's word; ``stack`` is where it was if it overran the deadline."""
-    if stack is not None:
-        return Word("failed", f"{stack}\n{_failure(report)}", stack.splitlines()[0], idle=idle)
+    """This rank's word; ``overrun`` if it did not leave the phase by itself."""
+    if overrun is not None:
+        text = f"{overrun.reason}; it was here:\n{overrun.stack}"
+        if call.excinfo and not (call.excinfo.errisinstance(Interrupted) or _passed_on(call)):
+            text += f"\nand then:\n{_failure(report)}"
+        return Word("failed", text, overrun.reason, consequence=overrun.forced, idle=idle)
     if hasattr(report, "wasxfail"):
         return Word("xpassed" if report.passed else "xfailed", report.wasxfail, idle=idle)
     if report.skipped:
@@ -39,10 +49,17 @@ def word(
         return Word("skipped", str(reason), idle=idle)
     if report.passed:
         return Word("passed", idle=idle)
-    error = call.excinfo.value if call.excinfo else None
-    consequence = isinstance(error, MPI.Exception) and error.Get_error_class() in _CONSEQUENCE
     crash = call.excinfo.exconly().splitlines()[0] if call.excinfo else report.longreprtext
-    return Word("failed", _failure(report), crash, consequence, idle)
+    if call.excinfo and _passed_on(call):
+        place = [e for e in call.excinfo.traceback if str(e.path).endswith(".py")][-1]
+        crash = f"{crash}, at {place.path}:{place.lineno + 1}"
+    return Word("failed", _failure(report), crash, _passed_on(call), idle)
+
+
+def _passed_on(call: pytest.CallInfo[Any]) -> bool:
+    """Whether the error only says that communication with another rank has ended."""
+    error = call.excinfo.value if call.excinfo else None
+    return isinstance(error, MPI.Exception) and error.Get_error_class() in _CONSEQUENCE
 
 
 def _failure(report: pytest.TestReport) -> str:
@@ -51,7 +68,7 @@ def _failure(report: pytest.TestReport) -> str:
 
 
 class Failure:
-    """What pytest shows as a report's ``longrepr``: one block per rank that has something to say."""
+    """What pytest shows as a report's ``longrepr``: a block per rank that has something to say."""
 
     def __init__(self, blocks: list[tuple[str, str]], crash: str, path: str) -> None:
         self.blocks = blocks
@@ -111,11 +128,13 @@ def _all_failures(
     causes = {r: w for r, w in failed.items() if not w.consequence}
     if not causes and not dead:
         causes = failed
+    for crash in dict.fromkeys(w.crash for w in causes.values()):
+        ranks = ", ".join(str(r) for r, w in causes.items() if w.crash == crash)
+        crashes.append(f"rank {ranks}: {crash}")
     for rank, w in causes.items():
         blocks.append((f"rank {rank} failed", w.text))
-        crashes.append(f"rank {rank}: {w.crash}")
     others = [
-        f"rank {r}: " + ("left its communication with them" if r in failed else w.outcome)
+        f"rank {r}: " + (w.crash if r in failed else "idle" if w.idle else w.outcome)
         for r, w in words.items()
         if r not in causes
     ]
@@ -141,7 +160,3 @@ def apply(verdict: Verdict, report: pytest.TestReport) -> None:
     else:
         report.outcome = "skipped" if verdict.outcome == "xfailed" else "passed"
         report.wasxfail = verdict.reason
-
-
-def to_json(w: Word) -> dict[str, Any]:
-    return asdict(w)

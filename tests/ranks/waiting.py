@@ -11,17 +11,15 @@ from collections.abc import Callable
 _SHARE, _SHORTEST, _LONGEST = 0.1, 5e-5, 5e-3
 
 
-def nap(waited: float) -> None:
-    """Sleep a little, in proportion to the seconds already ``waited``."""
-    time.sleep(min(max(_SHARE * waited, _SHORTEST), _LONGEST))
+def wait(done: Callable[[], bool], meanwhile: Callable[[float], object] | None = None) -> float:
+    """Sleep until ``done()``, calling ``meanwhile(seconds waited)`` after each nap.
 
-
-def wait(done: Callable[[], bool], limit: float | None = None) -> bool:
-    """Sleep until ``done()`` is true; return False if that takes longer than ``limit`` seconds."""
+    Returns the seconds waited. An exception from ``meanwhile`` ends the wait.
+    """
     start = time.monotonic()
     while not done():
         waited = time.monotonic() - start
-        if limit is not None and waited > limit:
-            return False
-        nap(waited)
-    return True
+        time.sleep(min(max(_SHARE * waited, _SHORTEST), _LONGEST))
+        if meanwhile is not None:
+            meanwhile(waited)
+    return time.monotonic() - start

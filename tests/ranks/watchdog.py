@@ -1,39 +1,51 @@
 """The deadline of a phase, and what follows when a rank overruns it.
 
-========= ==========================================================================================
-deadline  the stack of this rank is kept, every communicator of the test is revoked on all ranks
-+ 0.5 s   DeadlineExceeded is raised in the main thread, which ends Python loops and sleeps
-+ 1.5 s   stacks once more, written from C, for a rank whose C code holds the interpreter
-+ 2 s     COMM_WORLD is revoked too: later tests that use it directly will fail
-+ 4 s     the guard kills this rank; the others go on without it
-========= ==========================================================================================
+======== ===========================================================================================
+deadline the stack of this rank is kept
++ 0.2 s  every communicator of the test is revoked on all ranks (who have their stacks by now)
++ 0.5 s  Interrupted is raised in the main thread, which ends Python loops and sleeps
++ 1.5 s  the stack once more, written from C, for a rank whose C code holds the interpreter
++ 2 s    COMM_WORLD is revoked too: later tests that use it directly will fail
++ 4 s    the guard kills this rank; the others go on without it
+======== ===========================================================================================
 
-Without fault tolerance there is nothing to go on with: the stacks are printed, and the launch is
-aborted one second later, so that the other ranks can print theirs.
+The death of another rank brings the deadline forward. Without fault tolerance there is nothing to
+go on with: stacks are printed, and the launch is aborted a second later, so that the other ranks
+can print theirs.
 """
 
 import faulthandler
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-from tests.ranks import guard
+from tests.ranks import guard, stacks
 from tests.ranks.control import Control, allgather
 from tests.ranks.mpi import MPI
 
-KILL_AFTER = 4.0
+_KILL_AFTER = 4.0
+_LOOK_AROUND = 0.5  # seconds between two looks at who has gone
+
+Step = tuple[float, Callable[[], object]]
 
 
-class DeadlineExceeded(BaseException):
-    """Raised in the main thread of a rank that overran its deadline. Not to be swallowed."""
+class Interrupted(BaseException):
+    """Raised in the main thread of a rank that has to leave its phase. Not to be swallowed."""
+
+
+@dataclass(frozen=True)
+class Overrun:
+    """A phase that this rank did not leave by itself."""
+
+    reason: str
+    stack: str
+    forced: bool  # by the death of another rank, and not by the deadline
 
 
 class Watchdog:
@@ -41,18 +53,17 @@ class Watchdog:
 
     def __init__(self, control: Control) -> None:
         self.rank = control.rank
-        self.stack: str | None = None  # where this rank was when its deadline passed
+        self.overrun: Overrun | None = None  # of the current or latest phase
         self._control = control
-        self._what = ""
         self._armed = False
-        self._start = 0.0  # time.monotonic() of the deadline
-        self._steps: list[tuple[float, Callable[[], object]]] = []
+        self._seconds = 0.0
+        self._deadline = 0.0  # as time.monotonic()
+        self._steps: list[Step] = []
         self._changed = threading.Condition()
+        self._stderr = os.dup(2)  # the real one: capturing puts a file in the place of fd 2
         self._join_node()
-        self._notes = self.table.notes(self.rank).open("a", buffering=1)
-        # Two duplicates of the real stderr: capturing puts a file in the place of fd 2.
-        self._stderr = os.dup(2)
-        signal.signal(signal.SIGUSR1, self._interrupted)
+        self.notes = self.table.notes(self.rank).open("a", buffering=1)
+        signal.signal(signal.SIGUSR1, self._on_signal)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def _join_node(self) -> None:
@@ -60,39 +71,31 @@ class Watchdog:
         node = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
         self._row = node.rank
         folder = allgather(node, guard.Table.create(node.size) if node.rank == 0 else None)[0]
-        self.table = guard.Table(folder, node.size)
-        self.table.write(self._row, self.rank, 0.0)
+        self.table = guard.Table(folder)
+        self.kill_in(None)
         node.Barrier()
         if node.rank == 0:
-            # A session of its own, so that Ctrl-C does not reach it; no pipe of mpiexec's, which
-            # would wait for it.
-            subprocess.Popen(
-                [sys.executable, "-S", "-E", guard.__file__, folder, str(node.size)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            guard.start(folder, self._stderr)
         node.Free()
 
     @contextmanager
-    def phase(self, seconds: float, what: str) -> Iterator[None]:
-        """Give the block ``seconds``; ``what`` says in the reports what it is."""
-        self.arm(seconds, what)
+    def phase(self, seconds: float) -> Iterator[None]:
+        """Give the block ``seconds``."""
+        self.arm(seconds)
         try:
             yield
         finally:
             self.disarm()
 
-    def arm(self, seconds: float, what: str) -> None:
+    def arm(self, seconds: float) -> None:
         with self._changed:
-            self._what, self.stack = what, None
-            self._start = time.monotonic() + seconds
+            self.overrun = None
+            self._seconds, self._deadline = seconds, time.monotonic() + seconds
             self._steps = self._escalation()
             self._armed = True
-            self.table.write(self._row, self.rank, self._start + KILL_AFTER)
+            self.kill_in(seconds + _KILL_AFTER)
             self._changed.notify()
-        faulthandler.dump_traceback_later(seconds + 1.5, exit=False, file=self._notes)
+        faulthandler.dump_traceback_later(seconds + 1.5, exit=False, file=self.notes)
 
     def disarm(self) -> None:
         # First of all, so that a signal under way no longer raises.
@@ -100,48 +103,12 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
         with self._changed:
             self._steps = []
-            self.table.write(self._row, self.rank, 0.0)
+            self.kill_in(None)
 
-    def _escalation(self) -> list[tuple[float, Callable[[], object]]]:
-        if self._control.tolerant:
-            return [
-                (0.0, self._keep_stack),
-                (0.0, self._control.unblock),
-                (0.5, self._interrupt),
-                (2.0, lambda: self._control.unblock(world=True)),
-            ]
-        return [(0.0, self._keep_stack), (0.0, self._print_stack), (1.0, self.abort)]
-
-    def _watch(self) -> None:
-        with self._changed:
-            while True:
-                if not self._steps:
-                    self._changed.wait()
-                    continue
-                after, action = self._steps[0]
-                remaining = self._start + after - time.monotonic()
-                if remaining > 0:
-                    self._changed.wait(remaining)
-                else:
-                    self._steps.pop(0)
-                    action()
-
-    def _keep_stack(self) -> None:
-        frame = sys._current_frames()[threading.main_thread().ident or 0]
-        self.stack = f"{self._what}: deadline passed. The stack at that moment:\n" + "".join(
-            traceback.format_stack(frame)
-        )
-        self._notes.write(self.stack)
-
-    def _print_stack(self) -> None:
-        self.say(self.stack or "")
-
-    def _interrupt(self) -> None:
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-
-    def _interrupted(self, signum: int, frame: FrameType | None) -> None:
-        if self._armed and self.stack:
-            raise DeadlineExceeded(f"{self._what} overran its deadline")
+    def kill_in(self, seconds: float | None) -> None:
+        """Have the guard kill this rank unless it says otherwise within ``seconds``."""
+        kill_at = 0.0 if seconds is None else time.monotonic() + seconds
+        self.table[self._row] = guard.Row(os.getpid(), self.rank, kill_at)
 
     def say(self, text: str) -> None:
         """Print at once, under this rank's name, past all capturing and buffering."""
@@ -152,3 +119,59 @@ class Watchdog:
         """End the whole launch, now."""
         MPI.COMM_WORLD.Abort(1)
         raise SystemExit(1)
+
+    def leave(self) -> None:
+        """Tell the guard that this rank is about to end in order."""
+        self.table[self._row] = guard.Row()
+
+    # In the thread
+
+    def _escalation(self) -> list[Step]:
+        if self._control.tolerant:
+            return [
+                (0.0, self._keep_stack),
+                (0.2, self._control.unblock),
+                (0.5, self._interrupt),
+                (2.0, lambda: self._control.unblock(world=True)),
+            ]
+        return [(0.0, self._keep_stack), (0.0, self._say_stack), (1.0, self.abort)]
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                self._changed.wait(self._pause())
+                while self._steps and self._due() <= 0:
+                    self._steps.pop(0)[1]()
+                if self._steps and self.overrun is None:
+                    self._look_around()
+
+    def _pause(self) -> float | None:
+        return min(max(self._due(), 0.0), _LOOK_AROUND) if self._steps else None
+
+    def _due(self) -> float:
+        return self._deadline + self._steps[0][0] - time.monotonic()
+
+    def _look_around(self) -> None:
+        """Make the rank leave its phase if another one has gone: the test cannot pass any more."""
+        gone = [rank for rank in self.table.gone(_LOOK_AROUND) if rank in self._control.alive]
+        if gone:
+            self._steps.pop(0)
+            self._keep_stack(f"interrupted, since rank {gone[0]} has gone")
+            self._deadline = time.monotonic()
+            self.kill_in(_KILL_AFTER)
+
+    def _keep_stack(self, forced: str = "") -> None:
+        reason = forced or f"did not finish within {self._seconds:g} s"
+        self.overrun = Overrun(reason, stacks.main_thread(), bool(forced))
+        self.notes.write(f"{reason}; it was here:\n{self.overrun.stack}")
+
+    def _say_stack(self) -> None:
+        if self.overrun:
+            self.say(f"{self.overrun.reason}; it was here:\n{self.overrun.stack}")
+
+    def _interrupt(self) -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self._armed and self.overrun:
+            raise Interrupted(self.overrun.reason)

@@ -1,0 +1,63 @@
+"""Faults that cost a rank, and tests that the survivors can run. PLANTED_DEATH names the fault."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from mpi4py import MPI
+
+ALL = MPI.COMM_WORLD.size
+DEATH = os.environ["PLANTED_DEATH"]
+
+
+def swallow_everything() -> None:
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(1e6)
+
+
+def hold_the_interpreter() -> None:
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def eat_memory() -> None:
+    """What the system does for lack of memory, to this rank and no other."""
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+DEATHS = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segv": lambda: ctypes.string_at(0),
+    "os_exit": lambda: os._exit(3),
+    "exit_0": lambda: ctypes.CDLL(None)._exit(0),
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "swallow": swallow_everything,
+    "gil": hold_the_interpreter,
+    "exit_c": lambda: ctypes.CDLL(None)._exit(3),
+    "abort": lambda: MPI.COMM_WORLD.Abort(5),
+}
+
+
+@pytest.mark.workers(1)
+def test_before(comm: MPI.Comm) -> None:
+    """Has to stay on record."""
+
+
+def test_death(world: MPI.Comm, faulty: bool) -> None:
+    if faulty:
+        DEATHS[DEATH]()
+    world.allreduce(1)
+
+
+@pytest.mark.workers(1, ALL - 1, ALL)
+def test_survivors(comm: MPI.Comm, workers: int) -> None:
+    assert comm.allreduce(1) == workers
+
+
+def test_everyone_left(world: MPI.Comm) -> None:
+    assert world.allreduce(1) == world.size

@@ -1,0 +1,197 @@
+"""Faults after which all ranks go on, each followed by a test that has to pass."""
+
+import ctypes
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+ALL = MPI.COMM_WORLD.size
+pytestmark = pytest.mark.workers(ALL)
+
+
+def calm(comm: MPI.Intracomm) -> None:
+    """What a healthy test does."""
+    assert comm.size == ALL
+    assert comm.allreduce(1) == ALL
+    comm.Barrier()
+
+
+def others_wait(comm: MPI.Intracomm, faulty: bool) -> None:
+    if not faulty:
+        comm.Barrier()
+
+
+@pytest.fixture
+def raises_in_setup(comm: MPI.Intracomm, faulty: bool) -> None:
+    if faulty:
+        raise RuntimeError("planted in setup")
+    comm.Barrier()
+
+
+def test_setup(raises_in_setup: None) -> None:
+    pass
+
+
+def test_after_setup(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+def test_call(comm: MPI.Intracomm, faulty: bool) -> None:
+    if faulty:
+        raise RuntimeError("planted in call")
+    comm.Barrier()
+
+
+def test_after_call(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+@pytest.fixture
+def raises_in_teardown(comm: MPI.Intracomm, faulty: bool) -> Iterator[None]:
+    yield
+    if faulty:
+        raise RuntimeError("planted in teardown")
+    comm.Barrier()
+
+
+def test_teardown(raises_in_teardown: None) -> None:
+    pass
+
+
+def test_after_teardown(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+def test_sys_exit(comm: MPI.Intracomm, faulty: bool) -> None:
+    if faulty:
+        sys.exit(3)
+    comm.allreduce(1)
+
+
+def test_after_sys_exit(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+def test_mixed_skip(comm: MPI.Intracomm, faulty: bool) -> None:
+    if faulty:
+        pytest.skip("planted skip")
+
+
+def test_mixed_skip_in_collective(comm: MPI.Intracomm, faulty: bool) -> None:
+    if faulty:
+        pytest.skip("planted skip")
+    comm.Barrier()
+
+
+def test_mixed_xfail(comm: MPI.Intracomm, faulty: bool) -> None:
+    if faulty:
+        pytest.xfail("planted xfail")
+
+
+def test_memory(comm: MPI.Intracomm, faulty: bool) -> None:
+    """An allocation that a memory limit refuses."""
+    import resource
+
+    if faulty:
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, limits[1]))
+        try:
+            np.ones(2**27)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+    comm.Barrier()
+
+
+def test_after_memory(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+def test_mismatched(comm: MPI.Intracomm, faulty: bool) -> None:
+    others_wait(comm, faulty)
+
+
+def test_deadlock_mismatched_buffers(comm: MPI.Intracomm, faulty: bool) -> None:
+    if faulty:
+        comm.Recv(np.zeros(1), source=comm.rank)
+    comm.Barrier()
+
+
+def test_after_mismatched_buffers(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+def test_deadlock_pickled(comm: MPI.Intracomm, faulty: bool) -> None:
+    if faulty:
+        comm.recv(source=comm.rank)
+    comm.allreduce(1)
+
+
+def test_after_pickled(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+def test_deadlock_split(comm: MPI.Intracomm, faulty: bool) -> None:
+    part = comm.Split(0)
+    if faulty:
+        part.Recv(np.zeros(1), source=MPI.ANY_SOURCE)
+    part.Split(0).Barrier()
+
+
+def test_after_split(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+def test_python_loop(comm: MPI.Intracomm, faulty: bool) -> None:
+    while faulty:
+        pass
+    comm.Barrier()
+
+
+def test_after_python_loop(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+def test_sleep(comm: MPI.Intracomm, faulty: bool) -> None:
+    if faulty:
+        time.sleep(1e6)
+    comm.Barrier()
+
+
+def test_after_sleep(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+def test_blocking_call(comm: MPI.Intracomm, faulty: bool) -> None:
+    if faulty:
+        ctypes.CDLL(None).pause()
+    comm.Barrier()
+
+
+def test_after_blocking_call(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+def test_alone(comm: MPI.Intracomm, faulty: bool) -> None:
+    """Nobody else waits: the others have passed."""
+    while faulty:
+        time.sleep(0.1)
+
+
+def test_after_alone(comm: MPI.Intracomm) -> None:
+    calm(comm)
+
+
+def test_deadlock_world(comm: MPI.Intracomm, faulty: bool) -> None:
+    if faulty:
+        MPI.COMM_WORLD.Recv(np.zeros(1), source=MPI.ANY_SOURCE)
+    MPI.COMM_WORLD.Barrier()
+
+
+def test_after_world(comm: MPI.Intracomm) -> None:
+    calm(comm)

@@ -1,0 +1,109 @@
+"""The point at which the ranks wait for each other and tell each other how things are."""
+
+from typing import Any
+
+from tests.ranks import deaths
+from tests.ranks.control import Control
+from tests.ranks.watchdog import Watchdog
+
+# A rank waits for another this much longer than the deadline; by then the guard has acted.
+_PATIENCE = 12.0
+# The time MPI has to report a death before it is clear that it will not: an exit in C, or an abort.
+_UNREPORTED = 2.0
+
+
+class RunEnds(Exception):
+    """The ranks cannot go on together. The message says why."""
+
+
+class Meeting:
+    """Exchanges between ranks that may be stuck, dead, or about to leave."""
+
+    def __init__(self, control: Control, watchdog: Watchdog) -> None:
+        self.control = control
+        self.watchdog = watchdog
+        self.over = False  # nothing is exchanged any more
+        self.dead: dict[int, str] = {}  # by rank, what is known of its end
+
+    def exchange(
+        self, topic: str, message: dict[str, Any], deadline: float, grace: float | None = None
+    ) -> dict[int, dict[str, Any]]:
+        """All survivors' messages about ``topic``.
+
+        After ``grace`` seconds of waiting, the ranks that have not come are torn out of their
+        communication. Raises RunEnds if a rank is lost, or is leaving while others go on.
+        """
+        before = list(self.control.alive)
+        waiting = _Waiting(self, topic, deadline, grace)
+        self.watchdog.kill_in(deadline + _PATIENCE + 5.0)
+        try:
+            answers = self.control.exchange({"topic": topic, **message}, waiting)
+        except Lost as lost:
+            self._bury([r for r in before if r in lost.ranks])
+            self.control.alive = [r for r in before if r not in lost.ranks]
+            self.control.whole = False
+            self.over = True
+            raise RunEnds(f"{lost} during {topic}, which MPI cannot survive") from None
+        finally:
+            self.watchdog.kill_in(None)
+        self._bury([r for r in before if r not in self.control.alive])
+        self._check_topics(topic, answers)
+        return answers
+
+    def leave(self, farewell: str, code: int, deadline: float) -> int:
+        """Agree to end; the exit code for all. ``farewell`` is why this rank ends early, if so."""
+        grace = 0.05 if farewell else None
+        answers = self.exchange("bye", {"bye": farewell, "code": code}, deadline, grace)
+        self.over = True
+        return max(answer.get("code", 0) for answer in answers.values())
+
+    def _check_topics(self, topic: str, answers: dict[int, dict[str, Any]]) -> None:
+        leaving = {r: a["bye"] for r, a in answers.items() if a["topic"] == "bye"}
+        if leaving and topic != "bye":
+            self.over = True
+            reasons = [
+                f"rank {r} left the session: {why or 'no reason'}" for r, why in leaving.items()
+            ]
+            raise RunEnds("; ".join(reasons))
+        topics = {r: a["topic"] for r, a in answers.items() if r not in leaving}
+        if topic != "bye" and len(set(topics.values())) > 1:
+            self.over = True
+            places = "; ".join(f"rank {r} is at {place}" for r, place in topics.items())
+            raise RunEnds(f"the ranks are at different points: {places}")
+
+    def _bury(self, ranks: list[int]) -> None:
+        for rank in ranks:
+            self.control.whole = False
+            self.dead[rank] = deaths.last_words(self.watchdog, rank)
+
+
+class Lost(Exception):
+    """Ranks have gone, and MPI does not say so."""
+
+    def __init__(self, ranks: list[int]) -> None:
+        names = ", ".join(map(str, ranks))
+        super().__init__(f"rank {names} ended in C code, by _exit or MPI_Abort,")
+        self.ranks = ranks
+
+
+class _Waiting:
+    """What a rank does while it waits for the others."""
+
+    def __init__(self, meeting: Meeting, topic: str, deadline: float, grace: float | None) -> None:
+        self._control = meeting.control
+        self._watchdog = meeting.watchdog
+        self._topic = topic
+        self._grace = grace
+        self._limit = deadline + _PATIENCE if self._control.tolerant else deadline + 1.0
+
+    def __call__(self, waited: float) -> None:
+        if self._grace is not None and waited > self._grace:
+            self._grace = None
+            self._control.unblock()
+        gone = self._watchdog.table.gone(_UNREPORTED)
+        if lost := [rank for rank in gone if rank in self._control.alive]:
+            self._control.unblock()
+            raise Lost(lost)
+        if waited > self._limit:
+            self._watchdog.say(f"{self._topic}: another rank does not answer; the run is aborted")
+            self._watchdog.abort()

@@ -150,12 +150,13 @@ class PowerSGD:
     def sum(self, own: NDArray, out: NDArray, comm: MPI.Intracomm) -> None:
         matrices = [own[where].reshape(rows, -1) for where, rows in self._matrices]
         vectors = [own[where] for where in self._vectors]
-        qs = list(self.shared.values())
+        # An orthogonal basis again: a gradient of lower rank has left columns of zeros.
+        qs = [np.linalg.qr(q).Q for q in self.shared.values()]
         products = _sum_each([*(m @ q for m, q in zip(matrices, qs)), *vectors], comm)
         bases = [np.linalg.qr(p).Q for p in products[: len(matrices)]]
         own_qs = [m.T @ p for m, p in zip(matrices, bases)]
         for (where, _), m, p, own_q, q, total in zip(
-            self._matrices, matrices, bases, own_qs, qs, _sum_each(own_qs, comm)
+            self._matrices, matrices, bases, own_qs, self.shared.values(), _sum_each(own_qs, comm)
         ):
             m -= p @ own_q.T
             q[:] = total

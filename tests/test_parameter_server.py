@@ -1,0 +1,158 @@
+"""The parameter server keeps its bound, and its weights are a function of its log."""
+
+import time
+
+import numpy as np
+import pytest
+
+from nn import SGD, Adam, mlp
+from strategies import DataParallel, ParameterServer, Sequential
+from tests.oracles import STEP_TOLERANCE, MatchedOrder, assert_trains_like, random_batches
+
+OPTIMIZERS = {
+    "sgd": lambda: SGD(0.1),
+    "momentum": lambda: SGD(0.1, momentum=0.9, nesterov=True, weight_decay=1e-2),
+    "adam": lambda: Adam(1e-2),
+}
+
+
+def small_mlp():
+    return mlp([6, 7, 5, 4], dtype="float64", seed=1)
+
+
+def train(server, batches, delays=lambda rank, clock: 0.0):
+    for clock, batch in enumerate(batches):
+        time.sleep(delays(server.comm.rank, clock))
+        server.step(batch)
+    return server.weights()
+
+
+def last_is_slow(rank, clock):
+    """Every other rank is held up by the bound, at every clock."""
+    return 0.03 if rank == last_is_slow.rank else 0.0
+
+
+def at_random(rank, clock):
+    return np.random.default_rng((rank, clock)).exponential(0.01) if rank else 0.0
+
+
+def replay(log, n, batches, optimizer):
+    """The weights of a run on n ranks, computed in one process from its log."""
+    model = small_mlp()
+    versions = [model.params.copy()]
+    staleness = {(worker, clock): late for worker, clock, late in log}
+    assert len(staleness) == len(log) == (n - 1) * len(batches)
+    for clock, batch in enumerate(batches):
+        total = 0.0
+        for worker in range(1, n):
+            model.params[:] = versions[clock - staleness[worker, clock]]
+            model.gradients(batch.shard(worker - 1, n - 1))
+            total = total + model.grads
+        weights = versions[-1].copy()
+        optimizer.step(weights, total)
+        versions.append(weights)
+    return versions[-1]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("rows", [13, 2])
+def test_staleness_0_equals_data_parallel(comm, optimizer, rows):
+    """To rounding; and to the bit to the shards of its workers, summed in rank order."""
+    make = OPTIMIZERS[optimizer]
+    server = ParameterServer(small_mlp(), make(), comm, staleness=0)
+    parallel = DataParallel(small_mlp(), make(), comm)
+    oracle = MatchedOrder(small_mlp(), make(), shards=max(comm.size - 1, 1))
+    for batch in random_batches(server.model, rows, 4):
+        loss = server.step(batch)
+        expected = parallel.step(batch)
+        assert oracle.step(batch) == pytest.approx(expected, rel=1e-14)
+        if comm.rank == 0:
+            assert loss == pytest.approx(expected, rel=1e-14)
+        np.testing.assert_array_equal(server.weights(), oracle.weights())
+        np.testing.assert_allclose(server.weights(), parallel.weights(), atol=STEP_TOLERANCE)
+    assert np.abs(server.weights() - small_mlp().params).max() > 1e-2
+    assert all(late == 0 for _, _, late in server.log)
+
+
+@pytest.mark.workers(1)
+def test_a_lone_rank_is_sequential(comm):
+    server = ParameterServer(small_mlp(), SGD(0.1), comm, staleness=2)
+    oracle = Sequential(small_mlp(), SGD(0.1))
+    assert_trains_like(oracle, server, random_batches(server.model, 7), comm, tolerance=0)
+
+
+@pytest.mark.workers(3, 4)
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_staleness_reaches_its_bound_and_never_exceeds_it(comm, staleness):
+    """That the log tells the truth is the next test's matter."""
+    last_is_slow.rank = comm.size - 1
+    server = ParameterServer(small_mlp(), SGD(0.1), comm, staleness)
+    train(server, random_batches(server.model, 9, steps=7), last_is_slow)
+    if comm.rank == 0:
+        late = np.array([late for _, _, late in server.log])
+        assert late.min() >= 0
+        assert late.max() == staleness
+
+
+@pytest.mark.workers(2, 3, 4)
+@pytest.mark.parametrize("staleness", [0, 2])
+@pytest.mark.parametrize("delays", [last_is_slow, at_random])
+def test_the_log_reproduces_the_weights_to_the_bit(comm, staleness, delays):
+    last_is_slow.rank = comm.size - 1
+    server = ParameterServer(small_mlp(), SGD(0.1, momentum=0.9), comm, staleness)
+    batches = random_batches(server.model, 9, steps=8)
+    weights = train(server, batches, delays)
+    log = comm.bcast(server.log)
+    np.testing.assert_array_equal(weights, replay(log, comm.size, batches, SGD(0.1, momentum=0.9)))
+    if comm.size > 2 and staleness and delays is last_is_slow:
+        synchronous = replay([(w, c, 0) for w, c, _ in log], comm.size, batches, SGD(0.1, 0.9))
+        assert np.abs(weights - synchronous).max() > 1e-6, "staleness made no difference"
+
+
+def test_large_messages_and_many_steps_do_not_deadlock(comm):
+    """Beyond any eager limit, where a send waits for its receiver."""
+    model = mlp([300, 200, 10], dtype="float64")
+    server = ParameterServer(model, SGD(0.01), comm, staleness=2)
+    batches = random_batches(model, 8, steps=3) * 10
+    weights = [train(server, batches) for _ in range(2)]
+    assert all(np.isfinite(w).all() for w in weights)
+    for others in comm.allgather(weights[-1]):
+        np.testing.assert_array_equal(weights[-1], others)
+
+
+def test_losses_on_the_server_are_global_and_on_workers_their_own(comm):
+    server = ParameterServer(small_mlp(), SGD(0.1), comm)
+    batch = random_batches(server.model, 2)[0]
+    losses = np.array(comm.allgather(server.step(batch)))
+    workers = max(comm.size - 1, 1)
+    own = np.array(
+        [
+            small_mlp().gradients(batch.shard(k, workers)) * 2 / len(shard)
+            if len(shard)
+            else np.nan
+            for k, shard in ((k, batch.shard(k, workers)) for k in range(workers))
+        ]
+    )
+    whole = small_mlp().gradients(batch)
+    np.testing.assert_allclose(losses, [whole, *own][: comm.size], rtol=1e-14)
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_resumed_run_goes_on(comm, staleness):
+    """To the bit where weights are a function of the steps alone."""
+    batches = random_batches(small_mlp(), 9, steps=6)
+    whole, resumed = (ParameterServer(small_mlp(), Adam(1e-2), comm, staleness) for _ in range(2))
+    train(whole, batches[:3])
+    resumed.load_state(whole.state())
+    np.testing.assert_array_equal(resumed.weights(), whole.weights())
+    weights = train(resumed, batches[3:]), train(whole, batches[3:])
+    if staleness == 0:
+        np.testing.assert_array_equal(*weights)
+    if comm.rank == 0 and comm.size > 1:
+        assert {clock for _, clock, _ in resumed.log} == {3, 4, 5}
+
+
+@pytest.mark.parametrize(("staleness", "error"), [(-1, ValueError), (0.5, TypeError)])
+def test_a_wrong_staleness_is_refused(comm, staleness, error):
+    with pytest.raises(error, match=f"staleness={staleness}: expected"):
+        ParameterServer(small_mlp(), SGD(0.1), comm, staleness)

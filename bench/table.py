@@ -1,7 +1,7 @@
 """The tables at the end of a run: what was asked, what came out, and what it was compared to."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -9,7 +9,6 @@ import numpy as np
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -17,16 +16,17 @@ from bench.measure import Measurement, WrongTraining
 from bench.results import Ratio, Transfer
 
 LEGEND = """\
-[b]speedup[/b]  time of plain training (one process, one thread, other ranks asleep) over time of the
-         strategy, on the same batches in turn; medians of paired rounds, and 95% interval
-[b]bound[/b]    the speedup if this strategy's communication were free
-[b]threads[/b]  the speedup of one process with all cores as threads
+[b]plain, speedup[/b]  plain training is one process with one thread, the other ranks asleep; speedup is
+                its time over that of the strategy, on the same batches in turn: medians of
+                paired rounds, with their 95% interval
+[b]bound[/b]           the speedup if this strategy's communication were free
+[b]threads[/b]         the speedup of one process that uses all cores by threads
 [b]busy/send/wait[/b]  percent of a rank's time in computing, sending, waiting for other ranks
-[b]check[/b]    largest difference from plainly trained weights, over the distance they moved"""
+[b]check[/b]           largest difference from plainly trained weights over the distance they moved"""
 
 
-def render(results: dict[str, list[Any]], width: int, colour: bool) -> str:
-    """Tables of all results, question by question, as text for a terminal of `width` columns."""
+def render(results: Mapping[str, Sequence[Any]], width: int, colour: bool) -> str:
+    """Tables of all results, question by question, as text `width` columns wide."""
     console = Console(
         file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False
     )
@@ -38,26 +38,25 @@ def render(results: dict[str, list[Any]], width: int, colour: bool) -> str:
         console.print(Text(question, style="bold underline"))
         measured = [r for r in group if isinstance(r, Measurement | WrongTraining)]
         for model, of_model in groupby(measured, key=lambda m: m.cell.model):
-            console.print(Padding(_cells(model, list(of_model)), (1, 0, 0, 0)))
-        transfers = [r for r in group if isinstance(r, Transfer)]
-        if transfers:
+            console.print(_cells(model, list(of_model)))
+        if transfers := [r for r in group if isinstance(r, Transfer)]:
             console.print(_transfers(transfers))
-        ratios = [r for r in group if isinstance(r, Ratio)]
-        if ratios:
+        if ratios := [r for r in group if isinstance(r, Ratio)]:
             console.print(_ratios(ratios))
     wrong = [r for group in results.values() for r in group if isinstance(r, WrongTraining)]
-    for note in _notes(cells, wrong):
-        console.print(note)
+    if notes := _notes(cells, wrong):
+        console.print("", *notes, sep="\n")
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def _table(first: str, *others: str) -> Table:
+def _table(first: str, *others: str, title: str | None = None) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
-        pad_edge=False,
+        padding=0,
+        show_edge=False,
+        title=f"\n{title}" if title else "",
         title_justify="left",
         title_style="bold",
-        padding=(0, 1),
     )
     table.add_column(first, no_wrap=True, vertical="bottom")
     for name in others:
@@ -65,36 +64,47 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
+def _last(rows: Sequence[Any], i: int, key: Any) -> bool:
+    """Whether row i is the last of its kind, so that a gap follows."""
+    return i + 1 == len(rows) or key(rows[i + 1]) != key(rows[i])
+
+
 def _cells(model: str, cells: Sequence[Measurement | WrongTraining]) -> Table:
     epochs = len({m.cell.dataset_size for m in cells}) > 1
-    table = _table("strategy", "workers", "batch")
-    if epochs:
-        table.add_column("rows", justify="right")
     unit = "s/epoch" if epochs else "ms/step"
-    for name in (f"plain\n{unit}", f"strategy\n{unit}", "\nspeedup", "\n95%", "\nbound"):
-        table.add_column(name, justify="right")
-    for name in ("\nthreads", "effi-\nciency", "\nsamples/s", "busy/send\n/wait %", "\ncheck"):
-        table.add_column(name, justify="right")
-    table.title = model
-    for m, following in zip(cells, [*cells[1:], None]):
+    table = _table(
+        "\nstrategy",
+        "\nworkers",
+        "\nbatch",
+        *(["\nrows"] if epochs else []),
+        f"plain\n{unit}",
+        f"strategy\n{unit}",
+        "\nspeedup",
+        "\n95%",
+        "\nbound",
+        "\nthreads",
+        "\nsamples/s",
+        "busy/send\n/wait %",
+        "\ncheck",
+        title=model,
+    )
+    for i, m in enumerate(cells):
         cell = m.cell
         crowded = isinstance(m, Measurement) and m.oversubscribed
-        sizes = [f"{cell.workers}{'†' if crowded else ''}", f"{cell.batch_size}"]
-        if epochs:
-            sizes.append(f"{cell.dataset_size:,}")
-        last = following is None or following.cell.strategy != cell.strategy
         table.add_row(
             cell.strategy,
-            *sizes,
+            f"{cell.workers}†" if crowded else f"{cell.workers}",
+            f"{cell.batch_size}",
+            *([f"{cell.dataset_size:,}"] if epochs else []),
             *(_figures(m, epochs) if isinstance(m, Measurement) else _wrong(m)),
             style="dim" if crowded else None,
-            end_section=last,
+            end_section=_last(cells, i, lambda m: m.cell.strategy),
         )
     return table
 
 
 def _wrong(wrong: WrongTraining) -> list[str]:
-    return ["", "", "[b red]WRONG[/]", *[""] * 6, f"[red]{_error(wrong.check.error)}[/]"]
+    return ["", "", "[b red]WRONG[/]", *[""] * 5, f"[red]{_error(wrong.check.error)}[/]"]
 
 
 def _figures(m: Measurement, epochs: bool) -> list[str]:
@@ -110,7 +120,6 @@ def _figures(m: Measurement, epochs: bool) -> list[str]:
         f"{m.speedup_low:.2f}-{m.speedup_high:.2f}",
         "" if m.bound is None else f"{m.bound:.2f}",
         f"{m.threads_speedup:.2f}",
-        f"{100 * m.efficiency:.0f}%",
         f"{m.samples_per_second:,.0f}",
         "/".join(f"{share:.0f}" for share in shares),
         _error(m.check_error),
@@ -119,7 +128,7 @@ def _figures(m: Measurement, epochs: bool) -> list[str]:
 
 def _style(m: Measurement) -> str:
     if m.cell.workers == 1:
-        return "none"  # what the strategy itself costs; nothing to gain
+        return "none"  # nothing to gain: what the strategy itself costs
     if m.speedup_high < 1:
         return "b red"
     return "b green" if m.speedup_low > 1 else "b yellow"
@@ -133,32 +142,31 @@ def _notes(cells: Sequence[Measurement], wrong: Sequence[WrongTraining]) -> list
     """What the marks and colours of the tables mean, where there are any."""
     notes = []
     if any(m.oversubscribed for m in cells):
-        notes.append("† more workers than cores: they take turns, so no speedup can come of it")
+        notes.append("† more workers than cores: they take turns, so there is no speed to be had")
     styles = {_style(m) for m in cells}
     if "b red" in styles:
         notes.append(
-            "[b red]red[/]: slower than plain training. Where [i]wait[/] and [i]send[/] are large, "
-            "steps are too short for what they must send: try larger batches or fewer workers"
+            "[b red]red[/]  slower than plain training: steps are too short for what has to be sent "
+            "and waited for. Try larger batches or fewer workers"
         )
     if "b yellow" in styles:
-        notes.append("[b yellow]yellow[/]: not told apart from plain training by these rounds")
-    for text in dict.fromkeys(m.note for m in cells if m.note):
-        notes.append(f"* {escape(text)}")
-    notes += [f"[b red]WRONG[/] {escape(str(w))}" for w in wrong]
+        notes.append("[b yellow]yellow[/]  not told apart from plain training by these rounds")
+    notes += [f"* {escape(text)}" for text in dict.fromkeys(m.note for m in cells if m.note)]
+    notes += [f"[b red]WRONG[/]  {escape(str(w))}" for w in wrong]
     return notes
 
 
 def _transfers(transfers: Sequence[Transfer]) -> Table:
     table = _table("how", "workers", "bytes each", "microseconds", "GB/s")
-    for t, following in zip(transfers, [*transfers[1:], None]):
+    for i, t in enumerate(transfers):
         table.add_row(
             t.verb,
-            f"{t.workers}{'†' if t.oversubscribed else ''}",
+            f"{t.workers}†" if t.oversubscribed else f"{t.workers}",
             f"{t.bytes:,}",
             f"{1e6 * t.seconds:,.1f}",
             f"{1e-9 * t.bandwidth:.2f}",
             style="dim" if t.oversubscribed else None,
-            end_section=following is None or following.verb != t.verb,
+            end_section=_last(transfers, i, lambda t: (t.verb, t.workers)),
         )
     return table
 

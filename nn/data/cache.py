@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
@@ -67,27 +67,32 @@ def fetch(name: str, key: Mapping[str, Any], make: Maker) -> dict[str, Any]:
         return _open(target)  # most often it is there, and no lock is needed
     except (FileNotFoundError, Damaged):
         pass
+    with _lock(target):
+        try:
+            return _open(target)  # made while this process slept
+        except FileNotFoundError:
+            pass
+        except Damaged as damage:
+            warnings.warn(f"{target}: {damage}; made anew", stacklevel=2)
+        _replace(target, make, key)
+        return _open(target)
+
+
+def _lock(target: Path) -> AcquireReturnProxy:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock").acquire(_PATIENCE, poll_interval=_POLL):
-            try:
-                return _open(target)  # made while this process slept
-            except FileNotFoundError:
-                pass
-            except Damaged as damage:
-                warnings.warn(f"{target}: {damage}; made anew", stacklevel=2)
-            _replace(target, make, key)
-            return _open(target)
+        return FileLock(f"{target}.lock").acquire(_PATIENCE, poll_interval=_POLL)
     except Timeout:
         raise TimeoutError(
             f"{target}.lock: held by another process for {_PATIENCE:.0f} s; "
             "end that process, or set LOCKSTEP_CACHE to another folder"
         ) from None
-    except PermissionError as error:
-        raise PermissionError(
+    except OSError as error:
+        raise OSError(  # becomes the subclass that belongs to the number
+            error.errno,
             f"{target.parent}: prepared sets cannot be kept there ({error.strerror}); "
-            "set LOCKSTEP_CACHE to a folder that you may write"
-        ) from error
+            "set LOCKSTEP_CACHE to a folder that you may write",
+        ) from None
 
 
 def _replace(target: Path, make: Maker, key: Mapping[str, Any]) -> None:

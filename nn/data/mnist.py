@@ -37,8 +37,11 @@ def find(path: Path) -> list[Path]:
     if path.suffix in files.SUFFIXES:
         return [path]
     for part in _PARTS:
-        if path.name.startswith(f"{part}-"):
-            return _pair(path.parent, part)
+        for place, kind in enumerate(_FORMS):
+            if path.name in _names(part, kind):
+                pair = _pair(path.parent, part)
+                pair[place] = path  # the one asked for, where it lies there plain and zipped
+                return pair
     raise FileNotFoundError(
         f"{path}: not a name of an MNIST file; expected train-images-idx3-ubyte or the like, "
         "plain or .gz, or a name that ends in .npz or .mat"
@@ -58,7 +61,8 @@ def read(paths: list[Path]) -> Raw:
         x_test, y_test = None, None
         if len(paths) == 4:
             x_test, y_test = idx.read_images(paths[2]), idx.read_labels(paths[3])
-        raw = Raw(x, y, x_test, y_test, _CLASSES, str(paths[0].parent), images=True)
+        origin = f"{paths[0].parent}: {', '.join(path.name for path in paths)}"
+        raw = Raw(x, y, x_test, y_test, _CLASSES, origin, images=True)
     if raw.x.shape[1:] != (_PIXELS,):
         raise ValueError(
             f"{paths[0]}: {raw.x.shape[1:]} columns; expected images of 28x28, {_PIXELS} columns "
@@ -67,21 +71,22 @@ def read(paths: list[Path]) -> Raw:
     return replace(raw, classes=_CLASSES, images=True)
 
 
+def _names(part: str, kind: str) -> list[str]:
+    return [f"{part}-{kind}{mark}{_FORMS[kind]}{end}" for mark in "-." for end in ("", ".gz")]
+
+
 def _pair(folder: Path, part: str) -> list[Path]:
     """Images and labels of one part, or nothing where the folder has neither."""
-    names = {
-        kind: [f"{part}-{kind}{mark}{form}{end}" for mark in "-." for end in ("", ".gz")]
-        for kind, form in _FORMS.items()
+    found = {
+        kind: [folder / name for name in _names(part, kind) if (folder / name).is_file()]
+        for kind in _FORMS
     }
-    found = [
-        next((folder / name for name in choices if (folder / name).is_file()), None)
-        for choices in names.values()
-    ]
-    if found == [None, None]:
+    if not any(found.values()):
         return []
-    for (kind, choices), file in zip(names.items(), found, strict=True):
-        if file is None:
+    for kind, files_found in found.items():
+        if not files_found:
+            plain, zipped = _names(part, kind)[:2]
             raise FileNotFoundError(
-                f"{folder}: {part} {kind} are missing; expected {choices[0]} or {choices[1]}"
+                f"{folder}: {part} {kind} are missing; expected {plain} or {zipped}"
             )
-    return [file for file in found if file]
+    return [files_found[0] for files_found in found.values()]

@@ -1,5 +1,7 @@
 """Prepared sets on disk: made once, whole or not at all, whoever asks and whoever dies."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -120,14 +122,22 @@ def test_a_mapped_set_survives_being_replaced(cache_folder: Path) -> None:
     np.testing.assert_array_equal(before["x"], ROWS)
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
 def test_a_folder_that_cannot_be_made_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def deny(*args: object, **kwargs: object) -> None:
-        raise PermissionError(13, "Permission denied")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "mkdir", deny)
-    with pytest.raises(PermissionError, match=f"{tmp_path}.*set LOCKSTEP_CACHE to a folder that"):
+    message = f"{cache_folder}.*{os.strerror(number)}.*set LOCKSTEP_CACHE to a folder that"
+    with pytest.raises(type(OSError(number, "")), match=message):
+        fetch()
+
+
+def test_a_cache_folder_that_is_a_file_is_named(cache_folder: Path) -> None:
+    cache_folder.write_text("")
+    with pytest.raises(OSError, match=f"{cache_folder}.*set LOCKSTEP_CACHE to a folder that"):
         fetch()
 
 

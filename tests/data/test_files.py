@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 
 from nn.data import Dataset, load
-from tests.data.samples import MNIST_TEST, accuracy_of_class_means, images, write_mnist
+from tests.data.samples import MNIST_TEST, accuracy_of_class_means, idx, images, write_mnist
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 
@@ -50,6 +50,16 @@ def test_one_file_finds_its_partner(tmp_path: Path, kind: str) -> None:
     write_mnist(tmp_path, "train", 60)
     write_mnist(tmp_path, "t10k", 140)
     assert len(load("mnist", path=tmp_path / f"t10k-{kind}-ubyte").x) == 120
+
+
+def test_of_two_files_the_one_asked_for_is_read(tmp_path: Path) -> None:
+    write_mnist(tmp_path, "train", 70)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images(70)[0] // 2)))
+    plain, zipped = (
+        load("mnist", path=tmp_path / f"train-images-idx3-ubyte{end}", normalise=False).x
+        for end in ("", ".gz")
+    )
+    assert (plain.max(), zipped.max()) == (255, 127)
 
 
 def test_gzip_is_known_by_content(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What people type. Sessions build their own pip environments from exact versions and reuse them.
+"""What people type. All sessions share one pip environment of exact versions, made by the first.
 
 nox -s correctness             # proof, on 4 ranks; -- -n N changes the number
 nox -s bench_mpi -- -n 4       # measurement; --quick for a first look
@@ -6,19 +6,22 @@ nox -s bench_mpi -- -n 4       # measurement; --quick for a first look
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2025.5.1"
+nox.needs_version = ">=2025.11"
 nox.options.default_venv_backend = "venv"  # pip: uv would not find a local torch wheel
-nox.options.reuse_existing_virtualenvs = True
+nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "correctness", "mutants", "faults"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ["nn", "strategies", "bench", "tests", "conftest.py", "noxfile.py"]
+BIN = Path(".nox", "environment", "bin").absolute()
+PYTHON = str(BIN / "python")
 
 THREADS = {
     name: "1"
@@ -35,86 +38,117 @@ OPEN_MPI = {
     "OMPI_MCA_osc": "^ucx",
 }
 
+shared = nox.session(venv_backend="none", requires=["environment"])
+"""A session that runs in the shared environment."""
 
-def install(session: nox.Session, group: str) -> None:
-    """Install a dependency group with exact versions, and MPI unless the user has one.
+
+@nox.session(default=False)
+def environment(session: nox.Session) -> None:
+    """Install everything with exact versions, and MPI unless the user has one.
 
     LOCKSTEP_SYSTEM_MPI=1 leaves out the PyPI wheel; mpi4py then finds the system's library.
     """
-    groups = [group] if os.environ.get("LOCKSTEP_SYSTEM_MPI") else [group, "mpi"]
-    wanted = [*PROJECT["project"]["dependencies"], *nox.project.dependency_groups(PROJECT, *groups)]
-    session.install("--constraint", "constraints.txt", *wanted)
+    groups = ["dev"] if os.environ.get("LOCKSTEP_SYSTEM_MPI") else ["dev", "mpi"]
+    wanted = nox.project.dependency_groups(PROJECT, *groups)
+    session.install("-c", "constraints.txt", *PROJECT["project"]["dependencies"], *wanted)
 
 
-def mpiexec(session: nox.Session, ranks: int, *command: str, **env: str) -> None:
-    """Run a Python command on `ranks` ranks, with everything that such a run needs set."""
-    launcher = Path(session.bin, "mpiexec")
-    path = str(launcher) if launcher.exists() else shutil.which("mpiexec")
+def launcher() -> list[str]:
+    """The command that starts ranks: the wheel's mpiexec, else the system's.
+
+    Open MPI tells survivors of a rank's death only where it is asked to.
+    """
+    path = shutil.which("mpiexec", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
     if path is None:
-        session.error("no mpiexec: install an MPI, or unset LOCKSTEP_SYSTEM_MPI to use the wheel")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        raise SystemExit("no mpiexec: install an MPI, or unset LOCKSTEP_SYSTEM_MPI for the wheel")
+    version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+    return [path, *(["--with-ft", "ulfm"] if "Open MPI" in version else [])]
+
+
+def python(session: nox.Session, *command: str, **env: str) -> None:
+    """Run a module in one process; launches that it starts find all they need set."""
+    launches = {"LOCKSTEP_MPIEXEC": shlex.join(launcher())}
+    session.run(PYTHON, "-m", *command, external=True, env=THREADS | OPEN_MPI | launches | env)
+
+
+def mpiexec(session: nox.Session, ranks: int, *command: str) -> None:
+    """Run a module on `ranks` ranks."""
     # A rank that spins on a core that another rank needs slows both.
-    crowded = {"OMPI_MCA_mpi_yield_when_idle": "1"} if ranks > (cores or 1) else {}
+    crowded = {"OMPI_MCA_mpi_yield_when_idle": "1"} if ranks > len(os.sched_getaffinity(0)) else {}
     session.run(
-        path,
-        *fault_tolerance(path),
-        *("-n", str(ranks), "python", "-m", *command),
+        *(*launcher(), "-n", str(ranks), PYTHON, "-m", *command),
         external=True,
-        env={**THREADS, **OPEN_MPI, **crowded, "LOCKSTEP_RANKS": str(ranks), **env},
+        env=THREADS | OPEN_MPI | crowded | {"LOCKSTEP_RANKS": str(ranks)},
     )
 
 
-def fault_tolerance(launcher: str) -> list[str]:
-    """What makes this launcher tell the survivors of a rank's death; nothing where it cannot."""
-    version = subprocess.run([launcher, "--version"], capture_output=True, text=True).stdout
-    return ["--with-ft", "ulfm"] if "Open MPI" in version else []
-
-
-def ranks_and_rest(session: nox.Session, default: int) -> tuple[int, list[str]]:
-    """Split `-n N` from the arguments that go on to pytest."""
-    parser = argparse.ArgumentParser(prog=f"nox -s {session.name} --", add_help=False)
-    parser.add_argument("-n", dest="ranks", type=int, default=default)
+def options(session: nox.Session, ranks: int) -> tuple[argparse.Namespace, list[str]]:
+    """The arguments that a session knows, and those that go on to pytest."""
+    parser = argparse.ArgumentParser(f"nox -s {session.name} --", add_help=False)
+    parser.add_argument("-n", dest="ranks", type=int, default=ranks)
     known, rest = parser.parse_known_args(session.posargs)
     if known.ranks < 1:
         session.error(f"-n {known.ranks}: expected at least 1 rank")
-    return known.ranks, rest
+    return known, rest
 
 
-@nox.session
+@shared
 def lint(session: nox.Session) -> None:
     """Format, style, types, and that imports go down only."""
-    install(session, "lint")
-    session.run("ruff", "format", "--check", *CODE)
-    session.run("ruff", "check", *CODE)
-    session.run("mypy", *CODE)
-    session.run("lint-imports")
+    session.run(BIN / "ruff", "format", "--check", *CODE, external=True)
+    session.run(BIN / "ruff", "check", *CODE, external=True)
+    session.run(BIN / "mypy", *CODE, external=True)
+    session.run(BIN / "lint-imports", external=True)
 
 
-@nox.session
+@shared
 def correctness(session: nox.Session) -> None:
     """Does the parallel version learn the same weights? On 4 ranks, or as many as -n says."""
-    install(session, "test")
-    ranks, rest = ranks_and_rest(session, default=4)
-    mpiexec(session, ranks, "pytest", *(rest or ["tests"]))
+    known, rest = options(session, ranks=4)
+    # Mutants and faults start launches of their own, from one process: they have sessions.
+    tests = ["tests", "--ignore=tests/mutants", "--ignore=tests/faults"]
+    mpiexec(session, known.ranks, "pytest", *(rest or tests))
 
 
-@nox.session
+@shared
 def mutants(session: nox.Session) -> None:
-    """Do the tests catch real bugs? Each patch of tests/mutants must make its test fail."""
-    install(session, "test")
-    session.run("python", "-m", "pytest", "tests/mutants", *session.posargs, env=THREADS | OPEN_MPI)
+    """Do the tests catch real bugs? Each bug of tests/mutants must fail the test named for it."""
+    python(session, "pytest", "tests/mutants", *session.posargs)
 
 
-@nox.session
+@shared
 def faults(session: nox.Session) -> None:
     """Does a failing, hanging or dying rank end in a failed test, and never in a hang?"""
-    install(session, "test")
-    session.run("python", "-m", "pytest", "tests/faults", *session.posargs, env=THREADS | OPEN_MPI)
+    python(session, "pytest", "tests/faults", *session.posargs)
 
 
-@nox.session
+@shared
 def bench_mpi(session: nox.Session) -> None:
-    """Does it pay here? -n N ranks (default: the cores), --quick for a small grid."""
-    install(session, "bench")
-    ranks, rest = ranks_and_rest(session, default=os.cpu_count() or 1)
-    mpiexec(session, ranks, "pytest", "bench", *rest)
+    """Does it pay here? -n N ranks, --quick for a small grid, --save NAME for a baseline."""
+    known, rest = options(session, ranks=len(os.sched_getaffinity(0)))
+    if "--save" in rest:
+        python(session, "bench.baseline", "-n", str(known.ranks), *rest)
+    else:
+        mpiexec(session, known.ranks, "pytest", *([] if _names_a_path(rest) else ["bench"]), *rest)
+
+
+def _names_a_path(arguments: list[str]) -> bool:
+    return any(argument.startswith("bench") for argument in arguments)
+
+
+@shared
+def bench_compare(session: nox.Session) -> None:
+    """Have speedups fallen since baseline NAME? [--tolerance 5%] [-n N] [--json F] ..."""
+    python(session, "bench.compare", *session.posargs)
+
+
+@shared
+def bench_ab(session: nox.Session) -> None:
+    """Have speedups fallen since GIT_REF? Both are launched in turn, here and now."""
+    python(session, "bench.ab", *session.posargs)
+
+
+@shared
+def bench_aa(session: nox.Session) -> None:
+    """How often is the gate wrong? The same code against itself, and against slowed copies."""
+    python(session, "bench.aa", *session.posargs)

@@ -59,6 +59,7 @@ class Hogwild(Strategy):
         if comm.rank == 0:
             self._window.rows[0][:] = params
         model.bind(self._window.rows[0], model.grads)
+        model.grads[:] = 0
         self._window.fence()
 
     @property
@@ -67,7 +68,8 @@ class Hogwild(Strategy):
         return int(self._updates.sum())
 
     def gradients(self, batch: Batch) -> float:
-        loss, self._rows = own_gradients(self.model, batch, self.comm)
+        # Sparse: onto zeros, for `_update_support` clears what it has applied, and nothing more.
+        loss, self._rows = own_gradients(self.model, batch, self.comm, add=self.sparse)
         return loss
 
     def update(self) -> None:
@@ -83,10 +85,21 @@ class Hogwild(Strategy):
 
     def _update_support(self) -> None:
         params, grads = self.model.params, self.model.grads
-        support = np.flatnonzero(grads)
+        support = self._support()
         values = params[support]
         self.optimizer.step(values, grads[support])
         params[support] = values
+        grads[support] = 0
+
+    def _support(self) -> NDArray[np.intp]:
+        """Where the gradient is not 0: as a layer says (`EmbeddingBag.support`), or by looking."""
+        model = self.model
+        layers = getattr(model, "layers", [None] * (len(model.offsets) - 1))
+        parts = []
+        for layer, lo, hi in zip(layers, model.offsets, model.offsets[1:]):
+            said = getattr(layer, "support", None)
+            parts.append(lo + (np.flatnonzero(model.grads[lo:hi]) if said is None else said))
+        return np.concatenate(parts)
 
     def weights(self) -> NDArray:
         if not self._window.is_open:

@@ -12,15 +12,15 @@ from nn.data.arguments import whole
 from strategies.data_parallel import DataParallel
 
 
-def own_gradients(model, batch: Batch, comm: MPI.Intracomm) -> tuple[float, int]:
-    """Write the gradient of this rank's rows as a batch of its own: a mean over these rows alone.
+def own_gradients(model, batch: Batch, comm: MPI.Intracomm, add: bool = False) -> tuple[float, int]:
+    """Write (or add) the gradient of this rank's rows as a batch of its own: a mean over these.
 
     Returns:
         The mean loss over these rows (nan where there are none), and their number.
     """
     own = batch.shard(comm.rank, comm.size)
     own.rows = max(len(own), 1)
-    loss = model.gradients(own)
+    loss = model.gradients(own, add=add)
     return loss if len(own) else math.nan, len(own)
 
 

@@ -72,7 +72,7 @@ def check_rows(rows: int, micro_batches: int) -> None:
 
 def loss_of_last(loss: float, comm: MPI.Intracomm) -> float:
     """The loss, which the last stage alone has seen, on every rank."""
-    buffer = np.array([loss])
+    buffer = np.array([loss], np.float64)
     comm.Bcast(buffer, comm.size - 1)
     return float(buffer[0])
 

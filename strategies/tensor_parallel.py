@@ -2,18 +2,20 @@
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from mpi4py import MPI
 
 from nn.batch import Batch, bounds
-from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Sigmoid, Tanh
+from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Sigmoid, Tanh
 from nn.model import Model
+from nn.residual import Residual
 from strategies import features
-from strategies.layout import Block, Layout, Sharded, part_of
+from strategies.layout import EVERYTHING, Block, Layout, Sharded, part_of
 
-ELEMENTWISE = (ReLU, Sigmoid, Tanh, MaxPool2d)
-"""Layers that treat each feature or channel on its own, so that they do not mind a split."""
+EACH_FEATURE_ALONE = (ReLU, Sigmoid, Tanh, MaxPool2d)
+"""Layers that do not mind how features or channels are split."""
 
 Parts = list[tuple[int, int]]
 """Half-open range of the features (or channels) that each rank holds."""
@@ -51,64 +53,100 @@ def split(
     Args:
         need_dx: whether the gradient of the input is needed, as behind the first pipeline stage.
     """
-    layers: list[Layer] = []
-    layout: Layout = []
-    parts: Parts | None = None  # how the activations are split at this point; None: they are whole
-    shape = model.input_shape
-    last = max((i for i, layer in enumerate(model.layers) if layer.shapes), default=-1)
+    rewritten = _Rewriting(comm, rank, model.input_shape, need_dx)
+    rewritten.run(model.layers, at=0)
+    return rewritten.layers, rewritten.layout
 
-    def cut(total: int) -> tuple[Parts, slice]:
-        parts = [bounds(k, comm.size, total) for k in range(comm.size)]
-        return parts, slice(*parts[rank])
 
-    def keep(layer: Layer, at: int, *keys: tuple[slice, ...]) -> None:
-        for key, shape in zip(keys, layer.shapes):
-            layout.append(Block(at, shape, key))
-            at += math.prod(shape)
+class _Rewriting:
+    """Goes through consecutive layers and remembers how the activations are split between them."""
 
-    for i, layer in enumerate(model.layers):
-        at = model.offsets[i]
-        if isinstance(layer, Linear):
-            if parts is None and i == last:
-                parts, _ = cut(layer.inputs)
-                layers.append(Take(comm, rank, parts))
-            if parts is None:
-                if need_dx:
-                    layers.append(SumGradient(comm))
-                parts, mine = cut(layer.outputs)
-                layers.append(Linear(layer.inputs, mine.stop - mine.start))
-                keep(layer, at, (mine,), (mine,))
+    def __init__(self, comm: MPI.Intracomm, rank: int, shape: Shape, need_dx: bool):
+        self.comm, self.rank, self.shape, self.need_dx = comm, rank, shape, need_dx
+        self.layers: list[Layer] = []
+        self.layout: Layout = []
+        self.parts: Parts | None = None  # None: every rank has all features
+
+    def run(self, layers: Sequence[Layer], at: int) -> None:
+        """`at`: where their parameters begin."""
+        last = max((i for i, layer in enumerate(layers) if layer.shapes), default=-1)
+        for i, layer in enumerate(layers):
+            if isinstance(layer, Linear):
+                self._linear(layer, at, alone=i == last)
+            elif isinstance(layer, Conv2d):
+                self._convolution(layer, at)
+            elif isinstance(layer, Residual):
+                self._residual(layer, at)
+            elif isinstance(layer, Flatten):
+                self._flatten(layer)
             else:
-                mine = slice(*parts[rank])
-                parts = None
-                layers.append(RowLinear(mine.stop - mine.start, layer.outputs, comm))
-                keep(layer, at, (slice(None), mine), (slice(None),))
-        elif isinstance(layer, Conv2d):
-            if parts is not None:
-                layers.append(Gather(comm, rank, parts))
-            elif need_dx:
-                layers.append(SumGradient(comm))
-            parts, mine = cut(layer.outputs)
-            layers.append(
-                Conv2d(
-                    layer.inputs, mine.stop - mine.start, layer.size, layer.stride, layer.padding
-                )
-            )
-            keep(layer, at, (mine,), (mine,))
+                self._other(layer, at)
+            self.shape = layer.row_shape(self.shape)
+            self.need_dx = self.need_dx or bool(layer.shapes)
+            at += layer.n_params
+        self._make_whole()
+
+    def _linear(self, layer: Linear, at: int, alone: bool) -> None:
+        if alone and self.parts is None:
+            self.parts = self._cut(layer.inputs)
+            self.layers.append(Take(self.comm, self.rank, self.parts))
+        if self.parts is None:
+            self._split_outputs(layer, at, lambda outputs: Linear(layer.inputs, outputs))
         else:
-            if parts is not None and isinstance(layer, Flatten):
-                pixels = math.prod(shape[1:])
-                parts = [(lo * pixels, hi * pixels) for lo, hi in parts]
-            elif parts is not None and not isinstance(layer, ELEMENTWISE):
-                layers.append(Collect(comm, rank, parts))
-                parts = None
-            layers.append(copy.copy(layer))
-            keep(layer, at, *[(slice(None),)] * len(layer.shapes))
-        shape = layer.row_shape(shape)
-        need_dx = need_dx or bool(layer.shapes)
-    if parts is not None:
-        layers.append(Collect(comm, rank, parts))
-    return layers, layout
+            lo, hi = self.parts[self.rank]
+            self.parts = None
+            self.layers.append(RowLinear(hi - lo, layer.outputs, self.comm))
+            self._keep(layer, at, (slice(None), slice(lo, hi)), EVERYTHING)
+
+    def _convolution(self, layer: Conv2d, at: int) -> None:
+        def part(outputs: int) -> Conv2d:
+            return Conv2d(layer.inputs, outputs, layer.size, layer.stride, layer.padding)
+
+        self._split_outputs(layer, at, part)
+
+    def _residual(self, layer: Residual, at: int) -> None:
+        self._make_whole()
+        inner = _Rewriting(self.comm, self.rank, self.shape, need_dx=True)
+        inner.run(layer.layers, at)
+        self.layers.append(Residual(*inner.layers))
+        self.layout += inner.layout
+
+    def _flatten(self, layer: Flatten) -> None:
+        if self.parts is not None:
+            pixels = math.prod(self.shape[1:])
+            self.parts = [(lo * pixels, hi * pixels) for lo, hi in self.parts]
+        self.layers.append(copy.copy(layer))
+
+    def _other(self, layer: Layer, at: int) -> None:
+        """A layer without weights to split: on its part if it can, else in full on every rank."""
+        if not isinstance(layer, EACH_FEATURE_ALONE):
+            self._make_whole()
+        self.layers.append(copy.copy(layer))
+        self._keep(layer, at, *[EVERYTHING] * len(layer.shapes))
+
+    def _split_outputs(self, layer: Linear | Conv2d, at: int, part: Callable[[int], Layer]) -> None:
+        if self.parts is not None:
+            self.layers.append(Gather(self.comm, self.rank, self.parts))
+        elif self.need_dx:
+            self.layers.append(SumGradient(self.comm))
+        self.parts = self._cut(layer.outputs)
+        lo, hi = self.parts[self.rank]
+        self.layers.append(part(hi - lo))
+        self._keep(layer, at, (slice(lo, hi),), (slice(lo, hi),))
+
+    def _make_whole(self) -> None:
+        if self.parts is not None:
+            self.layers.append(Collect(self.comm, self.rank, self.parts))
+            self.parts = None
+
+    def _cut(self, features: int) -> Parts:
+        return [bounds(k, self.comm.size, features) for k in range(self.comm.size)]
+
+    def _keep(self, layer: Layer, at: int, *cuts: tuple[slice, ...]) -> None:
+        """Note which part of each of the layer's parameters this rank holds."""
+        for cut, shape in zip(cuts, layer.shapes):
+            self.layout.append(Block(at, shape, cut))
+            at += math.prod(shape)
 
 
 class RowLinear(Linear):

@@ -117,7 +117,7 @@ class ZeRO(Sharded):
     def reduce(self, loss: float) -> float:
         if not self._shards_gradient:
             self.comm.Reduce_scatter(MPI.IN_PLACE, self._grads, self._counts, MPI.SUM)
-        total = np.array([loss])
+        total = np.array([loss], np.float64)
         self.comm.Allreduce(MPI.IN_PLACE, total, MPI.SUM)
         return float(total[0])
 

@@ -1,0 +1,64 @@
+"""Residual blocks: what lets narrow nets be deep."""
+
+import copy
+from itertools import accumulate
+
+import numpy as np
+
+from nn.layers import Layer, ReLU
+
+
+class Residual(Layer):
+    """y = x + f(x) with f of consecutive layers (He et al., "Deep residual learning", 2016).
+
+    Args:
+        layers: of f, which must keep the shape of its rows.
+
+    Raises:
+        ValueError: no layers, or a first one that would overwrite x.
+    """
+
+    def __init__(self, *layers: Layer):
+        if not layers:
+            raise ValueError("a residual block of no layers: expected at least one")
+        if isinstance(layers[0], ReLU) and layers[0].in_place:
+            raise ValueError("ReLU(in_place=True) comes first in a residual block, which needs x")
+        self.layers = layers
+        self.shapes = tuple(shape for layer in layers for shape in layer.shapes)
+
+    def __copy__(self):
+        return Residual(*map(copy.copy, self.layers))
+
+    def init(self, rng):
+        return tuple(value for layer in self.layers for value in layer.init(rng))
+
+    def bind(self, params, grads):
+        ends = [0, *accumulate(layer.n_params for layer in self.layers)]
+        for layer, lo, hi in zip(self.layers, ends, ends[1:]):
+            layer.bind(params[lo:hi], grads[lo:hi])
+        self.params = tuple(view for layer in self.layers for view in layer.params)
+        self.grads = tuple(view for layer in self.layers for view in layer.grads)
+
+    def row_shape(self, shape):
+        out = shape
+        for layer in self.layers:
+            out = layer.row_shape(out)
+        if out != shape:
+            raise ValueError(f"{self} makes rows of shape {out} of {shape}: expected the same")
+        return out
+
+    def forward(self, x):
+        y, contexts = x, []
+        for layer in self.layers:
+            y, ctx = layer.forward(y)
+            contexts.append(ctx)
+        return x + y, contexts
+
+    def backward(self, dy, ctx, need_dx=True, add=False):
+        inner = np.array(dy) if need_dx else dy  # layers may overwrite what they are given
+        for i in reversed(range(len(self.layers))):
+            inner = self.layers[i].backward(inner, ctx[i], need_dx or i > 0, add)
+        return dy + inner if need_dx else None
+
+    def __repr__(self) -> str:
+        return f"Residual({', '.join(map(repr, self.layers))})"

@@ -1,0 +1,255 @@
+"""Pipelines, in every schedule, learn the weights of sequential training: to the bit."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mpi4py import MPI
+
+from bench.instrument import Metered
+from nn import SGD, Adam, Batch, mlp
+from strategies import Pipeline, Sequential, balance
+from strategies.schedules import SCHEDULES
+from tests.oracles import MatchedOrder, assert_trains_like, random_batches
+from tests.small_nets import DEEP, NETS
+
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
+
+
+def momentum():
+    return SGD(0.1, momentum=0.9)
+
+
+def layered(width: int = 5):
+    """Nine layers: enough for two stages on each of four ranks."""
+    return mlp([6, width, 4, width, 3, 3], activation="tanh", dtype="float64", seed=1)
+
+
+@every_schedule
+@pytest.mark.parametrize("micro_batches", [1, 3, 8])
+def test_equals_adding_up_micro_batches_to_the_bit(comm, schedule, micro_batches):
+    """8 rows: one micro-batch, three uneven ones, and ones of a row each."""
+    parallel = Pipeline(layered(), momentum(), comm, micro_batches, schedule)
+    oracle = MatchedOrder(layered(), momentum(), micro_batches)
+    assert_trains_like(oracle, parallel, random_batches(layered(), 8), comm, tolerance=0)
+
+
+@every_schedule
+@pytest.mark.parametrize("net", DEEP)
+def test_equals_sequential_for_every_net(comm, workers, schedule, net):
+    """With as many stages a rank as there are layers for."""
+    build = NETS[net]
+    chunks = min(2, len(build().layers) // workers) if schedule == "interleaved" else None
+    parallel = Pipeline(build(), Adam(1e-2), comm, 3, schedule, chunks=chunks)
+    oracle = Sequential(build(), Adam(1e-2))
+    assert_trains_like(oracle, parallel, random_batches(build(), 7, steps=2), comm)
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("cuts", [[1], [2], [5], [8]])
+def test_uneven_cuts(comm, cuts):
+    """A ReLU or a Linear alone may be a stage."""
+    parallel = Pipeline(layered(), momentum(), comm, 3, "1f1b", cuts)
+    oracle = MatchedOrder(layered(), momentum(), 3)
+    assert_trains_like(oracle, parallel, random_batches(layered(), 8), comm, tolerance=0)
+
+
+@pytest.mark.workers(2, 3, 4)
+def test_a_stage_may_begin_with_a_relu_that_works_in_place(comm, workers):
+    def build():
+        return mlp([6, 5, 4, 5, 3], dtype="float64", seed=1)
+
+    cuts = [1, 3, 5][: workers - 1]
+    parallel = Pipeline(build(), momentum(), comm, 2, "gpipe", cuts)
+    oracle = MatchedOrder(build(), momentum(), 2)
+    assert_trains_like(oracle, parallel, random_batches(build(), 5), comm, tolerance=0)
+
+
+@pytest.mark.workers(3)
+def test_equals_sequential_in_float32(comm):
+    def build():
+        return mlp([20, 30, 25, 10], seed=2)
+
+    parallel = Pipeline(build(), SGD(0.1), comm, 4)
+    batches = random_batches(build(), 33, steps=5)
+    assert_trains_like(Sequential(build(), SGD(0.1)), parallel, batches, comm, tolerance=1e-5)
+
+
+# Messages
+
+
+class Synchronous(MPI.Intracomm):
+    """No send is complete before its message is being received, whatever its size."""
+
+    def Isend(self, *args, **kwargs):
+        return self.Issend(*args, **kwargs)
+
+
+class Blocking(MPI.Intracomm):
+    """A send does not even return before."""
+
+    def Isend(self, *args, **kwargs):
+        self.Ssend(*args, **kwargs)
+        return MPI.REQUEST_NULL
+
+
+@every_schedule
+@pytest.mark.parametrize("fault", [Synchronous, Blocking])
+@pytest.mark.deadline(20)
+def test_synchronous_sends_do_not_deadlock_it(comm, schedule, fault):
+    """The interleaved schedule needs sends that return, as the simulator says too."""
+    if fault is Blocking and schedule == "interleaved":
+        return
+    parallel = Pipeline(layered(), momentum(), fault(comm), 5, schedule)
+    oracle = MatchedOrder(layered(), momentum(), 5)
+    assert_trains_like(oracle, parallel, random_batches(layered(), 8), comm, tolerance=0)
+
+
+@every_schedule
+@pytest.mark.workers(2, 4)
+@pytest.mark.deadline(30)
+def test_messages_far_beyond_the_eager_limit(comm, schedule):
+    """Half a megabyte each, where shared memory sends 4 KiB and TCP 64 KiB at once."""
+
+    def build():
+        return mlp([2, *[2**15, 2] * 4, 3], dtype="float64", seed=1)
+
+    parallel = Pipeline(build(), SGD(1e-3), comm, 3, schedule)
+    oracle = MatchedOrder(build(), SGD(1e-3), 3)
+    batches = random_batches(build(), 6, steps=1)
+    assert_trains_like(oracle, parallel, batches, comm, tolerance=0)
+
+
+@every_schedule
+def test_sends_what_the_formula_says(comm, workers, schedule):
+    """Each row's activations once over every boundary between ranks, and their gradient back."""
+    metered = Metered(comm)
+    cuts = {1: [], 2: [3], 3: [2, 5], 4: [2, 4, 7]}[workers]
+    if schedule == "interleaved":
+        cuts = {1: [4], 2: [2, 4, 6], 3: [1, 2, 4, 6, 7], 4: [1, 2, 3, 4, 5, 6, 7]}[workers]
+    parallel = Pipeline(layered(), SGD(0.1), metered, 3, schedule, cuts)
+    (batch,) = random_batches(layered(), 8, steps=1)
+    metered.record.clear()
+    parallel.step(batch)
+    width = [layered().row_shape(i)[0] for i in range(10)]
+    bounds = [0, *cuts, 9]
+    elements = 0
+    for stage, (lo, hi) in enumerate(pairwise(bounds)):
+        if workers > 1 and stage % workers == comm.rank:
+            elements += 8 * (width[hi] * (hi < 9) + width[lo] * (lo > 0))
+    assert metered.record.sent["Isend"] == 8 * elements
+    assert metered.record.sent["Bcast"] == 8 * (comm.rank == workers - 1)
+    assert set(metered.record.sent) <= {"Isend", "Bcast"}
+
+
+class Watched:
+    """An array that only the ranks which may are allowed to read."""
+
+    def __init__(self, array, allowed):
+        self.array, self.allowed = array, allowed
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+        self.rows_read = 0
+
+    def __getitem__(self, rows):
+        assert self.allowed, "this stage does not need to read it"
+        self.rows_read += len(self.array[rows])
+        return self.array[rows]
+
+
+@every_schedule
+def test_stages_load_only_the_inputs_or_labels_that_they_need(comm, workers, schedule):
+    (batch,) = random_batches(layered(), 8, steps=1)
+    first, last = comm.rank == 0, comm.rank == workers - 1
+    x, y = Watched(batch.x, first), Watched(batch.y, last)
+    Pipeline(layered(), momentum(), comm, 3, schedule).step(Batch(x, y))
+    assert (x.rows_read, y.rows_read) == (8 * first, 8 * last)
+
+
+# Cuts
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=9).flatmap(
+        lambda costs: st.tuples(st.just(costs), st.integers(1, len(costs)))
+    )
+)
+@pytest.mark.workers(1)
+def test_balanced_is_the_best_of_all_partitions(case):
+    costs, stages = case
+
+    def worst(bounds):
+        return max(sum(costs[lo:hi]) for lo, hi in pairwise(bounds))
+
+    def partitions(lo, left):
+        if left == 1:
+            yield [lo, len(costs)]
+            return
+        for hi in range(lo + 1, len(costs) - left + 2):
+            for rest in partitions(hi, left - 1):
+                yield [lo, *rest]
+
+    found = balance.balanced(costs, stages)
+    assert found in list(partitions(0, stages))
+    assert worst(found) == min(map(worst, partitions(0, stages)))
+
+
+def test_automatic_cuts_are_the_same_everywhere_and_balance_equal_layers(comm, workers):
+    """Eight equal, large layers on up to four ranks; the clock may mistake one layer at most."""
+    model = mlp([256] * 9, dtype="float64")
+    found = balance.choose(model, workers, "auto", comm)
+    assert comm.allgather(found) == [found] * workers
+    linears = [sum(i % 2 == 0 for i in range(lo, hi)) for lo, hi in pairwise(found)]
+    assert max(linears) <= -(-8 // workers) + 1
+
+
+@pytest.mark.workers(1)
+def test_layers_cost_what_they_compute():
+    costs = balance.layer_costs(mlp([512, 512, 8], dtype="float64"))
+    assert costs[0] > 3 * costs[2] > 0
+
+
+# State, and bad input
+
+
+def test_resumes_from_the_state_of_sequential_and_back(comm):
+    batches = random_batches(layered(), 6, steps=3)
+    oracle = MatchedOrder(layered(), momentum(), 3)
+    parallel = Pipeline(layered(), momentum(), comm, 3)
+    oracle.step(batches[0])
+    parallel.load_state(oracle.state())
+    parallel.step(batches[1])
+    oracle.load_state(parallel.state())
+    for strategy in (oracle, parallel):
+        strategy.step(batches[2])
+    np.testing.assert_array_equal(parallel.weights(), oracle.weights())
+
+
+@pytest.mark.workers(2)
+def test_says_what_was_expected(comm):
+    def pipeline(**arguments):
+        return Pipeline(layered(), momentum(), comm, **arguments)
+
+    with pytest.raises(ValueError, match="2 stages and a net of 1 layers"):
+        Pipeline(mlp([3, 2]), momentum(), comm)
+    with pytest.raises(ValueError, match=r"10 stages and a net of 9 layers.*fewer chunks"):
+        pipeline(schedule="interleaved", chunks=5)
+    with pytest.raises(ValueError, match="naive, gpipe, 1f1b, interleaved"):
+        pipeline(schedule="GPipe")
+    with pytest.raises(ValueError, match="micro_batches=0"):
+        pipeline(micro_batches=0)
+    with pytest.raises(ValueError, match="only the interleaved schedule"):
+        pipeline(chunks=2)
+    with pytest.raises(ValueError, match='expected "auto" or a list'):
+        pipeline(cuts="even")
+    for cuts in ([], [0], [9], [3, 6], [-1]):
+        with pytest.raises(ValueError, match="expected 1 increasing layer numbers from 1 to 8"):
+            pipeline(cuts=cuts)
+    with pytest.raises(TypeError):
+        pipeline(cuts=[2.5])
+    with pytest.raises(TypeError, match=r"Pipeline expected nn\.Model"):
+        Pipeline(object(), momentum(), comm)
+    (batch,) = random_batches(layered(), 3, steps=1)
+    with pytest.raises(ValueError, match=r"micro_batches=4 and 3 rows.*at most one micro-batch a"):
+        pipeline(micro_batches=4).step(batch)

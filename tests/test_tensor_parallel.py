@@ -1,0 +1,105 @@
+"""Tensor parallelism, every neuron on one rank, learns the weights of sequential training."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from bench.instrument import Metered
+from nn import SGD, AdaGrad, Adam, mlp
+from nn.data.dataset import Dataset
+from strategies import Sequential, TensorParallel
+from tests.oracles import assert_trains_like, random_batches
+from tests.small_nets import NETS
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+@pytest.mark.parametrize("net", NETS)
+def test_equals_sequential(comm, net, rows):
+    """Widths that do not divide, and fewer neurons than ranks, included."""
+    build = NETS[net]
+    parallel = TensorParallel(build(), SGD(0.1, momentum=0.9), comm)
+    oracle = Sequential(build(), SGD(0.1, momentum=0.9))
+    assert_trains_like(oracle, parallel, random_batches(build(), rows, steps=2), comm)
+
+
+@pytest.mark.parametrize("optimizer", [Adam, AdaGrad])
+def test_optimizers_see_the_right_elements(comm, optimizer):
+    build = NETS["four_tanh"]
+    parallel = TensorParallel(build(), optimizer(1e-2), comm)
+    batches = random_batches(build(), 7, steps=5)
+    assert_trains_like(Sequential(build(), optimizer(1e-2)), parallel, batches, comm)
+
+
+@pytest.mark.workers(2)
+def test_stays_equal_over_hundreds_of_steps(comm):
+    build = NETS["four_tanh"]
+    parallel = TensorParallel(build(), SGD(0.05, momentum=0.9), comm)
+    oracle = Sequential(build(), SGD(0.05, momentum=0.9))
+    batches = random_batches(build(), 8, steps=4) * 50
+    assert_trains_like(oracle, parallel, batches, comm, tolerance=1e-9)
+
+
+@pytest.mark.workers(2, 4)
+def test_equals_sequential_in_float32(comm):
+    def build():
+        return mlp([20, 30, 25, 10], seed=2)
+
+    parallel = TensorParallel(build(), SGD(0.1), comm)
+    batches = random_batches(build(), 33, steps=5)
+    assert_trains_like(Sequential(build(), SGD(0.1)), parallel, batches, comm, tolerance=1e-5)
+
+
+def test_weights_are_split_and_only_row_biases_are_shared(comm, workers):
+    """Sizes 6-8-5-3: Linear 1 by outputs, 2 by inputs, 3 (without a partner) by inputs."""
+    parallel = TensorParallel(mlp([6, 8, 5, 3], dtype="float64"), SGD(0.1), comm)
+    held = Counter()
+    for layout in parallel.layouts:
+        for block in layout:
+            held.update(block.of(np.arange(parallel.length)).ravel().tolist())
+    first, second, third = np.split(np.arange(parallel.length), [6 * 8 + 8, 6 * 8 + 8 + 8 * 5 + 5])
+    shared = [*second[8 * 5 :], *third[5 * 3 :]]
+    assert first.size == 56
+    assert held == {i: workers if i in shared else 1 for i in range(parallel.length)}
+
+
+def test_sends_what_the_formula_says(comm, workers):
+    """One Allreduce of activations a pair forward and, but for the first pair, one backward."""
+    metered = Metered(comm)
+    rows, (a, b, c, d, e) = 6, (7, 4, 5, 6, 3)
+    parallel = TensorParallel(mlp([a, b, c, d, e], dtype="float64"), SGD(0.1), metered)
+    (batch,) = random_batches(mlp([a, b, c, d, e]), rows, steps=1)
+    metered.record.clear()
+    parallel.step(batch)
+    forward, backward = rows * c + rows * e, rows * c
+    assert metered.record.sent == {"Allreduce": 8 * (forward + backward)}
+    assert metered.record.calls == {"Allreduce": 3}
+
+
+def test_resumes_from_the_state_of_sequential_and_back(comm):
+    build = NETS["three_sigmoid"]
+    batches = random_batches(build(), 5, steps=4)
+    oracle = Sequential(build(), SGD(0.1, momentum=0.9))
+    parallel = TensorParallel(build(), SGD(0.1, momentum=0.9), comm)
+    for batch in batches[:2]:
+        oracle.step(batch)
+    parallel.load_state(oracle.state())
+    np.testing.assert_array_equal(parallel.weights(), oracle.weights())
+    parallel.step(batches[2])
+    oracle.load_state(parallel.state())
+    for strategy in (oracle, parallel):
+        strategy.step(batches[3])
+    np.testing.assert_allclose(parallel.weights(), oracle.weights(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.workers(1, 2)
+def test_says_what_was_expected(comm):
+    model = mlp([3, 4, 2])
+    with pytest.raises(TypeError, match=r"model is Dataset: TensorParallel expected nn\.Model"):
+        TensorParallel(Dataset.__new__(Dataset), SGD(0.1), comm)
+    with pytest.raises(TypeError, match="optimizer is float"):
+        TensorParallel(model, 0.1, comm)
+    with pytest.raises(TypeError, match="comm is None"):
+        TensorParallel(model, SGD(0.1), None)
+    with pytest.raises(TypeError, match=r"step\(\) takes an nn\.Batch"):
+        TensorParallel(model, SGD(0.1), comm).step([1, 2])

@@ -1,0 +1,133 @@
+"""ZeRO, whose ranks hold slices of what they would all hold, learns the weights of Sequential."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.instrument import Metered
+from nn import SGD, AdaGrad, Adam, mlp, schedules
+from strategies import Sequential, ZeRO
+from tests.oracles import MatchedOrder, assert_trains_like, random_batches
+from tests.small_nets import NETS
+
+OPTIMIZERS = {
+    "momentum": lambda: SGD(0.1, momentum=0.9, weight_decay=1e-3),
+    "nesterov": lambda: SGD(schedules.cosine(0.1, 10), momentum=0.9, nesterov=True),
+    "adam": lambda: Adam(1e-2),
+    "adagrad": lambda: AdaGrad(1e-2),
+}
+every_stage = pytest.mark.parametrize("stage", [1, 2, 3])
+
+
+@every_stage
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("rows", [1, 7])
+def test_equals_sequential(comm, stage, optimizer, rows):
+    """Uneven shards of rows (7) and empty ones (1); slices begin and end within layers."""
+    build, make = NETS["four_tanh"], OPTIMIZERS[optimizer]
+    parallel = ZeRO(build(), make(), comm, stage)
+    assert_trains_like(Sequential(build(), make()), parallel, random_batches(build(), rows), comm)
+
+
+@every_stage
+@pytest.mark.parametrize("net", NETS)
+def test_equals_sequential_for_every_net(comm, stage, net):
+    build, make = NETS[net], OPTIMIZERS["momentum"]
+    parallel = ZeRO(build(), make(), comm, stage)
+    batches = random_batches(build(), 6, steps=2)
+    assert_trains_like(Sequential(build(), make()), parallel, batches, comm)
+
+
+@every_stage
+@pytest.mark.workers(1, 2)
+def test_equals_the_matched_order_to_the_bit(comm, workers, stage):
+    """The sum of two shards has one order."""
+    build, make = NETS["four_tanh"], OPTIMIZERS["adam"]
+    parallel = ZeRO(build(), make(), comm, stage)
+    oracle = MatchedOrder(build(), make(), workers)
+    assert_trains_like(oracle, parallel, random_batches(build(), 7), comm, tolerance=0)
+
+
+@every_stage
+@pytest.mark.workers(3)
+def test_stays_equal_over_hundreds_of_steps(comm, stage):
+    build, make = NETS["five_narrow"], OPTIMIZERS["nesterov"]
+    parallel = ZeRO(build(), make(), comm, stage)
+    batches = random_batches(build(), 9, steps=4) * 50
+    assert_trains_like(Sequential(build(), make()), parallel, batches, comm, tolerance=1e-9)
+
+
+@every_stage
+@pytest.mark.workers(2, 4)
+def test_equals_sequential_in_float32(comm, stage):
+    def build():
+        return mlp([20, 30, 10], seed=2)
+
+    parallel = ZeRO(build(), SGD(0.1), comm, stage)
+    batches = random_batches(build(), 33, steps=5)
+    assert_trains_like(Sequential(build(), SGD(0.1)), parallel, batches, comm, tolerance=1e-5)
+
+
+@settings(max_examples=20)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=2, max_size=5),
+    rows=st.integers(1, 9),
+    optimizer=st.sampled_from(sorted(OPTIMIZERS)),
+    stage=st.sampled_from([1, 2, 3]),
+)
+def test_any_net_equals_sequential(comm, sizes, rows, optimizer, stage):
+    def build():
+        return mlp([*sizes, 3], "tanh", "float64", seed=3)
+
+    parallel = ZeRO(build(), OPTIMIZERS[optimizer](), comm, stage)
+    oracle = Sequential(build(), OPTIMIZERS[optimizer]())
+    assert_trains_like(oracle, parallel, random_batches(build(), rows, steps=2), comm)
+
+
+@every_stage
+def test_sends_what_the_formula_says(comm, stage):
+    """n parameters: the gradient once, the parameters once; in stage 3 twice, but for the last
+    layer, which backward finds still there."""
+    metered = Metered(comm)
+    build = NETS["four_tanh"]
+    parallel = ZeRO(build(), SGD(0.1), metered, stage)
+    (batch,) = random_batches(build(), 7, steps=1)
+    metered.record.clear()
+    parallel.step(batch)
+    n, last = parallel.length, build().layers[-1].n_params
+    own = parallel.layouts[comm.rank][0]
+    end = own.start + own.size
+    in_last = max(0, end - max(own.start, n - last))
+    gathered = 2 * own.size - in_last if stage == 3 else own.size
+    assert metered.record.sent == {
+        "Reduce_scatter": 8 * n,
+        "Allgatherv": 8 * gathered,
+        "Allreduce": 8,
+    }
+
+
+@every_stage
+def test_resumes_from_the_state_of_sequential_and_back(comm, stage):
+    build, make = NETS["four_tanh"], OPTIMIZERS["adam"]
+    batches = random_batches(build(), 5, steps=4)
+    oracle, parallel = Sequential(build(), make()), ZeRO(build(), make(), comm, stage)
+    for batch in batches[:2]:
+        oracle.step(batch)
+    parallel.load_state(oracle.state())
+    np.testing.assert_array_equal(parallel.weights(), oracle.weights())
+    parallel.step(batches[2])
+    oracle.load_state(parallel.state())
+    for strategy in (oracle, parallel):
+        strategy.step(batches[3])
+    np.testing.assert_allclose(parallel.weights(), oracle.weights(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.workers(1)
+def test_says_what_was_expected(comm):
+    model = mlp([3, 4, 2])
+    for stage in (0, 4, "2", None):
+        with pytest.raises(ValueError, match=r"expected 1 \(optimizer state sharded\), 2 "):
+            ZeRO(model, SGD(0.1), comm, stage=stage)
+    with pytest.raises(TypeError, match=r"ZeRO expected nn\.Model"):
+        ZeRO(None, SGD(0.1), comm)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,62 +114,70 @@ class Grid:
         nodes = [self.nodes[cell] for cell in only or () if cell in self.nodes]
         if only is not None and len(nodes) < len(only):
             nodes, only = [], None  # cells of unknown test: the whole grid then
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "cells.jsonl")
-            path.touch()
-            cells: dict[str, dict[str, Any]] = {}
-            failure = None
-            for line in self._run([*(nodes or ["bench"]), *self.arguments], path):
-                if isinstance(line, str):
-                    failure = line
-                elif only is None or line["id"] in only:
-                    cells[line["id"]] = line
-                    if "nodeid" in line:
-                        self.nodes[line["id"]] = line["nodeid"]
-        return Launch(cells, None if only is None else frozenset(only), failure)
+        command = ["-m", "pytest", *(nodes or ["bench"]), *self.arguments]
+        launch = start(self.ranks, command, self.root, self.label)
+        self.nodes |= {cell: line["nodeid"] for cell, line in launch.cells.items()}
+        if only is None:
+            return launch
+        cells = {cell: line for cell, line in launch.cells.items() if cell in only}
+        return replace(launch, cells=cells, asked=frozenset(only))
 
-    def _run(self, arguments: Sequence[str], path: Path) -> Iterator[dict[str, Any] | str]:
-        """Cells as they are measured, with the foreign load; then why it failed, if it did."""
-        LOGS.mkdir(parents=True, exist_ok=True)
-        log = (
-            LOGS
-            / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}{self.label and '-'}{self.label}.log"
+
+def start(ranks: int, command: Sequence[str], root: Path, label: str = "") -> Launch:
+    """Run a Python command on that many ranks, and take the cells that it appends to CELLS."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "cells.jsonl")
+        path.touch()
+        cells: dict[str, dict[str, Any]] = {}
+        failure = None
+        for new in _follow(ranks, command, root, label, path):
+            if isinstance(new, str):
+                failure = new
+            else:
+                cells[new["id"]] = new
+    return Launch(cells, failure=failure)
+
+
+def _follow(
+    ranks: int, command: Sequence[str], root: Path, label: str, path: Path
+) -> Iterator[dict[str, Any] | str]:
+    """Cells as they are measured, with the foreign load; then why it failed, if it did."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    name = "-".join(filter(None, (time.strftime("%Y%m%d-%H%M%S"), str(os.getpid()), label)))
+    log = LOGS / f"{name}.log"
+    launcher = shlex.split(os.environ.get(LAUNCHER, "mpiexec"))
+    if shutil.which(launcher[0]) is None:
+        raise SystemExit(f"no {launcher[0]}: install an MPI, or name its mpiexec in {LAUNCHER}")
+    environment = os.environ | {CELLS: str(path), "LOCKSTEP_RANKS": str(ranks)}
+    if ranks > len(cores()):
+        environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
+    neighbours = Neighbours()
+    with log.open("wb") as output, path.open(encoding="utf-8") as lines:
+        process = subprocess.Popen(
+            [*launcher, "-n", str(ranks), sys.executable, *command],
+            cwd=root,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
-        command = [
-            *shlex.split(os.environ.get(LAUNCHER, "mpiexec")),
-            *("-n", str(self.ranks), sys.executable, "-m", "pytest", *arguments),
-        ]
-        if shutil.which(command[0]) is None:
-            raise SystemExit(
-                f"no {command[0]}: install an MPI, or set {LAUNCHER} to the mpiexec command"
-            )
-        environment = os.environ | {CELLS: str(path), "LOCKSTEP_RANKS": str(self.ranks)}
-        if self.ranks > len(cores()):
-            environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
-        neighbours = Neighbours()
-        with log.open("wb") as output, path.open(encoding="utf-8") as new:
-            process = subprocess.Popen(
-                command, cwd=self.root, env=environment, stdout=output, stderr=subprocess.STDOUT
-            )
-            try:
-                heard, partial, ended = time.monotonic(), "", None
-                while ended is None:
-                    # Look once more after the end: the last cells come with it.
-                    ended = process.poll()
-                    while text := new.readline():
-                        partial += text
-                        if partial.endswith("\n"):
-                            yield json.loads(partial) | {"foreign": round(neighbours.lap(), 3)}
-                            partial, heard = "", time.monotonic()
-                    if time.monotonic() - heard > PATIENCE:
-                        yield f"no new cell for {PATIENCE:.0f} s: given up, see {log}"
-                        return
-                    if ended is None:
-                        time.sleep(0.1)
-            finally:
-                stop(process)
-        if ended:
-            yield f"ended with code {ended}, see {log}"
+        try:
+            heard, partial, code = time.monotonic(), "", None
+            while code is None:
+                code = process.poll()  # before reading: the last cells come with the end
+                while text := lines.readline():
+                    partial += text
+                    if partial.endswith("\n"):
+                        yield json.loads(partial) | {"foreign": round(neighbours.lap(), 3)}
+                        partial, heard = "", time.monotonic()
+                if time.monotonic() - heard > PATIENCE:
+                    yield f"no new cell for {PATIENCE:.0f} s: given up, see {log}"
+                    return
+                if code is None:
+                    time.sleep(0.1)
+        finally:
+            stop(process)
+    if code:
+        yield f"ended with code {code}, see {log}"
 
 
 def collect(

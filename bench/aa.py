@@ -1,0 +1,360 @@
+"""How often is the gate wrong? Measured on this machine, with the gate's own functions.
+
+    python -m bench.aa [--launches 60] [--loaded 6] [-n 2] [--data FILE] [--write FILE]
+
+adds that many launches to a file and reports on all that it holds: it may be stopped and started
+again at any time, and `--launches 0` only reports. Each launch measures six cells as they are, and
+of each a copy that is 5, 10 or 20% slower by design (see bench.slowed).
+
+False alarms: comparisons of adjacent groups of launches ("real"), and of launches drawn at random
+("resampled": they share launches, so their interval is narrower than it should be). Detection: the
+same, with one cell replaced by its slower copy. `--loaded` adds launches while a process outside
+keeps one core busy, from half-way through the first of them on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from bench import gate
+from bench.fingerprint import fingerprint
+from bench.gate import FRESH, MIN_LAUNCHES, Arms, Outcome
+from bench.launches import Launch, arms, interruptible, rank_count, start
+
+AMOUNTS = (0.05, 0.10, 0.20)
+DATA = Path(".lockstep", "aa.jsonl")
+REPORT = Path("bench", "error_rates.md")
+RESAMPLED = 1000
+MARKS = ("<!-- error rates: written by nox -s bench_aa -->", "<!-- end of error rates -->")
+
+MEASURED = {
+    "nn": ("*",),
+    "strategies": ("base", "sequential", "data_parallel", "shared", "window"),
+    "bench": ("measure", "cores", "slowed"),
+}
+
+LOAD = "import time\nend = time.monotonic() + 900\nwhile time.monotonic() < end: pass"
+"""A busy process, which ends by itself should nobody be left to end it."""
+
+Side: TypeAlias = dict[str, list[Arms]]
+
+
+# Collecting
+
+
+def code() -> str:
+    """A digest of everything that is measured: launches of unequal code are not compared."""
+    digest = hashlib.sha256()
+    for folder, names in MEASURED.items():
+        for name in names:
+            for file in sorted(Path(folder).glob(f"{name}.py")):
+                digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def busy_neighbour(after: float) -> Iterator[None]:
+    """One core kept busy from `after` seconds on, by a process that is no descendant of ours."""
+    # Made by a parent that ends at once: the load of descendants would be counted as our own.
+    started: list[int] = []
+
+    def begin() -> None:
+        parent = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid)"
+        command = [sys.executable, "-c", parent, sys.executable, "-c", LOAD]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        started.append(int(done.stdout))
+
+    timer = threading.Timer(after, begin)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        for process in started:
+            os.kill(process, signal.SIGTERM)
+
+
+def collect(path: Path, number: int, ranks: int, loaded: bool, console: Console) -> None:
+    """Append that many launches; each is on disk before the next one starts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    machine, source = fingerprint(ranks, ["cpu"]), code()
+    before = sum(1 for _ in path.open(encoding="utf-8")) if path.exists() else 0
+    half = 0.0
+    if loaded and (known := [entry["seconds"] for entry in _entries(path)]):
+        half = float(np.median(known)) / 2
+    for count in range(number):
+        turn = (before + count) % len(AMOUNTS)
+        amounts = [str(amount) for amount in (*AMOUNTS[turn:], *AMOUNTS[:turn])]
+        begun = time.monotonic()
+        command = ["-m", "bench.slowed", *amounts]
+        if loaded:
+            with busy_neighbour(half if count == 0 else 0.0):
+                launch = start(ranks, command, Path.cwd())
+        else:
+            launch = start(ranks, command, Path.cwd())
+        seconds = time.monotonic() - begun
+        if launch.failure:
+            raise SystemExit(f"a launch {launch.failure}")
+        entry = {"code": source, "machine": machine, "loaded": loaded, "seconds": seconds}
+        line = json.dumps(entry | {"cells": list(launch.cells.values())}, allow_nan=False)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        console.print(f"launch {count + 1} of {number}: {seconds:.0f} s", highlight=False)
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """All launches on file; a last line that was cut off is left out."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            entries.append(json.loads(line))
+    return entries
+
+
+# Comparing
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One launch: cell -> amount -> arms; 0 for the cell as it is, others for slower copies."""
+
+    arms: Mapping[str, Mapping[float, Arms]]
+    disturbed: frozenset[str]
+
+    @staticmethod
+    def of(launch: Launch) -> Sample:
+        found: dict[str, dict[float, Arms]] = {}
+        for name, line in launch.cells.items():
+            cell, _, percent = name.partition("+")
+            found.setdefault(cell, {})[float(percent.rstrip("%") or 0) / 100] = arms(line)
+        taken = frozenset(name for name in launch.disturbed() if "+" not in name)
+        return Sample(found, taken)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many comparisons of how many."""
+
+    what: str
+    how: str
+    hits: int
+    of: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95%, Clopper and Pearson (Biometrika 26, 1934): never too narrow."""
+        ci = stats.binomtest(self.hits, self.of).proportion_ci(0.95, method="exact")
+        return float(ci.low), float(ci.high)
+
+    def row(self) -> tuple[str, ...]:
+        low, high = self.interval
+        return (
+            self.what,
+            self.how,
+            f"{self.hits} of {self.of}",
+            f"{self.hits / self.of:.1%}",
+            f"{low:.1%} to {high:.1%}",
+        )
+
+
+def sides(samples: Sequence[Sample], slow: str = "", amount: float = 0.0) -> Side:
+    """What the gate would see of these launches, were that cell slower by that amount."""
+    return {
+        cell: [sample.arms[cell][amount if cell == slow else 0.0] for sample in samples]
+        for cell in samples[0].arms
+    }
+
+
+def compared(before: Side, after: Side, fresh: Side) -> dict[str, Outcome]:
+    """The whole gate: fresh launches are looked at for the cells that are in doubt."""
+    verdicts = gate.judge(before, after)
+    if doubtful := gate.unsettled(verdicts):
+        verdicts = gate.judge(before, after, {cell: fresh[cell] for cell in doubtful})
+    return {verdict.cell: verdict.outcome for verdict in verdicts}
+
+
+def alarm(outcomes: Mapping[str, Outcome]) -> bool:
+    return any(outcome in gate.FAILED for outcome in outcomes.values())
+
+
+def undecided(outcomes: Mapping[str, Outcome]) -> bool:
+    return any(outcome in gate.UNDECIDED for outcome in outcomes.values())
+
+
+def adjacent(samples: Sequence[Sample]) -> list[Rate]:
+    """Each group of launches against the one before it, confirmed by those that come after both."""
+    outcomes = []
+    for first in range(0, len(samples) - 2 * MIN_LAUNCHES + 1, MIN_LAUNCHES):
+        before = samples[first : first + MIN_LAUNCHES]
+        after = samples[first + MIN_LAUNCHES : first + 2 * MIN_LAUNCHES]
+        later = [*samples[first + 2 * MIN_LAUNCHES :], *samples[:first]][:FRESH]
+        outcomes.append(compared(sides(before), sides(after), sides(later)))
+    return _rates("false alarms", "real, whole grid", outcomes)
+
+
+def resampled(samples: Sequence[Sample], rng: np.random.Generator) -> list[Rate]:
+    """Disjoint random launches against each other."""
+    outcomes = []
+    for _ in range(RESAMPLED):
+        drawn = [samples[i] for i in rng.permutation(len(samples))[: 2 * MIN_LAUNCHES + FRESH]]
+        parts = (
+            drawn[:MIN_LAUNCHES],
+            drawn[MIN_LAUNCHES : 2 * MIN_LAUNCHES],
+            drawn[2 * MIN_LAUNCHES :],
+        )
+        outcomes.append(compared(*map(sides, parts)))
+    return _rates("false alarms", "resampled, whole grid", outcomes)
+
+
+def detected(samples: Sequence[Sample], amount: float, rng: np.random.Generator) -> Rate:
+    """One cell at a time replaced by its slower copy, in random launches."""
+    hits = tried = 0
+    cells = list(samples[0].arms)
+    for turn in range(RESAMPLED):
+        slow = cells[turn % len(cells)]
+        order = [samples[i] for i in rng.permutation(len(samples))]
+        slower = [sample for sample in order if amount in sample.arms[slow]]
+        slower = slower[: MIN_LAUNCHES + FRESH]
+        before = [sample for sample in order if sample not in slower][:MIN_LAUNCHES]
+        if len(slower) < MIN_LAUNCHES + FRESH or len(before) < MIN_LAUNCHES:
+            continue
+        after, fresh = slower[:MIN_LAUNCHES], slower[MIN_LAUNCHES:]
+        outcome = compared(sides(before), sides(after, slow, amount), sides(fresh, slow, amount))
+        hits += outcome[slow] in gate.FAILED
+        tried += 1
+    return Rate(f"{amount:.0%} slowdown found", "resampled, one cell", hits, tried)
+
+
+def under_load(quiet: Sequence[Sample], loaded: Sequence[Sample]) -> list[Rate]:
+    """Quiet baselines against launches that a busy neighbour joined half-way."""
+    outcomes, blind = [], []
+    for first in range(0, len(quiet) - MIN_LAUNCHES, MIN_LAUNCHES + 1):
+        before, one = quiet[first : first + MIN_LAUNCHES], quiet[first + MIN_LAUNCHES]
+        after = [one, *loaded]
+        seen = {
+            cell: [s.arms[cell][0.0] for s in after if cell not in s.disturbed] for cell in one.arms
+        }
+        outcomes.append(compared(sides(before), seen, seen))
+        blind.append(compared(sides(before), sides(after[:MIN_LAUNCHES]), sides(after)))
+    return [
+        *_rates("false alarms under load", "real, whole grid", outcomes),
+        _rates("the same, were neighbours not looked at", "real, whole grid", blind)[0],
+    ]
+
+
+def _rates(what: str, how: str, outcomes: Sequence[Mapping[str, Outcome]]) -> list[Rate]:
+    return [
+        Rate(what, how, sum(map(alarm, outcomes)), len(outcomes)),
+        Rate(f"inconclusive ({what})", how, sum(map(undecided, outcomes)), len(outcomes)),
+    ]
+
+
+# Reporting
+
+
+def report(path: Path, ranks: int) -> tuple[list[Rate], list[str]]:
+    """Rates and notes on the launches of this code on this machine."""
+    entries = _entries(path)
+    machine, source = fingerprint(ranks, ["cpu"]), code()
+    equal = [e for e in entries if e["code"] == source and e["machine"] == machine]
+    samples: dict[bool, list[Sample]] = {True: [], False: []}
+    for entry in equal:
+        launch = Launch({line["id"]: line for line in entry["cells"]})
+        samples[entry["loaded"]].append(Sample.of(launch))
+    quiet = [sample for sample in samples[False] if not sample.disturbed]
+    notes = [f"{len(quiet)} undisturbed launches of {len(samples[False])}, {machine['cpu']}, "]
+    notes[0] += f"{machine['cores']} cores, {ranks} ranks, {machine['mpi']}"
+    if len(equal) < len(entries):
+        notes.append(f"{len(entries) - len(equal)} launches of other code or machines left out")
+    if len(quiet) < 2 * MIN_LAUNCHES + FRESH:
+        notes.append(f"too few launches: {2 * MIN_LAUNCHES + FRESH} are needed")
+        return [], notes
+    speedups = {
+        cell: [gate.log_speedup(*sample.arms[cell][0.0]) for sample in quiet]
+        for cell in quiet[0].arms
+    }
+    spread = [float(np.std(logs, ddof=1)) for logs in speedups.values()]
+    notes.append(f"speedup varies across launches by {min(spread):.1%} to {max(spread):.1%} (CV)")
+    rng = np.random.default_rng(0)
+    rates = adjacent(quiet) + resampled(quiet, rng)
+    rates += [rate for amount in AMOUNTS if (rate := detected(quiet, amount, rng)).of]
+    if samples[True]:
+        rates += under_load(quiet, samples[True])
+    return rates, notes
+
+
+HEADER = ("what", "how", "comparisons", "rate", "95% interval")
+
+
+def markdown(rates: Sequence[Rate], notes: Sequence[str]) -> str:
+    lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
+    lines += ["| " + " | ".join(rate.row()) + " |" for rate in rates]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
+
+
+def write(text: str, path: Path, readme: Path = Path("README.md")) -> None:
+    """The table to its file, and between its marks in the README."""
+    path.write_text(text, encoding="utf-8")
+    content = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    if all(content.count(mark) == 1 for mark in MARKS):
+        head, rest = content.split(MARKS[0])
+        readme.write_text(
+            f"{head}{MARKS[0]}\n{text}{MARKS[1]}{rest.split(MARKS[1])[1]}", encoding="utf-8"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="bench.aa",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--launches", type=int, default=60)
+    parser.add_argument("--loaded", type=int, default=0)
+    parser.add_argument("-n", dest="ranks", type=rank_count, default=2)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--write", type=Path, metavar="FILE", help=f"such as {REPORT}")
+    options = parser.parse_args(argv)
+    interruptible()
+    console = Console()
+    collect(options.data, options.launches, options.ranks, False, console)
+    collect(options.data, options.loaded, options.ranks, True, console)
+    if not options.data.exists():
+        parser.error(f"{options.data} holds no launches: ask for some with --launches")
+    rates, notes = report(options.data, options.ranks)
+    table = Table(*HEADER, title="how often the gate is wrong", box=box.SIMPLE_HEAD)
+    for rate in rates:
+        table.add_row(*rate.row())
+    if rates:
+        console.print(table)
+    for note in notes:
+        console.print(f"- {note}", highlight=False, markup=False)
+    if options.write and rates:
+        write(markdown(rates, notes), options.write)
+    return 0 if rates else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Cells for the gate's own trial: real ones, and copies whose parallel arm is slower by design.
+
+    LOCKSTEP_CELLS=FILE mpiexec -n 2 python -m bench.slowed AMOUNT ...
+
+measures every cell of the trial's grid as it is, and once more with each step stretched by one of
+the amounts (0.1 is 10%); which one turns with the cell. Started by bench.aa.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from mpi4py import MPI
+
+from bench.cells import case
+from bench.measure import Case, Cell, measure
+from bench.results import append
+from nn import Batch
+from strategies import Strategy
+
+GRID = [
+    (strategy, batch_size)
+    for strategy in ("DataParallel", "SharedDataParallel")
+    for batch_size in (64, 256, 1024)
+]
+
+
+class Slowed(Strategy):
+    """A strategy whose steps take (1 + amount) times as long: each rank stays busy for the rest."""
+
+    def __init__(self, strategy: Strategy, amount: float) -> None:
+        super().__init__(strategy.model, strategy.optimizer, strategy.comm)
+        self._strategy, self._amount = strategy, amount
+
+    def step(self, batch: Batch) -> float:
+        start = time.perf_counter()
+        loss = self._strategy.step(batch)
+        end = start + (time.perf_counter() - start) * (1 + self._amount)
+        while time.perf_counter() < end:
+            pass
+        return loss
+
+    def weights(self):
+        return self._strategy.weights()
+
+    def close(self) -> None:
+        self._strategy.close()
+
+
+def slowed(original: Case, amount: float) -> Case:
+    """The case with a slower parallel arm, and no bound: that would be slower as well."""
+    return replace(original, build=lambda comm: Slowed(original.build(comm), amount), bounded=False)
+
+
+def main() -> None:
+    comm = MPI.COMM_WORLD
+    amounts = [float(argument) for argument in sys.argv[1:]]
+    path = Path(os.environ["LOCKSTEP_CELLS"])
+    for number, (strategy, batch_size) in enumerate(GRID):
+        cell = Cell(strategy, "mlp", comm.size, batch_size, 10_000)
+        plain = replace(case(cell), bounded=False)
+        variants = [(str(cell), plain)]
+        if amounts:
+            amount = amounts[number % len(amounts)]
+            variants.append((f"{cell}+{amount:.0%}", slowed(plain, amount)))
+        for name, variant in variants:
+            result = measure(variant, comm)
+            if comm.rank == 0:
+                append(path, {"id": name, **result.as_dict()})
+
+
+if __name__ == "__main__":
+    main()

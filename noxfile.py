@@ -36,6 +36,9 @@ OPEN_MPI = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     # The UCX one-sided component warns at every shared window on machines without its network.
     "OMPI_MCA_osc": "^ucx",
+    # Ranks would say at every shared window that Open MPI has not tested it with fault tolerance.
+    # What mpiexec itself has to say still comes.
+    "PMIX_MCA_plog": "^stdfd",
 }
 
 shared = nox.session(venv_backend="none", requires=["environment"])

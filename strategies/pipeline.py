@@ -1,7 +1,6 @@
 """Pipeline parallelism: consecutive layers per rank, and micro-batches that pass through them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -126,6 +125,8 @@ class Staged:
             stage: part_of(piece, layers, blocks)
             for stage, piece, layers, blocks in plan.pieces(model, comm.rank, split)
         }
+        self.live: dict[tuple[int, int], list] = {}
+        """(stage, micro-batch): contexts between its forward and its backward."""
         self.offsets = [0, *np.cumsum([len(part.params) for part in self._stages.values()])]
         params = np.concatenate([part.params for part in self._stages.values()])
         self.bind(params, np.zeros_like(params))
@@ -146,8 +147,7 @@ class Staged:
         1F1B lets them.
         """
         parts = [batch.shard(i, self.micro_batches) for i in range(self.micro_batches)]
-        self.live: dict[tuple[int, int], Any] = {}
-        """Contexts of the micro-batches between their forward and their backward."""
+        self.live.clear()
         post = _Post(
             self.comm, self._last, self._shapes, [len(p) for p in parts], self.params.dtype
         )

@@ -1,0 +1,168 @@
+"""What each rank holds, measured by tracing numpy's allocations, against the formulas: exactly."""
+
+import contextlib
+import gc
+import tracemalloc
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from nn import SGD, Adam, mlp
+from nn.batch import bounds
+from strategies import Hybrid, Pipeline, TensorParallel, ZeRO
+from strategies.schedules import SCHEDULES
+from tests.oracles import random_batches
+
+SIZES = [6, 9, 7, 8, 4]
+N = sum(b * (a + 1) for a, b in pairwise(SIZES))
+LARGEST = 7 * (9 + 1)
+LINE = 64 // 8
+"""Elements of a cache line, which DataParallel has in front of its gradient, for the loss."""
+
+
+def build():
+    return mlp(SIZES, "tanh", "float64", seed=1)
+
+
+@contextlib.contextmanager
+def allocated() -> Iterator[Callable[[], int]]:
+    """Counts the elements (of 8 bytes) of numpy arrays made within it that are still alive.
+
+    Arrays below a dozen elements are left out: losses and counts, not what grows with a net.
+    """
+    gc.collect()
+    tracemalloc.start()
+    numpy_only = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+
+    def count() -> int:
+        gc.collect()
+        traces = tracemalloc.take_snapshot().filter_traces([numpy_only]).traces
+        return sum(trace.size for trace in traces if trace.size >= 12 * 8) // 8
+
+    try:
+        yield count
+    finally:
+        tracemalloc.stop()
+
+
+def held_after_two_steps(make: Callable) -> int:
+    """Elements that a strategy holds between steps: parameters, gradients, optimizer state."""
+    batches = random_batches(build(), 8, steps=2)
+    with allocated() as count:
+        strategy = make(build())
+        for batch in batches:
+            strategy.step(batch)
+        held = count()
+        strategy.close()
+    return held
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("optimizer", "states"), [(lambda: SGD(0.1), 0), (lambda: Adam(1e-2), 2)], ids=["sgd", "adam"]
+)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero(comm, workers, stage, optimizer, states):
+    lo, hi = bounds(comm.rank, workers, N)
+    own = hi - lo
+    params = own + LARGEST if stage == 3 else N
+    grads = N if stage == 1 else own + LARGEST
+    held = held_after_two_steps(lambda model: ZeRO(model, optimizer(), comm, stage))
+    assert held == params + grads + states * own
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_tensor_parallel(comm, workers):
+    """Linear 1 and 3 split by outputs, 2 and 4 by inputs with a whole bias; Adam keeps two."""
+
+    def part(total):
+        lo, hi = bounds(comm.rank, workers, total)
+        return hi - lo
+
+    a, b, c, d, e = SIZES
+    own = part(b) * (a + 1) + c * part(b) + c + part(d) * (c + 1) + e * part(d) + e
+    held = held_after_two_steps(lambda model: TensorParallel(model, Adam(1e-2), comm))
+    assert held == 4 * own
+
+
+def of_layers(lo, hi):
+    return build().offsets[hi] - build().offsets[lo]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.workers(2)
+def test_pipeline(comm, schedule):
+    cuts = [1, 3, 5] if schedule == "interleaved" else [3]
+    stages = list(pairwise([0, *cuts, 7]))
+    own = sum(of_layers(*stage) for stage in stages[comm.rank :: 2])
+    held = held_after_two_steps(lambda model: Pipeline(model, Adam(1e-2), comm, 2, schedule, cuts))
+    assert held == 4 * own
+
+
+@pytest.mark.workers(4)
+def test_hybrid(comm):
+    """Two copies of two stages: half of the layers each, and a line for the loss."""
+    own = of_layers(0, 3) if comm.rank % 2 == 0 else of_layers(3, 7)
+    held = held_after_two_steps(
+        lambda model: Hybrid(model, Adam(1e-2), comm, 2, 2, 1, cuts=[3], micro_batches=2)
+    )
+    assert held == 4 * own + LINE
+
+
+def memory_of(contexts) -> dict[int, int]:
+    """Bytes of the distinct arrays that contexts keep alive, views counted as what they view."""
+    found: dict[int, int] = {}
+    todo = [contexts]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, np.ndarray):
+            while isinstance(each.base, np.ndarray):
+                each = each.base
+            found[id(each)] = each.nbytes
+        elif isinstance(each, dict):
+            todo += each.values()
+        elif isinstance(each, list | tuple):
+            todo += each
+    return found
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_live_activations_of_a_pipeline(comm, workers, schedule):
+    """A live micro-batch keeps the input of its stage and what each Tanh made of it.
+
+    (A Linear keeps its input, which is the output of the Tanh before it: one array for both.)
+    1F1B keeps min(m, P - rank) micro-batches where GPipe keeps all m.
+    """
+    m, rows, width = 6, 2, 5
+    net = mlp([width] * 9, "tanh", "float64", seed=1)  # 15 layers: Linear and Tanh in turn
+    cuts = {1: [], 2: [8], 3: [4, 8], 4: [4, 8, 12]}[workers]
+    if schedule == "interleaved":
+        cuts = {1: [8], 2: [4, 8, 12], 3: [2, 4, 6, 8, 12], 4: [2, 4, 6, 8, 10, 12, 14]}[workers]
+    parallel = Pipeline(net, SGD(0.1), comm, m, schedule, cuts)
+    (batch,) = random_batches(net, m * rows, steps=1)
+    data = memory_of(batch.x).keys()
+    most_contexts = most_bytes = 0
+
+    class Watched(dict):
+        def __setitem__(self, key, value):
+            nonlocal most_contexts, most_bytes
+            super().__setitem__(key, value)
+            held = sum(size for array, size in memory_of(self).items() if array not in data)
+            most_contexts, most_bytes = max(most_contexts, len(self)), max(most_bytes, held)
+
+    parallel.model.live = Watched()
+    parallel.step(batch)
+    expected = {
+        "naive": 1,
+        "gpipe": m,
+        "1f1b": min(m, workers - comm.rank),
+        "interleaved": min(2 * m, 2 * workers - comm.rank),
+    }[schedule]
+    assert most_contexts == expected
+    if schedule != "interleaved":  # whose two stages a rank are not of one size here
+        lo, hi = [0, *cuts, 15][comm.rank : comm.rank + 2]
+        tanhs = (hi - lo) // 2
+        arrays = tanhs + (comm.rank > 0)  # the first stage looks at the data itself
+        assert most_bytes == expected * arrays * rows * width * 8

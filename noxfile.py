@@ -74,6 +74,14 @@ def python(session: nox.Session, *command: str, **env: str) -> None:
     session.run(PYTHON, "-m", *command, external=True, env=THREADS | OPEN_MPI | launches | env)
 
 
+def judged(session: nox.Session, *command: str) -> None:
+    """Run a module whose exit code says more than "failed", which is all that nox would say."""
+    try:
+        python(session, *command)
+    except nox.command.CommandFailed as failed:
+        raise SystemExit(getattr(failed, "return_code", None) or 1) from None
+
+
 def mpiexec(session: nox.Session, ranks: int, *command: str) -> None:
     """Run a module on `ranks` ranks."""
     # A rank that spins on a core that another rank needs slows both.
@@ -129,8 +137,8 @@ def faults(session: nox.Session) -> None:
 def bench_mpi(session: nox.Session) -> None:
     """Does it pay here? -n N ranks, --quick for a small grid, --save NAME for a baseline."""
     known, rest = options(session, ranks=len(os.sched_getaffinity(0)))
-    if "--save" in rest:
-        python(session, "bench.baseline", "-n", str(known.ranks), *rest)
+    if any(argument.startswith(("--save", "--launches")) for argument in rest):
+        judged(session, "bench.baseline", "-n", str(known.ranks), *rest)
     else:
         mpiexec(session, known.ranks, "pytest", *([] if _names_a_path(rest) else ["bench"]), *rest)
 
@@ -142,16 +150,16 @@ def _names_a_path(arguments: list[str]) -> bool:
 @shared
 def bench_compare(session: nox.Session) -> None:
     """Have speedups fallen since baseline NAME? [--tolerance 5%] [-n N] [--json F] ..."""
-    python(session, "bench.compare", *session.posargs)
+    judged(session, "bench.compare", *session.posargs)
 
 
 @shared
 def bench_ab(session: nox.Session) -> None:
     """Have speedups fallen since GIT_REF? Both are launched in turn, here and now."""
-    python(session, "bench.ab", *session.posargs)
+    judged(session, "bench.ab", *session.posargs)
 
 
 @shared
 def bench_aa(session: nox.Session) -> None:
     """How often is the gate wrong? The same code against itself, and against slowed copies."""
-    python(session, "bench.aa", *session.posargs)
+    judged(session, "bench.aa", *session.posargs)

@@ -337,7 +337,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--write", type=Path, metavar="FILE", help=f"such as {REPORT}")
     options = parser.parse_args(argv)
-    interruptible()
     console = Console()
     collect(options.data, options.launches, options.ranks, False, console)
     collect(options.data, options.loaded, options.ranks, True, console)
@@ -357,4 +356,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    interruptible()
     sys.exit(main())

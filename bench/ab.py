@@ -85,7 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("reference", metavar="GIT_REF")
     arguments(parser)
     options, rest = parser.parse_known_args(argv)
-    interruptible()
     console = Console()
     try:
         report = compare(
@@ -104,4 +103,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    interruptible()
     sys.exit(main())

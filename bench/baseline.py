@@ -205,7 +205,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--save", metavar="NAME", type=name_of, required=True)
     parser.add_argument("--storage", type=Path, default=STORAGE)
     known, rest = parser.parse_known_args(argv)
-    interruptible()
 
     grid = Grid(known.ranks, rest)
     path = reserve(known.storage, known.save)
@@ -230,4 +229,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    interruptible()
     sys.exit(main())

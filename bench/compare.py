@@ -124,7 +124,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--storage", type=Path, default=baseline.STORAGE)
     arguments(parser)
     options = parser.parse_args(argv)
-    interruptible()
     console = Console()
     try:
         saved = baseline.load(options.storage, options.name)
@@ -138,4 +137,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    interruptible()
     sys.exit(main())

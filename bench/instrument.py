@@ -28,8 +28,7 @@ _BLOCKING = ("Bcast", *_REDUCTIONS, *_GATHERS, "Scatter", "Scatterv", "Alltoall"
 _COLLECTIVES = (*_BLOCKING, *(f"I{name.lower()}" for name in _BLOCKING))
 
 VERBS = ("Barrier", "Ibarrier", *_SENDS, *_RECEIVES, *_EXCHANGES, *_COLLECTIVES)
-"""What is instrumented: communication of buffers. The verbs for Python objects, in lower case, and
-memory that ranks share are left alone."""
+"""What is instrumented: communication of buffers, but not of Python objects (in lower case)."""
 
 _DERIVING = ("Clone", "Create_cart", "Create_group", "Dup", "Split", "Split_type", "Sub")
 _REQUEST = MPI.Request
@@ -121,12 +120,42 @@ class Silent(_Silencing, MPI.Intracomm):
     def __new__(cls, comm: MPI.Intracomm | None = None, record: _Hush | None = None):
         return super().__new__(cls, comm, record or _Hush())
 
+    @contextmanager
+    def private_memory(self) -> Iterator[None]:
+        """Within it, a window that is shared among these ranks gives each of them its own memory.
+
+        Memory that others write to is communication too: without it no rank has to fetch any. All
+        begin with what rank 0 has written to its own by the end of the block. Collective.
+        """
+        made: list[MPI.Win] = []
+
+        class PrivateWindow(MPI.Win):
+            @classmethod
+            def Allocate_shared(cls, size, disp_unit=1, info=MPI.INFO_NULL, comm=MPI.COMM_SELF):
+                whole = comm.allreduce(size)
+                window = super().Allocate_shared(whole, disp_unit, info, MPI.COMM_SELF)
+                _memory(window).fill(0)
+                made.append(window)
+                return window
+
+            def Shared_query(self, rank):
+                return super().Shared_query(0)
+
+        with mock.patch.object(MPI, "Win", PrivateWindow):
+            yield
+        for window in made:
+            self.Bcast(_memory(window))
+
 
 class _SilentCart(_Silencing, MPI.Cartcomm):
     pass
 
 
 _Silencing.kinds = {MPI.Intracomm: Silent, MPI.Cartcomm: _SilentCart}
+
+
+def _memory(window: MPI.Win) -> NDArray:
+    return np.frombuffer(window.Shared_query(0)[0], np.uint8)  # type: ignore[call-overload]
 
 
 @dataclass

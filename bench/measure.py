@@ -7,7 +7,7 @@ machine for longer than a round slows all arms alike and leaves their ratio alon
 ============ ======================================================================================
 sequential   plain training on rank 0, one thread, while the other ranks sleep
 parallel     the strategy, on all ranks
-bound        the strategy with its communication removed: what the ranks compute, side by side
+bound        the strategy without messages or shared memory: what the ranks compute, side by side
 threads      plain training on rank 0, with all cores as threads, while the other ranks sleep
 ============ ======================================================================================
 
@@ -179,7 +179,8 @@ def measure(
         raise WrongTraining(cell, check)
 
     silent = Silent(comm)
-    bound = case.build(silent) if case.bounded else None
+    with silent.private_memory():
+        bound = case.build(silent) if case.bounded else None
     turns = _turns(case, comm, sequential, parallel, bound, silent)
     steps = steps or _steps_per_round(turns)
     with _no_garbage_collection():
@@ -288,7 +289,7 @@ def _turns(
     def silently(first: int, steps: int) -> float:
         assert bound is not None
         with silent.silence():
-            return together(comm, train(_without_reduce(bound)), first, steps)
+            return together(comm, train(bound.step), first, steps)
 
     turns: dict[str, Turn] = {
         "sequential": lambda first, steps: alone(comm, train(sequential.step), first, steps),
@@ -296,21 +297,9 @@ def _turns(
         "threads": threads,
     }
     if bound:
-        bound.step(case.batches[0])  # receive buffers hold numbers from here on
+        bound.step(case.batches[0])  # what receives messages holds numbers from here on
         turns["bound"] = silently
     return turns
-
-
-def _without_reduce(strategy: Strategy) -> Callable[[Batch], object]:
-    """The step of a strategy but for what it does to bring shares together."""
-    if type(strategy).step is not Strategy.step:
-        return strategy.step
-
-    def step(batch: Batch) -> None:
-        strategy.gradients(batch)
-        strategy.update()
-
-    return step
 
 
 def together(comm: MPI.Intracomm, run: Callable[[int, int], None], first: int, steps: int) -> float:

@@ -16,13 +16,13 @@ from bench.measure import Measurement, WrongTraining
 from bench.results import Ratio, Transfer
 
 LEGEND = """\
-[b]plain, speedup[/b]  plain training is one process with one thread, the other ranks asleep; speedup is
-                its time over that of the strategy, on the same batches in turn: medians of
-                paired rounds, with their 95% interval
-[b]bound[/b]           the speedup if this strategy's communication were free
-[b]threads[/b]         the speedup of one process that uses all cores by threads
-[b]busy/send/wait[/b]  percent of a rank's time in computing, sending, waiting for other ranks
-[b]check[/b]           largest difference from plainly trained weights over the distance they moved"""
+[b]plain[/b]     plain training: one process with one thread, the other ranks asleep
+[b]speedup[/b]   time of plain training over that of the strategy, on the same batches in turn;
+          medians of paired rounds, with their 95% interval
+[b]bound[/b]     the speedup if this strategy's communication were free
+[b]threads[/b]   the speedup of one process that uses all cores by threads
+[b]busy ...[/b]  percent of a rank's time in computing, sending, waiting for other ranks
+[b]check[/b]     largest difference from plainly trained weights, over the distance they moved"""
 
 
 def render(results: Mapping[str, Sequence[Any]], width: int, colour: bool) -> str:
@@ -146,8 +146,8 @@ def _notes(cells: Sequence[Measurement], wrong: Sequence[WrongTraining]) -> list
     styles = {_style(m) for m in cells}
     if "b red" in styles:
         notes.append(
-            "[b red]red[/]  slower than plain training: steps are too short for what has to be sent "
-            "and waited for. Try larger batches or fewer workers"
+            "[b red]red[/]  slower than plain training: steps are too short for what they send and wait "
+            "for. Try larger batches or fewer workers"
         )
     if "b yellow" in styles:
         notes.append("[b yellow]yellow[/]  not told apart from plain training by these rounds")

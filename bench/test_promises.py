@@ -1,0 +1,213 @@
+"""Is it as fast, and as small, as it is meant to be?"""
+
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+import nn
+from bench import cells
+from bench.cores import available
+from bench.interleave import interleaved
+from bench.measure import Cell, measure
+from bench.results import Ratio
+from strategies import DataParallel, Sequential, SharedDataParallel
+
+SIZES = [784, 256, 128, 10]
+
+
+@pytest.fixture
+def promise(comm, record):
+    """Record a ratio and hold it against its limit, if it has one."""
+
+    def promise(what, value, limit, seconds=()):
+        ratio = Ratio(what, float(value), limit)
+        record(ratio, f"{value:.3f}", list(seconds), {"ratio": float(value), "limit": limit})
+        assert ratio.kept, f"{what}: {value:.3f}, promised is at most {limit}"
+
+    return promise
+
+
+@pytest.fixture
+def cores(comm):
+    """Skip where the workers do not have a core each."""
+    if comm.size > available():
+        pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
+
+
+def _batch(rows, shape=(784,)):
+    rng = np.random.default_rng(0)
+    return nn.Batch(rng.random((rows, *shape), np.float32), rng.integers(0, 10, rows))
+
+
+def _trainer(model, optimizer, batch):
+    strategy = Sequential(model, optimizer)
+    return lambda: strategy.step(batch)
+
+
+def _products(rows):
+    """The eight matrix products of a step, fed by each other, gradients into memory of their own."""
+    rng = np.random.default_rng(0)
+    x = rng.random((rows, SIZES[0]), np.float32)
+    model = nn.mlp(SIZES)
+    w1, w2, w3 = (layer.params[0] for layer in model.layers if layer.params)
+    g1, g2, g3 = (layer.grads[0] for layer in model.layers if layer.params)
+
+    def products():
+        h1 = x @ w1.T
+        h2 = h1 @ w2.T
+        z = h2 @ w3.T
+        np.matmul(z.T, h2, out=g3)
+        d2 = z @ w3
+        np.matmul(d2.T, h1, out=g2)
+        d1 = d2 @ w2
+        np.matmul(d1.T, x, out=g1)
+
+    return products
+
+
+def _torch_trainer(net, batch):
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    x, y = torch.from_numpy(batch.x), torch.from_numpy(batch.y)
+
+    def step():
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(("momentum", "limit"), [(0, 1.15), (0.9, None)], ids=["plain", "momentum"])
+def test_step_against_its_products(promise, momentum, limit):
+    arms = {
+        "step": _trainer(nn.mlp(SIZES), nn.SGD(0.01, momentum), _batch(256)),
+        "products": _products(256),
+    }
+    times = interleaved(arms, rounds=51)
+    name = f"numpy step / its matrix products, batch 256, SGD{' with momentum' * bool(momentum)}"
+    promise(name, _ratio(times, "step", "products"), limit, times["step"])
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("batch_size", [64, 256])
+def test_step_against_torch(promise, batch_size):
+    torch = pytest.importorskip("torch")
+    a, b, c, d = SIZES
+    net = torch.nn.Sequential(
+        torch.nn.Linear(a, b),
+        torch.nn.ReLU(),
+        torch.nn.Linear(b, c),
+        torch.nn.ReLU(),
+        torch.nn.Linear(c, d),
+    )
+    batch = _batch(batch_size)
+    arms = {
+        "step": _trainer(nn.mlp(SIZES), nn.SGD(0.01), batch),
+        "torch": _torch_trainer(net, batch),
+    }
+    times = interleaved(arms)
+    name = f"numpy step / torch eager step, batch {batch_size}"
+    promise(name, _ratio(times, "step", "torch"), 1.0, times["step"])
+
+
+@pytest.mark.workers(1)
+def test_cnn_step_against_torch(promise):
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 32, 3),
+        torch.nn.MaxPool2d(2),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(32, 64, 3),
+        torch.nn.MaxPool2d(2),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(1600, 128),
+        torch.nn.ReLU(),
+        torch.nn.Linear(128, 64),
+        torch.nn.ReLU(),
+        torch.nn.Linear(64, 10),
+    )
+    batch = _batch(64, (1, 28, 28))
+    arms = {"step": _trainer(nn.cnn(), nn.SGD(0.01), batch), "torch": _torch_trainer(net, batch)}
+    times = interleaved(arms, rounds=15)
+    promise(
+        "numpy cnn step / torch eager step, batch 64",
+        _ratio(times, "step", "torch"),
+        2.0,
+        times["step"],
+    )
+
+
+@pytest.mark.usefixtures("cores")
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("batch_size", [256, 1024])
+@pytest.mark.parametrize(
+    ("strategy", "limit"), [(SharedDataParallel, 1.08), (DataParallel, 1.30)], ids=["shared", "all"]
+)
+def test_against_bound(comm, promise, strategy, limit, batch_size):
+    """The time of a step over what the ranks take to compute it without communication."""
+    case = replace(
+        cells.case(Cell(strategy.__name__, "mlp", 2, batch_size, 10_000)),
+        build=lambda comm: strategy(nn.mlp(SIZES), nn.SGD(0.01), comm),
+        sequential=lambda: Sequential(nn.mlp(SIZES), nn.SGD(0.01)),
+    )
+    rounds = measure(case, comm, seconds=4.0).rounds
+    name = f"{strategy.__name__} step / its bound, 2 workers, batch {batch_size}"
+    promise(name, _ratio(rounds, "parallel", "bound"), limit, rounds["parallel"])
+
+
+@pytest.mark.workers(2)
+def test_rows_of_others_in_the_batch_take_no_memory(comm, promise):
+    """A rank's half of a batch takes as much as a whole batch of half the size."""
+    data = nn.data.load("digits", 10_000)
+
+    def peak(batch_size, on):
+        strategy = DataParallel(nn.mlp(SIZES), nn.SGD(0.01), on)
+        return _peak(lambda: strategy.step(next(iter(data.batches(batch_size)))))
+
+    peak(1024, comm)
+    value = _largest(comm, peak(2048, comm) / peak(1024, MPI.COMM_SELF))
+    promise("peak memory of half a batch of 2048 / of a batch of 1024", value, 1.01)
+
+
+@pytest.mark.full
+@pytest.mark.workers(2)
+def test_rows_not_read_take_no_memory(comm, promise):
+    """What 60,000 further rows of the data set cost a rank that does not read them."""
+
+    def train(size):
+        data = nn.data.load("digits", size)
+        strategy = DataParallel(nn.mlp(SIZES), nn.SGD(0.01), comm)
+        batches = data.batches(256)
+        for _ in range(5):
+            strategy.step(next(batches))
+
+    train(70_000)
+    more = _peak(lambda: train(70_000)) - _peak(lambda: train(10_000))
+    value = _largest(comm, more / (60_000 * 784 * 4))
+    promise("memory that 60,000 rows of others take / their size", value, 0.01)
+
+
+def _ratio(times, over, under):
+    return np.median(times[over]) / np.median(times[under])
+
+
+def _peak(function):
+    """Most bytes that Python and numpy had allocated at a time during a call."""
+    tracemalloc.start()
+    function()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def _largest(comm, value):
+    everyone = np.array([value])
+    comm.Allreduce(MPI.IN_PLACE, everyone, MPI.MAX)
+    return everyone[0]

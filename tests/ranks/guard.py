@@ -20,6 +20,7 @@ from pathlib import Path
 
 _FORMAT = struct.Struct("qqdd")
 _PAUSE = 0.1
+_BETWEEN_KILLS = 0.7
 
 
 @dataclass
@@ -67,11 +68,11 @@ class Table:
         return self.folder / f"rank{rank}"
 
 
-def start(folder: str, stderr: int) -> None:
+def start(folder: str, stderr: int, launcher: int) -> None:
     """Start the guard of the table in ``folder``; it has the last word if nobody survives."""
     os.posix_spawn(
         sys.executable,
-        [sys.executable, "-S", "-E", __file__, folder],
+        [sys.executable, "-S", "-E", __file__, folder, str(launcher)],
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -90,43 +91,70 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _watch(table: Table) -> None:
-    """Return when every rank of the node has gone."""
-    left = set(range(len(table)))
-    while left:
-        time.sleep(_PAUSE)
-        for index in sorted(left):
-            row = table[index]
-            if row.pid == 0:
-                left.remove(index)
-            elif not _exists(row.pid):
-                row.gone_at = time.monotonic()
-                table[index] = row
-                left.remove(index)
-            elif 0 < row.kill_at < time.monotonic():
-                with table.notes(row.rank).open("a") as notes:
-                    notes.write("Killed by the guard: it was still busy long after its deadline.\n")
-                os.kill(row.pid, signal.SIGKILL)
-
-
-def _last_words(table: Table) -> str:
-    """What the ranks of the node left behind, if none of them lives to tell."""
-    rows = [table[index] for index in range(len(table))]
-    if not all(row.gone_at for row in rows):
-        return ""
-    notes = [(row.rank, table.notes(row.rank)) for row in rows]
-    texts = [f"rank {rank}:\n{path.read_text()}" for rank, path in notes if path.exists()]
-    return "\n".join(["All ranks of this node have died.", *texts, ""])
-
-
-def main(folder: str) -> None:
-    table = Table(folder)
-    _watch(table)
-    # The launcher may have closed the pipe.
+def _stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal, as far as the system tells."""
     with contextlib.suppress(OSError):
-        os.write(2, _last_words(table).encode())
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
+
+
+class Guard:
+    """Watches the rows of a table until all ranks of the node have gone."""
+
+    def __init__(self, table: Table, launcher: int) -> None:
+        self._table = table
+        self._launcher = launcher  # process id, or 0 if the one rank was started by hand
+        self._left = set(range(len(table)))
+        self._next_kill = 0.0
+
+    def watch(self) -> None:
+        while self._left:
+            time.sleep(_PAUSE)
+            for index in sorted(self._left):
+                self._look_at(index)
+            self._kill_one()
+
+    def _look_at(self, index: int) -> None:
+        row = self._table[index]
+        if row.pid == 0:
+            self._left.remove(index)
+        elif not _exists(row.pid):
+            row.gone_at = time.monotonic()
+            self._table[index] = row
+            self._left.remove(index)
+
+    def _kill_one(self) -> None:
+        """Kill one overdue rank, and wait: it may be the one for which all others are waiting."""
+        now = time.monotonic()
+        rows = {index: self._table[index] for index in self._left}
+        overdue = [(not _stopped(r.pid), k) for k, r in rows.items() if 0 < r.kill_at < now]
+        if not overdue or now < self._next_kill:
+            return
+        index = min(overdue)[1]
+        with self._table.notes(rows[index].rank).open("a") as notes:
+            notes.write("Killed by the guard: it was still busy long after its deadline.\n")
+        if len(self._left) == 1:
+            self._end_launch()
+        os.kill(rows[index].pid, signal.SIGKILL)
+        self._next_kill = now + _BETWEEN_KILLS
+
+    def _end_launch(self) -> None:
+        """Nobody is left to tell: have the launcher fail, which ignores deaths by a signal."""
+        ranks = sorted(self._table[index].rank for index in range(len(self._table)))
+        notes = [(rank, self._table.notes(rank)) for rank in ranks]
+        texts = [f"rank {rank}:\n{path.read_text()}" for rank, path in notes if path.exists()]
+        os.write(2, "\n".join(["No rank of this node is left.", *texts, ""]).encode())
+        if self._launcher:
+            os.kill(self._launcher, signal.SIGTERM)
+            time.sleep(1.0)
+
+
+def main(folder: str, launcher: int) -> None:
+    # A rank may go, and the launcher close the pipe, between two looks.
+    with contextlib.suppress(ProcessLookupError, BrokenPipeError):
+        Guard(Table(folder), launcher).watch()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

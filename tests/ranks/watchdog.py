@@ -75,7 +75,8 @@ class Watchdog:
         self.kill_in(None)
         node.Barrier()
         if node.rank == 0:
-            guard.start(folder, self._stderr)
+            launcher = os.getppid() if MPI.COMM_WORLD.size > 1 else 0
+            guard.start(folder, self._stderr, launcher)
         node.Free()
 
     @contextmanager

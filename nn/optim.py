@@ -1,10 +1,11 @@
 """Optimizers on flat vectors. The arithmetic is written once for numpy arrays and torch tensors."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from nn.arguments import number
 
 Vector = Any
 """A flat float vector: a numpy array or a torch tensor."""
@@ -25,14 +26,6 @@ def multiply(vector: Vector, factor: float, out: Vector) -> None:
         out.copy_(vector).mul_(factor)
 
 
-def _number(name: str, value: float, low: float, high: float = math.inf) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: expected a number")
-    if not low <= value < high:
-        raise ValueError(f"{name}={value!r}: expected {low} <= {name} < {high}")
-    return float(value)
-
-
 class Optimizer:
     """Updates a flat vector of parameters in place from the gradient of the same length.
 
@@ -49,7 +42,7 @@ class Optimizer:
 
     def __init__(self, lr: float | Schedule):
         if not callable(lr):
-            _number("lr", lr, 0.0)
+            number("lr", lr, 0.0)
         self.lr = lr
         self.state: dict[str, Vector] = {}
         self.steps = 0
@@ -100,8 +93,8 @@ class SGD(Optimizer):
         weight_decay: float = 0,
     ):
         super().__init__(lr)
-        self.momentum = _number("momentum", momentum, 0.0, 1.0)
-        self.weight_decay = _number("weight_decay", weight_decay, 0.0)
+        self.momentum = number("momentum", momentum, 0.0, 1.0)
+        self.weight_decay = number("weight_decay", weight_decay, 0.0)
         self.nesterov = bool(nesterov)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True: expected momentum > 0")
@@ -142,9 +135,9 @@ class Adam(Optimizer):
         weight_decay: float = 0,
     ):
         super().__init__(lr)
-        self.betas = (_number("beta1", betas[0], 0.0, 1.0), _number("beta2", betas[1], 0.0, 1.0))
-        self.eps = _number("eps", eps, 0.0)
-        self.weight_decay = _number("weight_decay", weight_decay, 0.0)
+        self.betas = (number("beta1", betas[0], 0.0, 1.0), number("beta2", betas[1], 0.0, 1.0))
+        self.eps = number("eps", eps, 0.0)
+        self.weight_decay = number("weight_decay", weight_decay, 0.0)
 
     def apply(self, params: Vector, grads: Vector, lr: float) -> None:
         beta1, beta2 = self.betas
@@ -171,8 +164,8 @@ class AdaGrad(Optimizer):
 
     def __init__(self, lr: float | Schedule = 1e-2, eps: float = 1e-10, weight_decay: float = 0):
         super().__init__(lr)
-        self.eps = _number("eps", eps, 0.0)
-        self.weight_decay = _number("weight_decay", weight_decay, 0.0)
+        self.eps = number("eps", eps, 0.0)
+        self.weight_decay = number("weight_decay", weight_decay, 0.0)
 
     def apply(self, params: Vector, grads: Vector, lr: float) -> None:
         square = self.state["square"]

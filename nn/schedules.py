@@ -3,13 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 
+from nn.arguments import whole
+
 Schedule = Callable[[int], float]
-
-
-def _steps(name: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}: expected a whole number of steps, at least 1")
-    return value
 
 
 def constant(lr: float) -> Schedule:
@@ -36,7 +32,7 @@ def cosine(lr: float, steps: int, lr_min: float = 0.0) -> Schedule:
     Raises:
         ValueError: steps < 1.
     """
-    _steps("steps", steps)
+    whole("steps", steps, 1)
 
     def schedule(step: int) -> float:
         return lr_min + (lr - lr_min) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
@@ -52,8 +48,8 @@ def warm_restarts(lr: float, period: int, factor: int = 1, lr_min: float = 0.0) 
     Raises:
         ValueError: period or factor < 1.
     """
-    _steps("period", period)
-    _steps("factor", factor)
+    whole("period", period, 1)
+    whole("factor", factor, 1)
 
     def schedule(step: int) -> float:
         length = period

@@ -7,7 +7,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from nn.data.arguments import whole
+from nn.arguments import whole
 from nn.model import Model
 from strategies.base import Strategy
 

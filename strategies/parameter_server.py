@@ -7,8 +7,8 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from nn.arguments import whole
 from nn.batch import Batch
-from nn.data.arguments import whole
 from nn.optim import zeros_like
 from strategies.base import Strategy
 

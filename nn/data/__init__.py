@@ -5,8 +5,8 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
+from nn.arguments import whole
 from nn.data import cache, digits, files, iris, mnist
-from nn.data.arguments import whole
 from nn.data.dataset import Dataset
 from nn.data.prepare import prepare
 from nn.data.raw import Raw

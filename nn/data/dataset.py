@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nn.arguments import whole
 from nn.batch import Batch
 from nn.data import files
-from nn.data.arguments import whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
-"""Checks of arguments that several functions here share."""
+"""Checks of arguments that functions everywhere share."""
 
+import math
 from operator import index
 from typing import SupportsIndex
 
@@ -21,3 +22,17 @@ def whole(name: str, value: SupportsIndex, least: int, most: int | None = None) 
         wanted = f"{least} or more" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name}={number}: expected {wanted}")
     return number
+
+
+def number(name: str, value: float, low: float, high: float = math.inf) -> float:
+    """`value` as a float.
+
+    Raises:
+        TypeError: it is not a number (a bool is not one either).
+        ValueError: it is not at least `low` and below `high`; a NaN never is.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: expected a number")
+    if not low <= value < high:
+        raise ValueError(f"{name}={value!r}: expected {low} <= {name} < {high}")
+    return float(value)

@@ -6,6 +6,7 @@ one (Split, Dup, Create_cart, ...) is of its kind again and shares its record.
 
 from __future__ import annotations
 
+import mmap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ VERBS = ("Barrier", "Ibarrier", *_SENDS, *_RECEIVES, *_EXCHANGES, *_COLLECTIVES)
 
 _DERIVING = ("Clone", "Create_cart", "Create_group", "Dup", "Split", "Split_type", "Sub")
 _REQUEST = MPI.Request
+
+PAGE = mmap.PAGESIZE
+"""Bytes."""
 
 
 class _Instrumented:
@@ -133,13 +137,16 @@ class Silent(_Silencing, MPI.Intracomm):
             @classmethod
             def Allocate_shared(cls, size, disp_unit=1, info=MPI.INFO_NULL, comm=MPI.COMM_SELF):
                 whole = comm.allreduce(size)
-                window = super().Allocate_shared(whole, disp_unit, info, MPI.COMM_SELF)
+                window = super().Allocate_shared(whole + PAGE, disp_unit, info, MPI.COMM_SELF)
                 _memory(window).fill(0)
                 made.append(window)
                 return window
 
             def Shared_query(self, rank):
-                return super().Shared_query(0)
+                # Shared memory begins on a page, and so on the same byte of a line on every rank.
+                memory, unit = super().Shared_query(0)
+                start = -memory.address % PAGE
+                return memory[start : start + memory.nbytes - PAGE], unit
 
         with mock.patch.object(MPI, "Win", PrivateWindow):
             yield

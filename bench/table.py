@@ -146,8 +146,8 @@ def _notes(cells: Sequence[Measurement], wrong: Sequence[WrongTraining]) -> list
     styles = {_style(m) for m in cells}
     if "b red" in styles:
         notes.append(
-            "[b red]red[/]  slower than plain training: steps are too short for what they send and wait "
-            "for. Try larger batches or fewer workers"
+            "[b red]red[/]  slower than plain training: steps are too short for what they send and "
+            "wait for. Try larger batches or fewer workers"
         )
     if "b yellow" in styles:
         notes.append("[b yellow]yellow[/]  not told apart from plain training by these rounds")

@@ -48,7 +48,7 @@ def _trainer(model, optimizer, batch):
 
 
 def _products(rows):
-    """The eight matrix products of a step, fed by each other, gradients into memory of their own."""
+    """The eight matrix products of a step, each fed by another, gradients into their own memory."""
     rng = np.random.default_rng(0)
     x = rng.random((rows, SIZES[0]), np.float32)
     model = nn.mlp(SIZES)

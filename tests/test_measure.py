@@ -1,0 +1,284 @@
+"""The measuring core: what is wrong is not measured, and what is measured is what was asked."""
+
+import math
+import os
+import time
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+import nn
+from bench import measure as core
+from bench.cores import all_cores, available
+from bench.measure import Case, Cell, WrongTraining, alone, interval, measure, together, unchecked
+from bench.results import append
+from strategies import DataParallel, Sequential, SharedDataParallel
+
+ROWS, SIZES = 60, [8, 6, 3]
+
+
+def make_case(workers, build=DataParallel, **changes):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((ROWS, SIZES[0]), np.float32), rng.integers(0, 3, ROWS)
+    batches = [nn.Batch(x, y, range(lo, lo + 20)) for lo in range(0, ROWS, 20)]
+    case = Case(
+        cell=Cell(build.__name__, "tiny", workers, 20, ROWS),
+        build=lambda comm: build(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm),
+        sequential=lambda: Sequential(nn.mlp(SIZES), nn.SGD(0.1, 0.9)),
+        batches=batches,
+        check_batches=[*batches[:2], nn.Batch(x, y, range(19))],
+    )
+    return replace(case, **changes)
+
+
+def gathered(comm, value):
+    """`value` of every rank; a number or a list of numbers."""
+    mine = np.atleast_1d(np.array(value, float))
+    everyone = np.empty((comm.size, mine.size))
+    comm.Allgather(mine, everyone)
+    return everyone
+
+
+# What is wrong
+
+
+class MeanOfMeans(DataParallel):
+    """Wrong where shards are not equal: each counts the same, whatever its rows."""
+
+    def gradients(self, batch):
+        x, y = batch.part(self.comm.rank, self.comm.size)
+        return super(DataParallel, self).gradients(nn.Batch(x, y))
+
+    def reduce(self, loss):
+        total = super().reduce(loss)
+        self.model.grads[:] /= self.comm.size
+        return total / self.comm.size
+
+
+class Unreduced(DataParallel):
+    """Wrong: every rank trains on its own rows."""
+
+    def reduce(self, loss):
+        return loss
+
+
+class LastRankDiverges(DataParallel):
+    """Wrong on one rank only."""
+
+    def weights(self):
+        weights = super().weights()
+        if self.comm.rank == self.comm.size - 1:
+            weights[0] = np.nan
+        return weights
+
+
+class Lazy(DataParallel):
+    """Wrong: it does not train at all."""
+
+    def update(self):
+        pass
+
+
+@pytest.mark.workers(3)
+@pytest.mark.parametrize("wrong", [Unreduced, LastRankDiverges, Lazy])
+def test_wrong_training_is_not_measured(comm, wrong):
+    with pytest.raises(WrongTraining, match=f"{wrong.__name__}.* differ from"):
+        measure(make_case(comm.size, wrong), comm)
+
+
+@pytest.mark.workers(2)
+def test_check_has_shards_that_are_not_equal(comm):
+    """On 20 and 20 rows a mean of means goes unseen; on a batch that is a row short it does not."""
+    case = make_case(comm.size)
+    parallel = DataParallel(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm)
+    assert not core.equals_sequential(parallel, case.sequential(), case.check_batches, comm).problem
+    wrong = MeanOfMeans(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm)
+    assert core.equals_sequential(wrong, case.sequential(), case.check_batches, comm).problem
+
+
+@pytest.mark.workers(1)
+def test_training_that_stands_still_proves_nothing(comm):
+    still = replace(make_case(1), sequential=lambda: Sequential(nn.mlp(SIZES), nn.SGD(0.0)))
+    with pytest.raises(WrongTraining, match="did not move"):
+        measure(still, comm)
+
+
+def test_check_error_is_relative_to_the_distance_moved(comm):
+    case = make_case(comm.size)
+
+    class Off(DataParallel):
+        def weights(self):
+            weights = super().weights()
+            weights[3] += self.off
+            return weights
+
+    sequential = case.sequential()
+    start = sequential.weights()
+    off = Off(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm)
+    reference = case.sequential()
+    for batch in case.check_batches:
+        reference.step(batch)
+    moved = np.abs(reference.weights() - start).max()
+    off.off = 0.25 * moved
+    check = core.equals_sequential(off, sequential, case.check_batches, comm)
+    assert check.error == pytest.approx(0.25, rel=1e-3)
+    assert check.problem
+
+
+def test_unchecked_says_why(comm, monkeypatch):
+    monkeypatch.setattr(core, "SHORTEST_ROUND", 0.002)
+    case = make_case(comm.size, Unreduced, check=unchecked("by design"))
+    result = measure(case, comm)
+    assert result.check_error is None
+    assert result.note == "by design"
+
+
+# What is measured
+
+
+@pytest.mark.parametrize("build", [DataParallel, SharedDataParallel])
+def test_measurement_is_one_and_consistent(comm, build, monkeypatch):
+    monkeypatch.setattr(core, "SHORTEST_ROUND", 0.005)
+    result = measure(make_case(comm.size, build), comm, seconds=0.1)
+
+    flat = [result.steps_per_round, result.speedup, result.bound, result.threads_speedup]
+    flat += [len(times) for times in result.rounds.values()]
+    flat += [time for times in result.rounds.values() for time in times]
+    everyone = gathered(comm, flat)
+    assert (everyone == everyone[0]).all()
+
+    median = {arm: np.median(times) for arm, times in result.rounds.items()}
+    assert result.speedup == median["sequential"] / median["parallel"]
+    assert result.bound == median["sequential"] / median["bound"]
+    assert result.threads_speedup == median["sequential"] / median["threads"]
+    assert result.efficiency == result.speedup / comm.size
+    assert result.samples_per_second == result.steps_per_round * 20 / median["parallel"]
+    assert result.oversubscribed == (comm.size > available())
+    assert result.speedup_low <= result.speedup <= result.speedup_high
+    assert len(result.rounds["sequential"]) == len(result.rounds["parallel"]) >= core.ROUNDS[0]
+    shares = [result.profile[k] for k in ("compute", "communication", "waiting")]
+    assert np.sum(shares, axis=0) == pytest.approx(1)
+    assert {"strategy", "model", "workers", "batch_size", "dataset_size", "device"} <= set(
+        result.as_dict()
+    )
+
+
+def test_rounds_last_long_enough(comm, monkeypatch):
+    monkeypatch.setattr(core, "SHORTEST_ROUND", 0.02)
+    result = measure(make_case(comm.size), comm, seconds=0.1)
+    shortest = min(np.median(result.rounds[arm]) for arm in ("sequential", "parallel"))
+    assert shortest > 0.5 * 0.02
+
+
+def test_every_arm_trains_the_same_batches_in_turn(comm, monkeypatch):
+    """Each round goes on where the last has ended, so both arms meet the same rows."""
+    seen = {"sequential": [], "parallel": []}
+
+    def watched(strategy, arm):
+        step = strategy.step
+        strategy.step = lambda batch: (seen[arm].append(batch), step(batch))[1]
+        return strategy
+
+    case = make_case(comm.size)
+    parallel = watched(case.build(comm), "parallel")
+    sequential = watched(case.sequential(), "sequential")
+    turns = core._turns(case, comm, sequential, parallel, None, core.Silent(comm))
+    del turns["threads"]
+    for first in (0, 2):
+        for arm in ("sequential", "parallel"):
+            turns[arm](first, 2)
+    expected = [case.batches[i % 3] for i in (0, 0, 1, 2, 2, 3)]  # one for the caches, two timed
+    assert seen["parallel"] == expected
+    assert seen["sequential"] == (expected if comm.rank == 0 else [])
+
+
+def test_slowest_rank_counts(comm):
+    def run(first, steps):
+        if steps == 2 and comm.rank == comm.size - 1:
+            time.sleep(0.05)
+
+    assert together(comm, run, 0, 2) >= 0.05
+
+
+@pytest.mark.workers(2, 4)
+def test_ranks_sleep_while_one_works(comm):
+    def work(first, steps):
+        end = time.perf_counter() + 0.3
+        while time.perf_counter() < end:
+            pass
+
+    before = time.process_time()
+    seconds = alone(comm, work, 0, 1)
+    used = gathered(comm, time.process_time() - before)[:, 0]
+    assert seconds >= 0.3
+    assert used[1:].max() < 0.05 * seconds, f"idle ranks used {used[1:]} s of {seconds} s"
+
+
+@pytest.mark.workers(1)
+def test_interval_contains_the_estimate_and_narrows(comm):
+    rng = np.random.default_rng(1)
+    widths = []
+    for n in (5, 15, 200):
+        sequential, parallel = rng.lognormal(0, 0.1, n), rng.lognormal(-0.5, 0.1, n)
+        low, high = interval(sequential, parallel)
+        assert low <= np.median(sequential) / np.median(parallel) <= high
+        widths.append(high - low)
+    assert widths[0] > widths[2]
+    drift = rng.lognormal(0, 1, 30)
+    assert interval(2 * drift, drift) == (2, 2), "pairs must be resampled together"
+
+
+@pytest.mark.workers(1)
+def test_wrong_number_of_workers(comm):
+    with pytest.raises(ValueError, match="2 workers on a communicator of 1"):
+        measure(make_case(2), comm)
+
+
+@pytest.mark.workers(1)
+def test_no_full_batch(comm):
+    with pytest.raises(ValueError, match="no batch of 20 rows"):
+        measure(replace(make_case(1), batches=[]), comm)
+
+
+# All cores by threads
+
+
+@pytest.mark.workers(1)
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="binding is Linux's")
+def test_all_cores_for_a_while(comm):
+    everything = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(everything)})
+    try:
+        with all_cores():
+            assert len(os.sched_getaffinity(0)) == available()
+            x = np.ones((400, 400), np.float32)
+            for _ in range(20):
+                x @ x
+        assert os.sched_getaffinity(0) == {min(everything)}
+    finally:
+        os.sched_setaffinity(0, everything)
+    before = time.process_time()
+    time.sleep(0.05)
+    assert time.process_time() - before < 0.01, "threads of BLAS are still spinning"
+
+
+# On disk
+
+
+@pytest.mark.workers(1)
+def test_line_is_on_the_disk_when_append_returns(comm, tmp_path, monkeypatch):
+    path, synced = tmp_path / "new" / "cells.jsonl", []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(path.read_text()))
+    append(path, {"id": "a", "speedup": 1.5})
+    append(path, {"id": "b"})
+    assert synced == ['{"id": "a", "speedup": 1.5}\n', '{"id": "a", "speedup": 1.5}\n{"id": "b"}\n']
+    with pytest.raises(ValueError, match="JSON"):
+        append(path, {"speedup": math.nan})
+
+
+@pytest.mark.workers(1)
+def test_cells_have_names_of_their_own(comm):
+    cell = Cell("S", "m", 2, 64, 1000)
+    others = [replace(cell, **{key: "x"}) for key in asdict(cell)]
+    assert len({str(c) for c in (cell, *others)}) == 7

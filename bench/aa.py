@@ -75,11 +75,12 @@ def code() -> str:
 def busy_neighbour(after: float) -> Iterator[None]:
     """One core kept busy from `after` seconds on, by a process that is no descendant of ours."""
     # Made by a parent that ends at once: the load of descendants would be counted as our own.
+    # The pipe is that parent's alone, or reading its answer would wait for the busy process.
+    parent = "import subprocess as s, sys; print(s.Popen(sys.argv[1:], stdout=s.DEVNULL).pid)"
+    command = [sys.executable, "-c", parent, sys.executable, "-c", LOAD]
     started: list[int] = []
 
     def begin() -> None:
-        parent = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid)"
-        command = [sys.executable, "-c", parent, sys.executable, "-c", LOAD]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         started.append(int(done.stdout))
 

@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -87,7 +88,7 @@ def write(
 ) -> None:
     """Write all launches, or leave the file as it was: a crash in the middle harms nothing."""
     content = {
-        "machine_info": pytest_benchmark_generate_machine_info(),
+        "machine_info": _machine_info(),
         "commit_info": get_commit_info(),
         "benchmarks": [_benchmark(launches, cell) for cell in every_cell(launches)],
         "datetime": datetime.now(UTC).isoformat(),
@@ -110,6 +111,11 @@ def write(
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
+
+
+@cache
+def _machine_info() -> dict[str, Any]:
+    return pytest_benchmark_generate_machine_info()
 
 
 def load(storage: Path, name: str) -> Baseline:

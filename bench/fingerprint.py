@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Collection, Mapping
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -30,7 +31,7 @@ def fingerprint(ranks: int, devices: Collection[str]) -> dict[str, Any]:
     GiB, since kernels keep a varying few MiB for themselves.
     """
     return {
-        "cpu": cpuinfo.get_cpu_info().get("brand_raw") or platform.processor(),
+        "cpu": _cpu(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "affinity": cores(),
@@ -54,6 +55,11 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
         for key in keys
         if key not in before or key not in after or before[key] != after[key]
     ]
+
+
+@cache
+def _cpu() -> str:
+    return cpuinfo.get_cpu_info().get("brand_raw") or platform.processor()
 
 
 def _mpi() -> str:

@@ -173,7 +173,7 @@ def _follow(
                     yield f"no new cell for {PATIENCE:.0f} s: given up, see {log}"
                     return
                 if code is None:
-                    time.sleep(0.1)
+                    time.sleep(0.05)
         finally:
             stop(process)
     if code:

@@ -160,6 +160,16 @@ class TestJudge:
         outcome = outcomes(judge(before, after, fresh))["cell-2"]
         assert outcome in gate.UNDECIDED
 
+    def test_intervals_hold_for_all_cells_at_once(self):
+        rng = np.random.default_rng(15)
+        grids = [judge(side(rng), side(rng)) for _ in range(200)]
+        for end in ("low", "high"):
+            excluded = [
+                any(getattr(v, end) > 1 if end == "low" else getattr(v, end) < 1 for v in grid)
+                for grid in grids
+            ]
+            assert np.mean(excluded) <= 2 * (1 - gate.CONFIDENCE)
+
     def test_noise_that_would_hide_20_percent_is_inconclusive(self):
         wild = Noise(launch=0.25)
         before, after = measured(14, Program(), Program(), noise=wild)

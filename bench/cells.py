@@ -12,9 +12,21 @@ import pytest
 from mpi4py import MPI
 
 import nn
-from bench.measure import Case, Cell, Checker, equals_sequential
+from bench.measure import Case, Cell, Checker, equals_sequential, unchecked
 from nn.data import Dataset
-from strategies import DataParallel, Sequential, SharedDataParallel, Strategy
+from strategies import (
+    CompressedDataParallel,
+    DataParallel,
+    Hogwild,
+    LocalSGD,
+    ParameterServer,
+    PowerSGD,
+    Sequential,
+    SharedDataParallel,
+    Strategy,
+    TopK,
+)
+from strategies.compression import Compression
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,7 @@ class Entry:
         check: `equals_sequential`, `unchecked("why not")`, or one of its own.
         bounded: whether it runs on when no message arrives (see `measure.Case`).
         models: of MODELS, those it can train.
+        common: whether it is part of the common grid; otherwise it has a file of its own.
     """
 
     name: str
@@ -34,6 +47,17 @@ class Entry:
     check: Checker = equals_sequential
     bounded: bool = True
     models: tuple[str, ...] = ("mlp", "cnn")
+    common: bool = True
+
+
+_OWN_WAY = unchecked("not equal to plain training step by step: see how soon it is as good")
+
+
+def _compressed(compression: Callable[[], Compression]) -> Callable[..., Strategy]:
+    """A strategy whose every object has a compression of its own."""
+    return lambda model, optimizer, comm: CompressedDataParallel(
+        model, optimizer, comm, compression()
+    )
 
 
 STRATEGIES = {
@@ -43,6 +67,12 @@ STRATEGIES = {
         Entry("DataParallel", DataParallel),
         Entry("DataParallel-3-buckets", partial(DataParallel, buckets=3)),
         Entry("SharedDataParallel", SharedDataParallel),
+        Entry("LocalSGD-10", partial(LocalSGD, period=10), _OWN_WAY, common=False),
+        Entry("Hogwild", Hogwild, _OWN_WAY, common=False),
+        Entry("Hogwild-lock", partial(Hogwild, lock=True), _OWN_WAY, common=False),
+        Entry("ParameterServer", ParameterServer, bounded=False, common=False),
+        Entry("TopK-1%", _compressed(lambda: TopK(2350)), _OWN_WAY, common=False),
+        Entry("PowerSGD-2", _compressed(lambda: PowerSGD(2)), _OWN_WAY, common=False),
     )
 }
 

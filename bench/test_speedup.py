@@ -6,7 +6,7 @@ from bench.cells import STRATEGIES, full, worker_counts
 from bench.measure import Cell
 
 WORKERS = worker_counts()
-PARALLEL = [name for name in STRATEGIES if name != "Sequential"]
+PARALLEL = [s.name for s in STRATEGIES.values() if s.common and s.name != "Sequential"]
 
 
 @pytest.mark.parametrize("device", ["cpu"])

@@ -33,4 +33,4 @@ def last_words(watchdog: Watchdog, rank: int) -> str:
     """What is known of the end of a dead ``rank``."""
     path = watchdog.table.notes(rank)
     text = path.read_text() if path.exists() else ""
-    return text or "It left no trace: SIGKILL, or killed by the system for lack of memory."
+    return text or "It left no trace: SIGKILL, no memory left, or an exit in C code."

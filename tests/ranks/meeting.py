@@ -39,7 +39,7 @@ class Meeting:
         try:
             answers = self.control.exchange({"topic": topic, **message}, waiting)
         except Lost as lost:
-            self._bury([r for r in before if r in lost.ranks])
+            self._bury(lost.ranks)
             self.control.alive = [r for r in before if r not in lost.ranks]
             self.control.whole = False
             self.over = True

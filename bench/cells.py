@@ -71,7 +71,7 @@ STRATEGIES = {
         Entry("Hogwild", Hogwild, _OWN_WAY, common=False),
         Entry("Hogwild-lock", partial(Hogwild, lock=True), _OWN_WAY, common=False),
         Entry("ParameterServer", ParameterServer, bounded=False, common=False),
-        Entry("TopK-1%", _compressed(lambda: TopK(2350)), _OWN_WAY, common=False),
+        Entry("TopK-1%", _compressed(lambda: TopK(2350)), _OWN_WAY, bounded=False, common=False),
         Entry("PowerSGD-2", _compressed(lambda: PowerSGD(2)), _OWN_WAY, common=False),
     )
 }

@@ -1,0 +1,261 @@
+"""What does it cost to train a net that is spread over the workers?
+
+Not part of the common run: name the file, as in `nox -s bench_mpi -- -n 2 bench/model_parallel.py`.
+"""
+
+import tracemalloc
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from bench.cells import full
+from bench.cores import available
+from bench.instrument import Silent
+from bench.measure import ROUNDS, Case, Cell, measure, together
+from bench.results import Ratio
+from nn import SGD, Batch, mlp
+from nn.batch import bounds
+from strategies import DataParallel, Pipeline, Sequential, TensorParallel, ZeRO
+from strategies.schedules import SCHEDULES
+
+ITEM = 4
+"""Bytes of a float32."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A net of `depth` equal Linear layers with ReLUs between them, and how it is trained."""
+
+    strategy: str = "1f1b"
+    workers: int = 2
+    batch_size: int = 512
+    micro_batches: int = 8
+    depth: int = 8
+    width: int = 512
+
+    def model(self):
+        return mlp([self.width] * (self.depth + 1))
+
+    @property
+    def cuts(self) -> list[int]:
+        """The first layer of every stage but the first, in front of its Linear."""
+        stages = self.workers * (2 if self.strategy == "interleaved" else 1)
+        return [2 * bounds(s, stages, self.depth)[0] for s in range(1, stages)]
+
+    def build(self, comm):
+        makers = {
+            "data": DataParallel,
+            "tensor": TensorParallel,
+            **{f"ZeRO-{stage}": partial(ZeRO, stage=stage) for stage in (1, 2, 3)},
+            **{
+                name: partial(
+                    Pipeline, micro_batches=self.micro_batches, schedule=name, cuts=self.cuts
+                )
+                for name in SCHEDULES
+            },
+        }
+        return makers[self.strategy](self.model(), SGD(0.01), comm)
+
+    def batches(self, rows: int) -> list[Batch]:
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((rows, self.width)).astype(np.float32)
+        return [Batch(x, rng.integers(0, self.width, rows)) for _ in range(2)]
+
+    def case(self) -> Case:
+        name = self.strategy
+        if name in SCHEDULES:
+            name += f", {self.micro_batches} micro-batches"
+        model = f"mlp of {self.depth} layers, {self.width} wide"
+        return Case(
+            cell=Cell(name, model, self.workers, self.batch_size, self.batch_size),
+            build=self.build,
+            sequential=lambda: Sequential(self.model(), SGD(0.01)),
+            batches=self.batches(self.batch_size),
+            check_batches=self.batches(self.batch_size - 1),
+        )
+
+    @property
+    def idle_share(self) -> float:
+        """Of the time of all ranks, by the schedule alone."""
+        p, m = self.workers, self.micro_batches
+        if self.strategy not in SCHEDULES:
+            return 0.0
+        if self.strategy == "naive":
+            return (p - 1) / p
+        return (p - 1) / ((2 if self.strategy == "interleaved" else 1) * m + p - 1)
+
+    def bytes_sent(self, rank: int) -> int:
+        """That a rank gives to MPI in a step; of collectives, the buffer that it passes."""
+        p, b, w = self.workers, self.batch_size, self.width
+        layer = w * w + w
+        n = self.depth * layer
+        lo, hi = bounds(rank, p, n)
+        if self.strategy == "data":
+            return ITEM * (n + 1)  # and the loss
+        if self.strategy == "tensor":
+            # A pair sums its activations, all but the first also the gradient of its input. A last
+            # layer without a partner sums its activations and gathers the gradient of its input.
+            pairs, odd = divmod(self.depth, 2)
+            own = bounds(rank, p, w)
+            gathered = (own[1] - own[0]) * odd * (pairs > 0)
+            return ITEM * b * (w * (2 * pairs - (pairs > 0) + odd) + gathered)
+        if self.strategy.startswith("ZeRO"):
+            gathered = hi - lo
+            if self.strategy == "ZeRO-3":  # for forward and backward, which has the last one still
+                gathered += hi - lo - max(0, hi - max(lo, n - layer))
+            return ITEM * (n + gathered) + 8  # and the loss
+        stages = [0, *self.cuts, 2 * self.depth - 1]
+        mine = list(range(rank, len(stages) - 1, p)) if p > 1 else []
+        crossings = sum((s > 0) + (s < len(stages) - 2) for s in mine)
+        return ITEM * b * w * crossings + 8 * (rank == p - 1)
+
+
+@pytest.fixture
+def cost(comm, record):
+    """Measure a setting: speed, idle share, bytes against the formula, peak memory."""
+
+    def cost(setting: Setting) -> None:
+        result = measure(setting.case(), comm, seconds=1.5)
+        record(result, f"{result.speedup:.2f}x", result.rounds["parallel"], result.as_dict())
+        expected = [setting.bytes_sent(rank) for rank in range(comm.size)]
+        assert result.profile["bytes_sent"] == expected
+        name = f"{result.cell.strategy}, {comm.size} workers"
+        if setting.strategy in SCHEDULES:
+            idle = 1 - np.median(result.rounds["bound"]) / np.median(result.rounds["parallel"])
+            what = f"idle share of {name}, batch {setting.batch_size} (formula: {{:.3f}})"
+            share = Ratio(what.format(setting.idle_share), float(idle))
+            record(share, "", [], {"idle_share": float(idle), "formula": setting.idle_share})
+        alone = _peak(lambda on: Sequential(setting.model(), SGD(0.01)), setting, MPI.COMM_SELF)
+        peak = comm.allreduce(_peak(setting.build, setting, comm), MPI.MAX)
+        memory = Ratio(f"peak memory of {name} / of plain training", peak / alone)
+        record(memory, "", [], {"peak_bytes": peak, "peak_bytes_plain": alone})
+
+    return cost
+
+
+def _peak(build, setting, comm) -> int:
+    """Bytes at the worst moment of a step, of what the strategy and the step allocate."""
+    batch = setting.batches(setting.batch_size)[0]
+    tracemalloc.start()
+    strategy = build(comm)
+    strategy.step(batch)
+    tracemalloc.reset_peak()
+    strategy.step(batch)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    strategy.close()
+    return peak
+
+
+def _varied(**values) -> list:
+    """Settings that differ from the usual one in one thing; --quick leaves them out."""
+    return [
+        full(replace(Setting(strategy), **{name: value}))
+        for name, several in values.items()
+        for value in several
+        for strategy in ("tensor", "1f1b")
+        if name != "micro_batches" or strategy == "1f1b"
+    ]
+
+
+def _id(setting: Setting) -> str:
+    usual = Setting()
+    others = [
+        f"{name}={value}"
+        for name, value in vars(setting).items()
+        if name != "strategy" and value != getattr(usual, name)
+    ]
+    return "-".join([setting.strategy, *others])
+
+
+@pytest.mark.parametrize("workers", [2])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *map(Setting, ("data", "ZeRO-1", "ZeRO-2", "ZeRO-3", "tensor", *SCHEDULES)),
+        *_varied(
+            micro_batches=[1, 2, 4, 16], batch_size=[64, 2048], depth=[2, 16], width=[128, 1024]
+        ),
+    ],
+    ids=_id,
+)
+def test_cost(cost, workers, setting):
+    cost(setting)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("strategy", ["tensor", "1f1b"])
+def test_other_numbers_of_workers(cost, workers, strategy):
+    cost(Setting(strategy, workers))
+
+
+@pytest.fixture
+def promise(comm, record):
+    """Hold the time of a step against the time that it would take at best."""
+    if comm.size > available():
+        pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
+
+    def promise(what: str, times: list[float], best: float) -> None:
+        ratio = Ratio(what, float(np.median(times)) / best, 1.15)
+        record(ratio, f"{ratio.value:.3f}", times, {"ratio": ratio.value, "limit": ratio.limit})
+        assert ratio.kept, f"{what}: {ratio.value:.3f}, promised is at most {ratio.limit}"
+
+    return promise
+
+
+@pytest.mark.workers(2)
+def test_pipeline_against_its_bubble(comm, promise):
+    """Bound: every stage computes all micro-batches at the measured pace, and waits as it must.
+
+    The slowest stage is never idle between its first and its last operation; before and after it
+    one micro-batch passes the others.
+    """
+    setting = Setting("1f1b", batch_size=1024, width=1024)
+    (batch, _) = setting.batches(1024)
+    silent = Silent(comm)
+    strategy, alone = setting.build(comm), setting.build(silent)
+    alone.step(batch)
+    times, paces, updates = [], [], []
+    for _ in range(ROUNDS[0] + 4):
+        times.append(together(comm, lambda first, steps: _steps(strategy, batch, steps), 0, 1))
+        with silent.silence():
+            comm.Barrier()
+            begin = MPI.Wtime()
+            alone.gradients(batch)
+            computed = MPI.Wtime()
+            alone.update()
+            updates.append(MPI.Wtime() - computed)
+        paces.append((computed - begin) / setting.micro_batches)
+    stages = comm.allgather(float(np.median(paces)))
+    update = comm.allreduce(float(np.median(updates)), MPI.MAX)
+    slowest = max(stages)
+    best = setting.micro_batches * slowest + sum(stages) - slowest + update
+    promise("step of a 1F1B pipeline, 8 layers 1024 wide, batch 1024 / its bubble", times, best)
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("hidden", [1, 2, 3])
+def test_tensor_parallel_against_its_bound(comm, promise, hidden):
+    sizes = [784, *[2048] * hidden, 10]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1024, 784)).astype(np.float32)
+    batch = Batch(x, rng.integers(0, 10, 1024))
+    silent = Silent(comm)
+    strategy, alone = (TensorParallel(mlp(sizes), SGD(0.01), on) for on in (comm, silent))
+    alone.step(batch)
+    times, best = [], []
+    for _ in range(ROUNDS[0] + 4):
+        times.append(together(comm, lambda first, steps: _steps(strategy, batch, steps), 0, 2))
+        with silent.silence():
+            best.append(together(comm, lambda first, steps: _steps(alone, batch, steps), 0, 2))
+    what = f"step of a tensor-parallel mlp {sizes}, batch 1024 / without communication"
+    promise(what, times, float(np.median(best)))
+
+
+def _steps(strategy, batch, steps):
+    for _ in range(steps):
+        strategy.step(batch)

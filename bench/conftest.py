@@ -21,6 +21,9 @@ from bench.table import render
 HERE = Path(__file__).parent
 RESULTS = pytest.StashKey[dict[str, list[Any]]]()
 LINES = pytest.StashKey[Path]()
+FIRST = "test_speedup"
+"""The main question: its cells are there even if the run is ended early."""
+
 MIN_WIDTH = 120
 PROGRESS = pytest.StashKey[Progress]()
 
@@ -55,6 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         dropped = [item for item in items if item.get_closest_marker("full")]
         items[:] = [item for item in items if item not in dropped]
         config.hook.pytest_deselected(items=dropped)
+    items.sort(key=lambda item: item.path.parent == HERE and item.path.stem != FIRST)
     ours = [item for item in items if item.path.is_relative_to(HERE)]
     for item in ours:
         item.add_marker(pytest.mark.benchmark(timer=replay, group=_question(item)))

@@ -23,11 +23,3 @@ def test_mlp(speedup, strategy, workers, batch_size, device):
 @pytest.mark.parametrize("strategy", PARALLEL)
 def test_cnn(speedup, strategy, workers, device):
     speedup(Cell(strategy, "cnn", workers, 64, 10_000, device))
-
-
-@pytest.mark.workers(1)
-def test_one_worker_is_plain_training(speedup):
-    """The ruler against itself: Sequential measured as if it were a strategy, at one worker."""
-    result = speedup(Cell("Sequential", "mlp", 1, 256, 10_000))
-    assert result.speedup_low < 1.05
-    assert result.speedup_high > 0.95

@@ -94,8 +94,8 @@ class Report:
             "A cell fails when its speedup fell by more than a parallel arm "
             f"{self.tolerance:.1%} slower explains (below {1 / (1 + self.tolerance):.3f}), in "
             "fresh launches too, and the interval lies below 1. Each end of the intervals holds "
-            f"with nominally {self.confidence:.0%} for all cells together. Times are after / before: above "
-            "1 is slower."
+            f"with nominally {self.confidence:.0%} for all cells together. Times are after / "
+            "before: above 1 is slower."
         )
 
 

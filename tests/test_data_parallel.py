@@ -1,5 +1,7 @@
 """Data parallelism, by messages and by shared memory, learns the weights of sequential training."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,8 +21,8 @@ OPTIMIZERS = {
 }
 STRATEGIES = {
     "data_parallel": DataParallel,
-    "two_buckets": lambda *args: DataParallel(*args, buckets=2),
-    "three_buckets": lambda *args: DataParallel(*args, buckets=3),
+    "two_buckets": partial(DataParallel, buckets=2),
+    "three_buckets": partial(DataParallel, buckets=3),
     "shared": SharedDataParallel,
 }
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)

@@ -124,7 +124,7 @@ def test_prediction_is_independent_of_its_chunks():
     [
         (lambda: mlp([3]), "at least two"),
         (lambda: mlp([3, 0, 2]), "at least 1"),
-        (lambda: mlp([3, 2.5, 2]), "whole numbers"),
+        (lambda: mlp([3, 2.5, 2]), "whole numbers"),  # type: ignore[list-item]
         (lambda: mlp([3, 2], activation="step"), "relu, sigmoid, tanh"),
         (lambda: mlp([3, 2], dtype="float16"), "float32, float64"),
         (lambda: cnn(input_shape=(1, 5, 5)), "larger than rows"),

@@ -98,7 +98,7 @@ def test_cosine_stays_at_its_end():
     ("build", "error"),
     [
         (lambda: SGD(-1.0), ValueError),
-        (lambda: SGD("fast"), TypeError),
+        (lambda: SGD("fast"), TypeError),  # type: ignore[arg-type]
         (lambda: SGD(float("nan")), ValueError),
         (lambda: SGD(0.1, momentum=1.0), ValueError),
         (lambda: SGD(0.1, nesterov=True), ValueError),

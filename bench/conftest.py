@@ -29,8 +29,10 @@ PROGRESS = pytest.StashKey[Progress]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("lockstep").addoption(
-        "--quick", action="store_true", help="a small grid, for a first look"
+    group = parser.getgroup("lockstep")
+    group.addoption("--quick", action="store_true", help="a small grid, for a first look")
+    group.addoption(
+        "--cells", action="store_true", help="only what measures cells, which the gate compares"
     )
 
 
@@ -54,8 +56,12 @@ def _lines(config: pytest.Config) -> Path:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.option.quick:
-        dropped = [item for item in items if item.get_closest_marker("full")]
+    def left_out(item: pytest.Item) -> bool:
+        too_much = config.option.quick and item.get_closest_marker("full")
+        no_cell = config.option.cells and "speedup" not in getattr(item, "fixturenames", ())
+        return bool(too_much or no_cell)
+
+    if dropped := [item for item in items if left_out(item)]:
         items[:] = [item for item in items if item not in dropped]
         config.hook.pytest_deselected(items=dropped)
     items.sort(key=lambda item: item.path.parent == HERE and item.path.stem != FIRST)

@@ -114,7 +114,7 @@ class Grid:
         nodes = [self.nodes[cell] for cell in only or () if cell in self.nodes]
         if only is not None and len(nodes) < len(only):
             nodes, only = [], None  # cells of unknown test: the whole grid then
-        command = ["-m", "pytest", *(nodes or ["bench"]), *self.arguments]
+        command = ["-m", "pytest", *(nodes or ["bench"]), "--cells", *self.arguments]
         launch = start(self.ranks, command, self.root, self.label)
         self.nodes |= {cell: line["nodeid"] for cell, line in launch.cells.items()}
         if only is None:

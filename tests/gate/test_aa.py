@@ -1,0 +1,102 @@
+"""What bench_aa says of launches whose error rates are known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bench import aa
+from tests.gate.noise import Noise, Program, side
+
+pytestmark = pytest.mark.workers(1)
+
+
+def entry(rng, noise, loaded=False, foreign=0.0, parallel=1.4e-3):
+    """One launch on file: six cells, and a copy of each for every amount."""
+    cells = []
+    for amount in (0.0, *aa.AMOUNTS):
+        program = Program(parallel=parallel * (1 + amount))
+        for cell, (launch,) in side(rng, noise, program, launches=1).items():
+            name = cell.replace("-", "") + (f"+{amount:.0%}" if amount else "")
+            sequential, times = (arm.tolist() for arm in launch)
+            rounds = {"sequential": sequential, "parallel": times}
+            line = {"id": name, "workers": 2, "steps_per_round": 1, "rounds": rounds}
+            cells.append(line | {"foreign": foreign})
+    return {"code": "c", "machine": {}, "loaded": loaded, "seconds": 1.0, "cells": cells}
+
+
+@pytest.fixture
+def reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(aa, "RESAMPLED", 60)
+    monkeypatch.setattr(aa, "code", lambda: "c")
+    machine = {"cpu": "Abacus", "cores": 2, "mpi": "Pigeons 1.0"}
+    monkeypatch.setattr(aa, "fingerprint", lambda ranks, devices: machine)
+    monkeypatch.setattr("bench.neighbours.cores", lambda: [0, 1])
+
+    def reported(entries, rest=""):
+        path = tmp_path / "aa.jsonl"
+        lines = [json.dumps(entry | {"machine": machine}) + "\n" for entry in entries]
+        path.write_text("".join(lines) + rest)
+        return aa.report(path, 2)
+
+    return reported
+
+
+def by_name(rates):
+    return {(rate.what, rate.how): rate for rate in rates}
+
+
+def test_quiet_launches(reported):
+    rng = np.random.default_rng(0)
+    rates, notes = reported([entry(rng, Noise()) for _ in range(20)])
+    found = by_name(rates)
+    assert found["false alarms", "real, in a row"].hits == 0
+    assert found["false alarms", "real, in a row"].of == 15
+    assert found["false alarms", "resampled"].hits <= 1
+    assert found["10% slowdown found", "resampled"].hits >= 57
+    assert found["20% slowdown found", "resampled"].hits == 60
+    assert "20 undisturbed launches of 20" in notes[0]
+
+
+def test_launches_of_other_code_and_a_line_cut_off_are_left_out(reported):
+    rng = np.random.default_rng(1)
+    entries = [entry(rng, Noise()) for _ in range(12)]
+    entries[3]["code"] = "other"
+    _, notes = reported(entries, rest='{"code": "c", "cel')
+    assert "11 undisturbed launches of 11" in notes[0]
+    assert "1 launches of other code or machines left out" in notes[1]
+
+
+def test_too_few_launches_give_no_rates(reported):
+    rng = np.random.default_rng(2)
+    rates, notes = reported([entry(rng, Noise()) for _ in range(10)])
+    assert rates == []
+    assert "too few launches" in notes[-1]
+
+
+def test_a_busy_neighbour_alarms_only_those_who_do_not_look(reported):
+    rng = np.random.default_rng(3)
+    quiet = [entry(rng, Noise()) for _ in range(12)]
+    loaded = [entry(rng, Noise(), True, foreign=0.6, parallel=2.0e-3) for _ in range(4)]
+    rates, _ = reported(quiet + loaded)
+    found = by_name(rates)
+    assert found["false alarms, busy neighbour", "real, in a row"].hits == 0
+    blind = found["the same, if neighbours were not looked at", "real, in a row"]
+    assert blind.hits == blind.of
+    undecided = found["inconclusive (false alarms, busy neighbour)", "real, in a row"]
+    assert undecided.hits == undecided.of
+
+
+def test_the_table_goes_between_its_marks_and_nowhere_else(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{aa.MARKS[0]}\nold\n{aa.MARKS[1]}\nafter\n")
+    aa.write("new\n", tmp_path / "rates.md", readme)
+    assert readme.read_text() == f"before\n{aa.MARKS[0]}\nnew\n{aa.MARKS[1]}\nafter\n"
+    readme.write_text("no marks\n")
+    aa.write("new\n", tmp_path / "rates.md", readme)
+    assert readme.read_text() == "no marks\n"
+
+
+def test_intervals_are_those_of_clopper_and_pearson():
+    low, high = aa.Rate("", "", 0, 100).interval
+    assert (low, high) == (0, pytest.approx(1 - 0.025 ** (1 / 100)))

@@ -80,7 +80,7 @@ class Lazy(DataParallel):
         pass
 
 
-@pytest.mark.workers(3)
+@pytest.mark.workers(2)
 @pytest.mark.parametrize("wrong", [Unreduced, LastRankDiverges, Lazy])
 def test_wrong_training_is_not_measured(comm, wrong):
     with pytest.raises(WrongTraining, match=f"{wrong.__name__}.* differ from"):

@@ -39,7 +39,8 @@ def test_survived(
     assert shown in failure["text"]
     assert failure["seconds"] < bound
     # The survivors go on with what they are enough for; the rest is listed.
-    outcomes = {e["test"]: e["outcome"] for e in result.reports("test_survivors")}
+    reports = [e for e in result.reports("test_survivors") if e["when"] != "teardown"]
+    outcomes = {e["test"]: e["outcome"] for e in reports}
     skipped = outcomes.pop(f"test_survivors[{ranks}]")
     assert skipped == "skipped"
     assert set(outcomes.values()) == {"passed"}
@@ -70,9 +71,11 @@ def test_first_rank(tmp_path: Path, death: str, ranks: int, victim: int) -> None
 def test_unreported(tmp_path: Path, death: str, ranks: int, victim: int) -> None:
     """Exits in C, of which MPI tells nobody: the run ends in order."""
     result = died(tmp_path, death, ranks, victim)
-    # After an abort the launcher does not always pass on what the others print.
+    # After an abort the launcher does not always pass on what the others print; and with two ranks
+    # it kills the other one for an exit in C, without a word.
     names = [f"rank {victim} ended in C code", f"MPI_ABORT was invoked on rank {victim}"]
-    assert any(name in result.output for name in names[: 2 if death == "abort" else 1])
+    if (death, ranks) != ("exit_c", 2):
+        assert any(name in result.output for name in names[: 2 if death == "abort" else 1])
     assert result.ended - result.fault() < 6.0
     assert result.passed("test_before")
     assert not result.reports("test_everyone_left")

@@ -1,5 +1,6 @@
 """The point at which the ranks wait for each other and tell each other how things are."""
 
+import time
 from typing import Any
 
 from tests.ranks import deaths
@@ -34,7 +35,7 @@ class Meeting:
         communication. Raises RunEnds if a rank is lost, or is leaving while others go on.
         """
         before = list(self.control.alive)
-        waiting = _Waiting(self, topic, deadline, grace)
+        waiting = _Waiting(self, topic, message, deadline, grace)
         self.watchdog.kill_in(deadline + _PATIENCE + 5.0)
         try:
             answers = self.control.exchange({"topic": topic, **message}, waiting)
@@ -89,12 +90,20 @@ class Lost(Exception):
 class _Waiting:
     """What a rank does while it waits for the others."""
 
-    def __init__(self, meeting: Meeting, topic: str, deadline: float, grace: float | None) -> None:
+    def __init__(
+        self,
+        meeting: Meeting,
+        topic: str,
+        message: dict[str, Any],
+        deadline: float,
+        grace: float | None,
+    ) -> None:
         self._control = meeting.control
         self._watchdog = meeting.watchdog
         self._topic = topic
+        self._failure = message.get("word", {}).get("text", "")
         self._grace = grace
-        self._limit = deadline + _PATIENCE if self._control.tolerant else deadline + 1.0
+        self._limit = deadline + _PATIENCE
 
     def __call__(self, waited: float) -> None:
         if self._grace is not None and waited > self._grace:
@@ -104,6 +113,13 @@ class _Waiting:
         if lost := [rank for rank in gone if rank in self._control.alive]:
             self._control.unblock()
             raise Lost(lost)
+        if not self._control.tolerant and self._failure and self._overdue():
+            # The ranks that are stuck say where they are now, and then abort the launch.
+            self._watchdog.say(f"{self._topic} failed here:\n{self._failure}")
+            self._failure = ""
         if waited > self._limit:
             self._watchdog.say(f"{self._topic}: another rank does not answer; the run is aborted")
             self._watchdog.abort()
+
+    def _overdue(self) -> bool:
+        return time.monotonic() > self._watchdog.deadline

@@ -176,10 +176,7 @@ class RankAware:
         words = {rank: verdict.Word(**answer["word"]) for rank, answer in answers.items()}
         verdict.apply(verdict.agreed(words, dead, item.location[0]), report)
         if 0 in dead:
-            # Nobody else prints, and what was to be saved went with it.
-            if self.control.rank == self.control.leader:
-                self.watchdog.say(f"{topic}\n{report.longrepr}")
-            self._exit("rank 0 died, which prints and saves", "")
+            self._exit("rank 0 died, which prints and saves", f"{topic}\n{report.longrepr}")
         if call.when == "teardown":
             self._free(group)
         return report
@@ -250,4 +247,6 @@ class RankAware:
     def _exit(self, reason: str, details: str) -> NoReturn:
         self.closing = f"{reason}\n{details}".strip()
         self.meeting.over = True
+        if self.control.leader != 0 and self.control.rank == self.control.leader:
+            self.watchdog.say(self.closing)  # the rank that prints has gone
         pytest.exit(reason, returncode=pytest.ExitCode.INTERRUPTED)

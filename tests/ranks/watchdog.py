@@ -57,13 +57,14 @@ class Watchdog:
         self._control = control
         self._armed = False
         self._seconds = 0.0
-        self._deadline = 0.0  # as time.monotonic()
+        self.deadline = 0.0  # of the current or latest phase, as time.monotonic()
         self._steps: list[Step] = []
         self._changed = threading.Condition()
         self._stderr = os.dup(2)  # the real one: capturing puts a file in the place of fd 2
         self._join_node()
         self.notes = self.table.notes(self.rank).open("a", buffering=1)
         signal.signal(signal.SIGUSR1, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_termination)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def _join_node(self) -> None:
@@ -91,7 +92,7 @@ class Watchdog:
     def arm(self, seconds: float) -> None:
         with self._changed:
             self.overrun = None
-            self._seconds, self._deadline = seconds, time.monotonic() + seconds
+            self._seconds, self.deadline = seconds, time.monotonic() + seconds
             self._steps = self._escalation()
             self._armed = True
             self.kill_in(seconds + _KILL_AFTER)
@@ -150,7 +151,7 @@ class Watchdog:
         return min(max(self._due(), 0.0), _LOOK_AROUND) if self._steps else None
 
     def _due(self) -> float:
-        return self._deadline + self._steps[0][0] - time.monotonic()
+        return self.deadline + self._steps[0][0] - time.monotonic()
 
     def _look_around(self) -> None:
         """Make the rank leave its phase if another one has gone: the test cannot pass any more."""
@@ -158,7 +159,7 @@ class Watchdog:
         if gone:
             self._steps.pop(0)
             self._keep_stack(f"interrupted, since rank {gone[0]} has gone")
-            self._deadline = time.monotonic()
+            self.deadline = time.monotonic()
             self.kill_in(_KILL_AFTER)
 
     def _keep_stack(self, forced: str = "") -> None:
@@ -176,3 +177,13 @@ class Watchdog:
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._armed and self.overrun:
             raise Interrupted(self.overrun.reason)
+
+    def _on_termination(self, signum: int, frame: FrameType | None) -> None:
+        """The launcher ends the run: Ctrl-C, or a rank has gone and it does not want to go on."""
+        gone = ", ".join(map(str, self.table.gone(0.0)))
+        reason = "terminated by the launcher" + (
+            f", after rank {gone} ended in C code" if gone else ""
+        )
+        # It leaves a quarter of a second, which may be too short for anything else.
+        self.say(f"{reason}; this rank was here:\n{stacks.main_thread()}")
+        raise KeyboardInterrupt(reason)

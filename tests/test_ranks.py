@@ -1,0 +1,109 @@
+"""The rank-aware layer, seen from tests that run in it."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mpi4py import MPI
+
+from tests.ranks import clashes
+from tests.ranks.control import allgather
+from tests.ranks.verdict import Word, agreed
+from tests.ranks.waiting import wait
+
+
+def test_comm_is_private_and_of_the_size_asked_for(comm: MPI.Comm, workers: int) -> None:
+    assert comm.size == workers
+    assert comm.rank == MPI.COMM_WORLD.rank
+    assert comm.allreduce(1) == workers
+
+
+@pytest.mark.workers(2)
+def test_only_the_workers_run_the_body(comm: MPI.Comm) -> None:
+    assert MPI.COMM_WORLD.rank < 2
+    assert comm != MPI.COMM_NULL
+
+
+def test_world_has_all_ranks(world: MPI.Comm) -> None:
+    assert world.allreduce(1) == MPI.COMM_WORLD.size
+
+
+@pytest.fixture
+def built_on_comm(comm: MPI.Comm) -> int:
+    return comm.size  # would raise on COMM_NULL
+
+
+def test_idle_ranks_skip_fixtures_on_comm(built_on_comm: int, workers: int) -> None:
+    assert built_on_comm == workers
+
+
+def test_allgather_carries_unequal_lengths(comm: MPI.Comm) -> None:
+    texts = allgather(comm, "x" * 1000 * comm.rank)
+    assert [len(text) for text in texts] == [1000 * rank for rank in range(comm.size)]
+
+
+def test_waiting_sleeps() -> None:
+    start, used = time.monotonic(), time.process_time()
+    wait(lambda: time.monotonic() > start + 0.5)
+    assert time.process_time() - used < 0.1
+
+
+@given(st.integers())
+def test_all_ranks_draw_the_same_examples(world: MPI.Comm, n: int) -> None:
+    assert set(allgather(world, n)) == {n}
+
+
+@pytest.mark.xfail(raises=AssertionError, strict=True)
+@given(st.integers(0, 1000))
+def test_shrinking_stays_together(world: MPI.Comm, n: int) -> None:
+    """One rank's failure is everybody's, example by example, or this would hang."""
+    assert set(allgather(world, n)) == {n}
+    assert n < 10 or world.rank < world.size - 1
+
+
+class TestVerdict:
+    def test_equal_outcomes_stand(self) -> None:
+        for outcome in ("passed", "skipped", "xfailed", "xpassed"):
+            assert agreed({0: Word(outcome), 1: Word(outcome)}, {}).outcome == outcome
+
+    def test_one_failure_is_enough_and_is_named(self) -> None:
+        verdict = agreed({0: Word("passed"), 1: Word("failed", "traceback", "crash")}, {})
+        assert verdict.outcome == "failed"
+        assert "rank 1" in str(verdict.failure)
+        assert "traceback" in str(verdict.failure)
+
+    def test_consequences_give_way_to_causes(self) -> None:
+        words = {0: Word("failed", "revoked", "r", True), 1: Word("failed", "cause", "c")}
+        assert "revoked" not in str(agreed(words, {}).failure)
+
+    def test_mixed_outcomes_fail(self) -> None:
+        for outcome in ("skipped", "xfailed", "xpassed"):
+            assert agreed({0: Word("passed"), 1: Word(outcome)}, {}).outcome == "failed"
+
+    def test_idle_ranks_have_no_say(self) -> None:
+        words = {0: Word("skipped", "why"), 1: Word("passed", idle=True)}
+        assert agreed(words, {}).outcome == "skipped"
+        words = {0: Word("passed"), 1: Word("failed", "traceback", idle=True)}
+        assert agreed(words, {}).outcome == "failed"
+
+    def test_a_death_fails(self) -> None:
+        verdict = agreed({0: Word("passed")}, {1: "left no trace"})
+        assert verdict.outcome == "failed"
+        assert "rank 1 died" in str(verdict.failure)
+
+
+class TestCollections:
+    def test_equal_ones_are_fine(self) -> None:
+        assert clashes.collections({0: ["a"], 1: ["a"]}, {0: [], 1: []}) is None
+
+    def test_differences_are_named(self) -> None:
+        text = clashes.collections({0: ["a", "b"], 1: ["a"]}, {0: [], 1: ["broken"]})
+        assert text is not None
+        assert "rank 1 lacks b" in text
+        assert "rank 1: broken" in text
+
+    def test_order_counts(self) -> None:
+        text = clashes.collections({0: ["a", "b"], 1: ["b", "a"]}, {0: [], 1: []})
+        assert text is not None
+        assert "order" in text

@@ -386,7 +386,7 @@ class TestNeighbours:
         assert own - before > 0.3
 
     @pytest.mark.parametrize(
-        ("foreign", "workers", "cores", "expected"),
+        ("foreign", "needed", "cores", "expected"),
         [
             (0.05, 2, 2, False),
             (0.5, 2, 2, True),
@@ -397,10 +397,10 @@ class TestNeighbours:
         ],
     )
     def test_only_load_that_takes_cores_from_a_cell_disturbs(
-        self, monkeypatch, foreign, workers, cores, expected
+        self, monkeypatch, foreign, needed, cores, expected
     ):
         monkeypatch.setattr("bench.neighbours.cores", lambda: list(range(cores)))
-        assert disturbed(foreign, workers) is expected
+        assert disturbed(foreign, needed) is expected
 
 
 def test_the_variable_of_the_measuring_core():

@@ -164,11 +164,17 @@ def test_measurement_is_one_and_consistent(comm, build, monkeypatch):
     )
 
 
-def test_rounds_last_long_enough(comm, monkeypatch):
-    monkeypatch.setattr(core, "SHORTEST_ROUND", 0.02)
-    result = measure(make_case(comm.size), comm, seconds=0.1)
-    shortest = min(np.median(result.rounds[arm]) for arm in ("sequential", "parallel"))
-    assert shortest > 0.5 * 0.02
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(("sequential", "parallel"), [(2e-3, 1e-3), (1e-4, 5e-4), (0.3, 0.2)])
+def test_rounds_last_long_enough(comm, sequential, parallel):
+    """Steps of known length: the shorter arm's round lasts as long as it must, and hardly longer."""
+    turns = {
+        "sequential": lambda first, steps: steps * sequential,
+        "parallel": lambda first, steps: steps * parallel,
+    }
+    shortest = core._steps_per_round(turns) * min(sequential, parallel)
+    assert core.SHORTEST_ROUND * (1 - 1e-9) <= shortest
+    assert shortest < core.SHORTEST_ROUND + min(sequential, parallel)
 
 
 def test_every_arm_trains_the_same_batches_in_turn(comm, monkeypatch):

@@ -46,7 +46,7 @@ def word(
         return Word("xpassed" if report.passed else "xfailed", report.wasxfail, idle=idle)
     if report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        return Word("skipped", str(reason), idle=idle)
+        return Word("skipped", str(reason).removeprefix("Skipped: "), idle=idle)
     if report.passed:
         return Word("passed", idle=idle)
     crash = call.excinfo.exconly().splitlines()[0] if call.excinfo else report.longreprtext
@@ -134,7 +134,8 @@ def _all_failures(
     for rank, w in causes.items():
         blocks.append((f"rank {rank} failed", w.text))
     others = [
-        f"rank {r}: " + (w.crash if r in failed else "idle" if w.idle else w.outcome)
+        f"rank {r}: "
+        + (w.crash if r in failed else "idle" if w.idle else f"{w.outcome} {w.text}".rstrip())
         for r, w in words.items()
         if r not in causes
     ]

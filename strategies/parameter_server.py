@@ -28,8 +28,9 @@ class ParameterServer(Strategy):
     `staleness=0` leaves none: it equals DataParallel over the workers.
 
     All messages are point-to-point, and none is under way once every rank has returned from the
-    same number of steps: the server serves within `step`, until its clock is complete. There is
-    nothing to shut down. A single rank serves itself, which is Sequential.
+    same number of steps: the server serves within `step`, until its clock is complete. They pass
+    through a communicator of the server's own, which `close` frees. A single rank serves itself,
+    which is Sequential.
 
     `step` returns the mean loss over the global batch on the server, over the rank's own rows on
     a worker (nan if it has none).
@@ -47,6 +48,8 @@ class ParameterServer(Strategy):
         self.staleness = whole("staleness", staleness, 0)
         self.log: list[tuple[int, int, int]] = []
         self._pushed: list[deque[NDArray]] = [deque() for _ in range(comm.size - 1)]
+        # The server takes whatever comes: it must not be what others send on `comm`.
+        self._messages = comm.Dup()
         self._begin()
 
     def _begin(self) -> None:
@@ -68,11 +71,11 @@ class ParameterServer(Strategy):
 
     def _work(self, batch: Batch) -> float:
         params = self.model.params
-        self.comm.Send(params[:0], 0, PULL)
-        self.comm.Recv(params, 0, PULL)
+        self._messages.Send(params[:0], 0, PULL)
+        self._messages.Recv(params, 0, PULL)
         shard = batch.shard(self.comm.rank - 1, self.comm.size - 1)
         loss = self.model.gradients(shard)
-        self.comm.Send(np.append(self.model.grads, params.dtype.type(loss)), 0, PUSH)
+        self._messages.Send(np.append(self.model.grads, params.dtype.type(loss)), 0, PUSH)
         return loss * batch.rows / len(shard) if len(shard) else math.nan
 
     def _serve(self) -> float:
@@ -89,7 +92,7 @@ class ParameterServer(Strategy):
         """One message: a gradient with its loss behind it, or an empty one, which asks to pull."""
         params, status = self.model.params, MPI.Status()
         message = np.empty(len(params) + 1, params.dtype)
-        self.comm.Recv(message, MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+        self._messages.Recv(message, MPI.ANY_SOURCE, MPI.ANY_TAG, status)
         if status.tag == PUSH:
             self._pushed[status.source - 1].append(message)
         else:
@@ -102,7 +105,7 @@ class ParameterServer(Strategy):
         for worker in list(self._waiting):
             clock = self._clocks[worker]
             if clock - done <= self.staleness:
-                self.comm.Send(self.model.params, worker, PULL)
+                self._messages.Send(self.model.params, worker, PULL)
                 self.log.append((worker, clock, clock - done))
                 self._clocks[worker] += 1
                 self._waiting.remove(worker)
@@ -114,6 +117,11 @@ class ParameterServer(Strategy):
         whole = np.array(vector)
         self.comm.Bcast(whole)
         return whole
+
+    def close(self) -> None:
+        """Free the communicator of the messages. Collective."""
+        if self._messages != MPI.COMM_NULL:
+            self._messages.Free()
 
     def state(self) -> dict[str, NDArray]:
         for name in getattr(self.optimizer, "slots", ()):

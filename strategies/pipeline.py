@@ -51,7 +51,9 @@ class Pipeline(Sharded):
         plan = Plan(model, comm, comm.size, micro_batches, schedule, cuts, chunks)
         self._micro_batches = micro_batches
         self.layouts = [plan.layout(model, stage, unsplit) for stage in range(comm.size)]
-        self.model = Staged(model, comm, plan, unsplit)
+        # Activations and gradients are told apart by tags: no others may pass between them.
+        self._messages = comm.Dup()
+        self.model = Staged(model, self._messages, plan, unsplit)
 
     def gradients(self, batch: Batch) -> float:
         check_rows(len(batch), self._micro_batches)
@@ -59,6 +61,11 @@ class Pipeline(Sharded):
 
     def reduce(self, loss: float) -> float:
         return loss_of_last(loss, self.comm)
+
+    def close(self) -> None:
+        """Free the communicator of the messages. Collective."""
+        if self._messages != MPI.COMM_NULL:
+            self._messages.Free()
 
 
 def check_rows(rows: int, micro_batches: int) -> None:

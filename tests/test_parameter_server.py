@@ -120,6 +120,30 @@ def test_large_messages_and_many_steps_do_not_deadlock(comm):
         np.testing.assert_array_equal(weights[-1], others)
 
 
+@pytest.mark.workers(3, 4)
+@pytest.mark.deadline(20)
+def test_two_servers_on_one_communicator_keep_to_their_own_messages(comm):
+    """The first worker asks the second server while the first still waits for the last worker."""
+    last_is_slow.rank = comm.size - 1
+    servers = [ParameterServer(small_mlp(), SGD(lr), comm) for lr in (0.1, 0.3)]
+    alone = [Sequential(small_mlp(), SGD(lr)) for lr in (0.1, 0.3)]
+    for clock, batch in enumerate(random_batches(small_mlp(), 9)):
+        for server, oracle in zip(servers, alone):
+            time.sleep(last_is_slow(comm.rank, clock))
+            server.step(batch)
+            oracle.step(batch)
+    for server, oracle in zip(servers, alone):
+        error = np.abs(server.weights() - oracle.weights()).max()
+        assert error < STEP_TOLERANCE * np.abs(oracle.weights()).max()
+
+
+def test_closes_more_than_once_and_keeps_its_weights(comm):
+    server = ParameterServer(small_mlp(), SGD(0.1), comm)
+    server.close()
+    server.close()
+    np.testing.assert_array_equal(server.weights(), small_mlp().params)
+
+
 def test_losses_on_the_server_are_global_and_on_workers_their_own(comm):
     server = ParameterServer(small_mlp(), SGD(0.1), comm)
     batch = random_batches(server.model, 2)[0]

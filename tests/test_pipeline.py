@@ -107,6 +107,29 @@ def test_synchronous_sends_do_not_deadlock_it(comm, schedule, fault):
     assert_trains_like(oracle, parallel, random_batches(layered(), 8), comm, tolerance=0)
 
 
+@pytest.mark.workers(2, 3, 4)
+@pytest.mark.deadline(20)
+def test_messages_of_others_on_the_communicator_are_not_its_own(comm):
+    """Under way before the step, of every tag that a pipeline might use, and there after it."""
+    left, right = (comm.rank - 1) % comm.size, (comm.rank + 1) % comm.size
+    parallel = Pipeline(layered(), momentum(), comm, 3)
+    oracle = MatchedOrder(layered(), momentum(), 3)
+    sent = np.full(8 * 5, 7.0)  # no smaller than any of the messages
+    tags = range(2 * comm.size)
+    requests = [comm.Isend(sent, rank, tag) for rank in {left, right} for tag in tags]
+    comm.Barrier()
+    assert_trains_like(oracle, parallel, random_batches(layered(), 8), comm, tolerance=0)
+    for rank in {left, right}:
+        for tag in tags:
+            received = np.empty_like(sent)
+            comm.Recv(received, rank, tag)
+            np.testing.assert_array_equal(received, sent)
+    MPI.Request.Waitall(requests)
+    parallel.close()
+    parallel.close()
+    np.testing.assert_array_equal(parallel.weights(), oracle.weights())
+
+
 @every_schedule
 @pytest.mark.workers(2, 4)
 @pytest.mark.deadline(30)

@@ -2,7 +2,7 @@
 
 import operator
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -18,7 +18,8 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
         cuts: "auto", or the first layer of every stage but the first, increasing.
 
     Raises:
-        ValueError: more stages than layers, or cuts that do not make that many stages.
+        ValueError: more stages than layers; cuts that do not make that many stages; layers that
+            fail as they are measured.
     """
     n = len(model.layers)
     if stages > n:
@@ -26,13 +27,10 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
             f"{stages} stages and a net of {n} layers: each stage needs at least one layer; use "
             "fewer ranks, or fewer chunks"
         )
-    if isinstance(cuts, str):
+    if isinstance(cuts, str) or not isinstance(cuts, Iterable):
         if cuts != "auto":
             raise ValueError(f'cuts={cuts!r}: expected "auto" or a list of layer numbers')
-        # One rank's clock decides for all, or they would cut in different places.
-        costs = np.array(layer_costs(model)) if comm.rank == 0 else np.empty(n)
-        comm.Bcast(costs, 0)
-        return balanced(costs.tolist(), stages)
+        return balanced(_common_costs(model, comm), stages)
     inner = [operator.index(cut) for cut in cuts]
     if len(inner) != stages - 1 or inner != sorted(set(inner) & set(range(1, n))):
         raise ValueError(
@@ -42,12 +40,32 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
     return [0, *inner, n]
 
 
+def _common_costs(model: Model, comm: MPI.Intracomm) -> list[float]:
+    """One rank's clock decides for all, or they would cut in different places."""
+    costs, failure = [], None
+    if comm.rank == 0:
+        try:
+            costs = layer_costs(model)
+        except Exception as error:
+            failure = error
+    # Every rank learns how it went: none may wait while rank 0 raises.
+    costs, message = comm.bcast((costs, failure and repr(failure)))
+    if message:
+        raise ValueError(
+            f'cuts="auto" measures the layers, on rows of zeros, and met {message}; give cuts as '
+            "a list of layer numbers"
+        ) from failure
+    return costs
+
+
 def layer_costs(model: Model, rows: int = 32, rounds: int = 3) -> list[float]:
-    """Seconds that forward and backward of each layer take, of `rows` rows; the least of rounds."""
+    """Seconds that forward and backward of each layer take, of `rows` rows; the least of rounds.
+
+    Rows of zeros, which are also word numbers: a first layer may take no other numbers.
+    """
     costs = [float("inf")] * len(model.layers)
-    rng = np.random.default_rng(0)
     for _ in range(rounds):
-        x = rng.standard_normal((rows, *model.input_shape)).astype(model.dtype)
+        x = np.zeros((rows, *model.input_shape), model.dtype)
         for i, layer in enumerate(model.layers):
             begin = time.perf_counter()
             y, ctx = layer.forward(x)

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from bench.instrument import Metered
-from nn import SGD, Adam, Batch, mlp
+from nn import SGD, Adam, Batch, Model, mlp
+from nn.embedding import EmbeddingBag
+from nn.layers import Linear, Tanh
 from strategies import Pipeline, Sequential, balance
 from strategies.schedules import SCHEDULES
 from tests.oracles import MatchedOrder, assert_trains_like, random_batches
@@ -236,6 +238,33 @@ def test_layers_cost_what_they_compute():
     assert costs[0] > 3 * costs[2] > 0
 
 
+@pytest.mark.workers(2, 3)
+def test_automatic_cuts_of_a_net_that_takes_word_numbers(comm, workers):
+    def build():
+        return Model([EmbeddingBag(4, 5), Tanh(), Linear(5, 3)], "float64", input_shape=(6,))
+
+    rng = np.random.default_rng(0)
+    batch = Batch(rng.integers(0, 4, (8, 6)), rng.integers(0, 3, 8))
+    parallel = Pipeline(build(), momentum(), comm, 2)
+    oracle = MatchedOrder(build(), momentum(), 2)
+    assert_trains_like(oracle, parallel, [batch], comm, tolerance=0)
+
+
+class Fussy(Tanh):
+    """Fails on rank 0 alone, which alone measures."""
+
+    def forward(self, x):
+        raise FloatingPointError("not with these")
+
+
+@pytest.mark.deadline(10)
+def test_a_layer_that_fails_as_it_is_measured_is_told_on_every_rank(comm, workers):
+    model = Model([*layered().layers[:8], Fussy()], "float64")
+    with pytest.raises(ValueError, match=r"FloatingPointError\('not with these'\); give cuts"):
+        Pipeline(model, momentum(), comm)
+    assert balance.choose(model, workers, range(1, workers), comm) == [*range(workers), 9]
+
+
 # State, and bad input
 
 
@@ -269,6 +298,8 @@ def test_says_what_was_expected(comm):
         pipeline(chunks=2)
     with pytest.raises(ValueError, match='expected "auto" or a list'):
         pipeline(cuts="even")
+    with pytest.raises(ValueError, match=r'cuts=None: expected "auto" or a list'):
+        pipeline(cuts=None)
     for cuts in ([], [0], [9], [3, 6], [-1]):
         with pytest.raises(ValueError, match="expected 1 increasing layer numbers from 1 to 8"):
             pipeline(cuts=cuts)

@@ -3,12 +3,17 @@
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = 1
+
+_DAMAGE = (ValueError, TypeError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What zipfile and numpy raise when bytes are not what they should be (RuntimeError: encrypted;
+its kind NotImplementedError: an unknown compression)."""
 
 
 def write(path: str | Path, arrays: dict[str, NDArray]) -> None:
@@ -51,11 +56,14 @@ def read(path: str | Path) -> dict[str, NDArray]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        kind = int(arrays.pop("format", np.array(-1)))
+    except FileNotFoundError:
+        raise
+    except (*_DAMAGE, OSError) as error:
         raise ValueError(
             f"{path}: expected a checkpoint written by Lockstep (.npz, no pickle); "
             f"it is damaged or of another kind ({error})"
         ) from error
-    if int(arrays.pop("format", np.array(-1))) != FORMAT:
+    if kind != FORMAT:
         raise ValueError(f"{path}: expected a checkpoint of format {FORMAT}")
     return arrays

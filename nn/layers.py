@@ -80,10 +80,7 @@ def _matmul(a: NDArray, b: NDArray, out: NDArray, add: bool) -> None:
 
 
 def _sum_rows(dy: NDArray, out: NDArray, add: bool) -> None:
-    if add:
-        out += dy.sum(axis=0)
-    else:
-        np.sum(dy, axis=0, out=out)
+    _matmul(np.ones(len(dy), dy.dtype), dy, out, add)  # half the time of dy.sum(axis=0)
 
 
 class Linear(Layer):
@@ -155,7 +152,9 @@ class ReLU(Layer):
         return y, y
 
     def backward(self, dy, ctx, need_dx=True, add=False):
-        return np.multiply(dy, ctx > 0, out=dy)
+        # As numbers at once: multiplying by booleans converts them on the way, which takes longer.
+        dy *= np.greater(ctx, 0, out=np.empty_like(dy), casting="unsafe")
+        return dy
 
 
 class Tanh(Layer):

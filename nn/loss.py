@@ -28,6 +28,8 @@ def cross_entropy(logits: NDArray, labels: NDArray, n: int) -> tuple[float, NDAr
             f"logits of shape {logits.shape} and labels of shape {labels.shape}: "
             "expected (rows, classes) and (rows,)"
         )
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are {labels.dtype}: expected integers")
     if n < 1:
         raise ValueError(f"global row count {n}: expected at least 1")
     rows, classes = logits.shape

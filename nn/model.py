@@ -72,6 +72,8 @@ class Model:
         """Layer i owns elements offsets[i] to offsets[i + 1] of both vectors."""
         self.row_shape(len(self.layers))
         if params is None:
+            if getattr(layers[0], "in_place", False):
+                raise ValueError(f"{layers[0]} comes first and would overwrite the data")
             rng = np.random.default_rng(seed)
             values = [value.ravel() for layer in self.layers for value in layer.init(rng)]
             params = np.concatenate([np.empty(0), *values])

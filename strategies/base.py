@@ -1,5 +1,6 @@
 """What every strategy is: a way to take the step of plain sequential training on several ranks."""
 
+import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -46,8 +47,10 @@ class Strategy:
 
     Raises:
         TypeError: an argument is not of its kind.
-        ValueError: parameters of a dtype that is not sent.
+        ValueError: parameters of a dtype that is not sent, or not the same on every rank.
     """
+
+    closed = False
 
     def __init__(self, model: Trainable, optimizer: Any, comm: MPI.Intracomm):
         for name in ("params", "grads", "bind", "gradients"):
@@ -60,6 +63,8 @@ class Strategy:
         dtype = str(model.params.dtype).removeprefix("torch.")
         if dtype not in COMM_DTYPES:
             raise ValueError(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
+        if comm.size > 1:
+            _check_same_start(model.params, comm)
         self.model, self.optimizer, self.comm = model, optimizer, comm
         self.length = len(model.params)
         """Parameters of the whole model, however many of them this rank holds."""
@@ -72,8 +77,10 @@ class Strategy:
 
         Raises:
             TypeError: not a Batch.
-            ValueError: a batch of no rows.
+            ValueError: a batch of no rows, or a strategy that has been closed.
         """
+        if self.closed:
+            raise ValueError("this strategy is closed: its ranks share nothing any more")
         if not isinstance(batch, Batch):
             raise TypeError(f"step() takes an nn.Batch, not {type(batch).__name__}")
         if not batch.rows:
@@ -112,8 +119,11 @@ class Strategy:
         """Go on from what `state` returned, on any number of ranks.
 
         Raises:
-            ValueError: the state is of another model or another kind of optimizer.
+            ValueError: the state is of another model, dtype or kind of optimizer, or the strategy
+                has been closed; nothing is changed then.
         """
+        if self.closed:
+            raise ValueError("this strategy is closed: its ranks share nothing any more")
         vectors = {
             name.removeprefix("optimizer."): vector
             for name, vector in state.items()
@@ -124,17 +134,17 @@ class Strategy:
             raise ValueError(
                 f"a state of {sorted(state)}: this optimizer keeps {sorted(slots) or 'nothing'}"
             )
+        dtype = str(self.model.params.dtype).removeprefix("torch.")
         for name, vector in {"params": state["params"], **vectors}.items():
-            if vector.shape != (self.length,):
+            if vector.shape != (self.length,) or str(vector.dtype) != dtype:
                 raise ValueError(
-                    f"state {name!r} of shape {vector.shape}: the model has {self.length} "
-                    "parameters"
+                    f"state {name!r} of shape {vector.shape} and {vector.dtype}: "
+                    f"the model has {self.length} parameters of {dtype}"
                 )
         self._set_weights(state["params"])
         self.optimizer.steps = int(state["steps"])
-        dtype = state["params"].dtype
         self.optimizer.state = {
-            name: self._own(vector).astype(dtype) for name, vector in vectors.items()
+            name: np.array(self._own(vector)) for name, vector in vectors.items()
         }
 
     # A strategy that shards the optimizer says here which part is whose.
@@ -148,3 +158,15 @@ class Strategy:
 
     def _set_weights(self, params: NDArray) -> None:
         self.model.params[:] = params
+
+
+def _check_same_start(params: Any, comm: MPI.Intracomm) -> None:
+    """Collective. Ranks that begin apart would train on, each on something else."""
+    vector = np.asarray(params)
+    starts = comm.allgather((len(vector), str(vector.dtype), zlib.crc32(vector.data)))
+    if len(set(starts)) > 1:
+        lengths = ", ".join(str(length) for length, _, _ in starts)
+        raise ValueError(
+            f"the ranks' models differ ({lengths} parameters): build them from the same arguments "
+            "and the same seed on every rank"
+        )

@@ -18,11 +18,11 @@ def save(path: str | Path, strategy: Strategy, position: int = 0) -> None:
         OSError, ValueError: the file cannot be written; on every rank.
     """
     state = strategy.state()
-    error = None
+    error: Exception | None = None
     if strategy.comm.rank == 0:
         try:
             checkpoint.write(path, {**state, "position": np.array(position)})
-        except (OSError, ValueError) as failure:
+        except Exception as failure:
             error = failure
     # Every rank learns how it went: none may go on, or wait, while rank 0 raises.
     error = strategy.comm.bcast(error)
@@ -33,16 +33,17 @@ def save(path: str | Path, strategy: Strategy, position: int = 0) -> None:
 def load(path: str | Path, strategy: Strategy) -> int:
     """Restore what `save` wrote, and return its position. Collective; every rank reads the file.
 
-    A run resumed with the same number of ranks continues bit for bit.
+    A run resumed with the same number of ranks continues bit for bit, but where a strategy says
+    that its `state` is a mean over ranks.
 
     Raises:
         FileNotFoundError, ValueError: no such file, a damaged one, or one of another model or
             optimizer; on every rank.
     """
-    error = None
+    error: Exception | None = None
     try:
         state = checkpoint.read(path)
-    except (OSError, ValueError) as failure:
+    except Exception as failure:  # whatever it is, the other ranks must hear of it
         error = failure
     error = next(filter(None, strategy.comm.allgather(error)), None)
     if error:

@@ -54,6 +54,7 @@ class SharedDataParallel(Strategy):
             self.model.bind(np.array(self.model.params), np.array(self.model.grads))
             self._rows, self._losses = [], np.empty(0)
             self._window.close()
+            self.closed = True
 
     def _whole(self, vector):
         whole = np.empty(self._slices[-1].stop, vector.dtype)
@@ -74,4 +75,4 @@ def _line_slice(k: int, n: int, params) -> slice:
     """Slice `k` of `n`, cut between cache lines so that no two ranks write to one."""
     per_line = LINE // params.dtype.itemsize
     lo, hi = bounds(k, n, -(-len(params) // per_line))
-    return slice(lo * per_line, min(hi * per_line, len(params)))
+    return slice(min(lo * per_line, len(params)), min(hi * per_line, len(params)))

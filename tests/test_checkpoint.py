@@ -66,9 +66,46 @@ def test_a_run_goes_on_with_another_strategy(comm, path):
     np.testing.assert_allclose(second.weights(), oracle.weights(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("strategy", [DataParallel, SharedDataParallel])
+def test_a_net_of_fewer_cache_lines_than_ranks(comm, path, strategy):
+    """Some ranks' slices of the shared update are empty."""
+    training = strategy(mlp([4, 3]), Adam(), comm)
+    batches = list(data.load("iris").batches(32))
+    training.step(batches[0])
+    save(path, training)
+    resumed = strategy(mlp([4, 3], seed=0), Adam(), comm)
+    load(path, resumed)
+    for each in (training, resumed):
+        each.step(batches[1])
+    np.testing.assert_array_equal(resumed.weights(), training.weights())
+    training.close()
+    resumed.close()
+
+
 def test_every_rank_learns_that_saving_failed(comm, path):
     with pytest.raises(FileNotFoundError):
         save(path.parent / "nowhere" / "run.npz", DataParallel(build(), SGD(0.1), comm))
+    with pytest.raises(TypeError):
+        save(None, DataParallel(build(), SGD(0.1), comm))  # type: ignore[arg-type]
+
+
+def test_every_rank_learns_that_loading_failed(comm, path):
+    """One rank alone sees a damaged file."""
+    save(path, DataParallel(build(), SGD(0.1), comm))
+    mine = path.with_name(f"{comm.rank}.npz")
+    mine.write_bytes(path.read_bytes() if comm.rank else b"damaged")
+    with pytest.raises(ValueError, match="expected a checkpoint"):
+        load(mine, DataParallel(build(), SGD(0.1), comm))
+
+
+def test_another_dtype_is_refused_and_changes_nothing(comm):
+    strategy = DataParallel(build(), SGD(0.1), comm)
+    before = strategy.weights()
+    state = {"params": before.astype("float64") + 1, "steps": np.array(3)}
+    with pytest.raises(ValueError, match="of float32"):
+        strategy.load_state(state)
+    np.testing.assert_array_equal(strategy.weights(), before)
+    assert strategy.optimizer.steps == 0
 
 
 def test_another_model_or_optimizer_is_refused(comm, path):

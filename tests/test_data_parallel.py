@@ -148,6 +148,24 @@ def test_closing_keeps_the_model(comm):
     model.params[:] = 0  # private memory again: writing to it must not crash
 
 
+def test_a_closed_strategy_says_so(comm):
+    strategy = SharedDataParallel(small_mlp(), SGD(0.1), comm)
+    state = strategy.state()
+    strategy.close()
+    with pytest.raises(ValueError, match="closed"):
+        strategy.step(random_batches(strategy.model, 5)[0])
+    with pytest.raises(ValueError, match="closed"):
+        strategy.load_state(state)
+
+
+@pytest.mark.workers(2, 3)
+@pytest.mark.parametrize("strategy", [DataParallel, SharedDataParallel])
+def test_models_that_differ_between_ranks_are_refused(comm, strategy):
+    for model in (mlp([3, 2], seed=comm.rank), mlp([3, 2 + comm.rank])):
+        with pytest.raises(ValueError, match="models differ"):
+            strategy(model, SGD(0.1), comm)
+
+
 def test_weights_are_a_copy(comm):
     for make in (DataParallel, SharedDataParallel):
         strategy = make(small_mlp(), SGD(0.1), comm)

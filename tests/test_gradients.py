@@ -200,6 +200,8 @@ def test_shards_sum_to_the_batch():
         (np.zeros((2, 3)), np.array([0]), 2, r"\(rows, classes\)"),
         (np.zeros(3), np.array([0]), 2, r"\(rows, classes\)"),
         (np.zeros((2, 3)), np.array([0, 1]), 0, "at least 1"),
+        (np.zeros((2, 3)), np.array([0.0, 1.0]), 2, "expected integers"),
+        (np.zeros((2, 3)), np.array([True, False]), 2, "expected integers"),
     ],
 )
 def test_bad_losses_say_what_was_expected(logits, labels, n, message):

@@ -136,6 +136,7 @@ def test_prediction_is_independent_of_its_chunks():
         (lambda: Model([Flatten()]), "input_shape"),
         (lambda: Model([Conv2d(2, 1, 3)], input_shape=(1, 5, 5)), "cannot take 1 channels"),
         (lambda: Model([Linear(2, 2)] * 2), "stands twice"),
+        (lambda: Model([ReLU(in_place=True), Linear(2, 2)], input_shape=(2,)), "overwrite"),
         (lambda: Linear(-1, 2), "0 or more"),
         (lambda: Conv2d(0, 1, 3), "at least 1"),
         (lambda: Conv2d(1, 1, 3, padding=-1), "at least 0"),

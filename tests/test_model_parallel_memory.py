@@ -1,4 +1,7 @@
-"""What each rank holds, measured by tracing numpy's allocations, against the formulas: exactly."""
+"""What each rank holds and what it takes at most, measured by tracing allocations, by the formulas.
+
+Exactly between steps; within a step to a few arrays of activations and Python's own objects.
+"""
 
 import contextlib
 import gc
@@ -166,3 +169,84 @@ def test_live_activations_of_a_pipeline(comm, workers, schedule):
         tanhs = (hi - lo) // 2
         arrays = tanhs + (comm.rank > 0)  # the first stage looks at the data itself
         assert most_bytes == expected * arrays * rows * width * 8
+
+
+WIDE = 256
+DEPTH = 8
+ROWS = 12
+LAYER = WIDE * (WIDE + 1)
+"""Parameters of one of the equal layers: more than all activations, so that one too many shows."""
+
+PASSING = 6
+"""Arrays of activations or their gradients that exist at once but are no contexts of a backward."""
+
+PYTHON = 32 * 1024
+"""Bytes for what is not arrays: layers, communicators, views."""
+
+
+def build_wide():
+    return mlp([WIDE] * (DEPTH + 1), "tanh", "float64", seed=1)
+
+
+def momentum():
+    """Keeps one vector, and computes its update in memory that is there already."""
+    return SGD(0.1, momentum=0.9)
+
+
+def peak_of_a_step(make: Callable) -> int:
+    """Most bytes at any time of the second step, by which all that is kept has been allocated."""
+    first, second = random_batches(build_wide(), ROWS, steps=2)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        strategy = make(build_wide())
+        strategy.step(first)
+        gc.collect()
+        tracemalloc.reset_peak()
+        strategy.step(second)
+        _, peak = tracemalloc.get_traced_memory()
+        strategy.close()
+    finally:
+        tracemalloc.stop()
+    return peak
+
+
+def assert_peak(peak: int, kept: int, contexts: float, rows: int, passing: int = 0) -> None:
+    """Kept and passing: elements; `contexts`: arrays of `rows` rows that wait for backward."""
+    array = rows * WIDE * 8
+    assert 8 * kept <= peak <= 8 * (kept + passing) + (contexts + PASSING) * array + PYTHON
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_peak_of_zero(comm, workers, stage):
+    """Stage 3 never has more than one layer at hand besides its own slice."""
+    lo, hi = bounds(comm.rank, workers, DEPTH * LAYER)
+    own, whole = hi - lo, DEPTH * LAYER
+    params = own + LAYER if stage == 3 else whole
+    grads = whole if stage == 1 else own + LAYER
+    peak = peak_of_a_step(lambda model: ZeRO(model, momentum(), comm, stage))
+    assert_peak(peak, params + grads + own, DEPTH - 1, -(-ROWS // workers))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_peak_of_tensor_parallel(comm, workers):
+    """All rows on every rank, of every second activation only its part."""
+    column = (WIDE + 1) * (WIDE // workers)
+    row = WIDE * (WIDE // workers) + WIDE
+    peak = peak_of_a_step(lambda model: TensorParallel(model, momentum(), comm))
+    contexts = 3 + 4 / workers
+    assert_peak(peak, 3 * (DEPTH // 2) * (column + row), contexts, ROWS)
+
+
+@pytest.mark.parametrize("schedule", ["naive", "gpipe", "1f1b"])
+@pytest.mark.workers(2)
+def test_peak_of_pipeline(comm, schedule):
+    """Half of the layers, and the product of one weight gradient before it is added to the sum."""
+    m = 4
+    live = {"naive": 1, "gpipe": m, "1f1b": min(m, 2 - comm.rank)}[schedule]
+    peak = peak_of_a_step(
+        lambda model: Pipeline(model, momentum(), comm, m, schedule, cuts=[DEPTH])
+    )
+    kept = 3 * DEPTH // 2 * LAYER
+    assert_peak(peak, kept, live * (DEPTH // 2), ROWS // m, passing=WIDE * WIDE)

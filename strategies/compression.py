@@ -38,7 +38,8 @@ class CompressedDataParallel(Strategy):
     feedback fixes SignSGD and other gradient compression schemes", 2019, algorithm 2).
 
     `state` keeps the mean of the ranks' residuals, so that their sum, on which the argument
-    rests, survives on any number of ranks; a run that resumes goes on alike, but not to the bit.
+    rests, survives on any number of ranks. Resuming is therefore bit for bit on one rank only: on
+    several, each goes on from the mean in place of its own residual, and so sends something else.
 
     Args:
         compression: `TopK` or `PowerSGD`, an object of its own for every strategy.
@@ -66,13 +67,19 @@ class CompressedDataParallel(Strategy):
         return super().state() | shared | {"residual": residual}
 
     def load_state(self, state: dict[str, NDArray]) -> None:
-        keys = {f"compression.{name}" for name in self.compression.shared} | {"residual"}
-        if not keys <= state.keys():
-            raise ValueError(f"a state of {sorted(state)}: expected {sorted(keys)} among them")
+        own = {f"compression.{name}": value for name, value in self.compression.shared.items()}
+        own["residual"] = self.residual
+        if not own.keys() <= state.keys():
+            raise ValueError(f"a state of {sorted(state)}: expected {sorted(own)} among them")
+        for name, value in own.items():
+            if state[name].shape != value.shape:
+                raise ValueError(
+                    f"state {name!r} of shape {state[name].shape}: expected {value.shape}; was it "
+                    "saved of another model, or with another rank of PowerSGD?"
+                )
         super().load_state(state)
-        self.residual[:] = state["residual"]
-        for name, value in self.compression.shared.items():
-            value[:] = state[f"compression.{name}"]
+        for name, value in own.items():
+            value[:] = state[name]
 
 
 class TopK:

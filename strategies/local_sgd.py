@@ -144,11 +144,28 @@ class LocalSGD(DataParallel):
         return state
 
     def load_state(self, state: dict[str, NDArray]) -> None:
+        own = {k.removeprefix("outer."): v for k, v in state.items() if k.startswith("outer.")}
+        if self.outer:
+            self._check_outer(own, state)
         super().load_state(state)
         self._restart()
         if self.outer:
-            own = {k.removeprefix("outer."): v for k, v in state.items() if k.startswith("outer.")}
-            if "steps" not in own:
-                raise ValueError(f"a state of {sorted(state)}: it was saved without outer=...")
             self.outer.steps = int(own.pop("steps"))
             self.outer.state = {name: np.array(vector) for name, vector in own.items()}
+
+    def _check_outer(self, own: dict[str, NDArray], state: dict[str, NDArray]) -> None:
+        if "steps" not in own:
+            raise ValueError(f"a state of {sorted(state)}: it was saved without outer=...")
+        vectors = own.keys() - {"steps"}
+        slots = set(getattr(self.outer, "slots", vectors))
+        if vectors and vectors != slots:
+            raise ValueError(
+                f"a state of {sorted(state)}: this outer optimizer keeps "
+                f"{sorted(slots) or 'nothing'}"
+            )
+        for name in vectors:
+            if own[name].shape != (self.length,):
+                raise ValueError(
+                    f"state 'outer.{name}' of shape {own[name].shape}: the model has "
+                    f"{self.length} parameters"
+                )

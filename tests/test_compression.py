@@ -150,3 +150,18 @@ def test_wrong_arguments_say_what_was_expected(comm):
     compressed = CompressedDataParallel(small_mlp(), SGD(0.1), comm, TopK(3))
     with pytest.raises(ValueError, match="residual"):
         compressed.load_state(plain.state())
+
+
+def test_a_state_of_another_rank_is_refused_and_changes_nothing(comm):
+    """A thin matrix would be broadcast into a wider one."""
+    first, second = (
+        CompressedDataParallel(small_mlp(), SGD(0.1), comm, PowerSGD(rank)) for rank in (1, 2)
+    )
+    first.step(random_batches(first.model, 13)[0])
+    before = {name: value.copy() for name, value in second.compression.shared.items()}
+    message = r"'compression.q0' of shape \(6, 1\): expected \(6, 2\)"
+    with pytest.raises(ValueError, match=message):
+        second.load_state(first.state())
+    np.testing.assert_array_equal(second.weights(), small_mlp().params)
+    for name, value in second.compression.shared.items():
+        np.testing.assert_array_equal(value, before[name])

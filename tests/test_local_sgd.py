@@ -240,8 +240,36 @@ def test_wrong_arguments_say_what_was_expected(comm, options, error, message):
         LocalSGD(small_mlp(), SGD(0.1), comm, **options)
 
 
-def test_a_state_without_the_outer_optimizer_is_refused(comm):
-    plain = LocalSGD(small_mlp(), SGD(0.1), comm)
-    outer = LocalSGD(small_mlp(), SGD(0.1), comm, outer=SGD(1.0))
-    with pytest.raises(ValueError, match="without outer"):
-        outer.load_state(plain.state())
+def trained(comm, outer):
+    local = LocalSGD(small_mlp(), SGD(0.1), comm, outer=outer)
+    train(local, uneven_batches()[:2])
+    return local
+
+
+def without_outer(comm):
+    return trained(comm, None).state()
+
+
+def of_another_kind(comm):
+    return trained(comm, Adam()).state()
+
+
+def cut_short(comm):
+    state = trained(comm, SGD(1.0, momentum=0.9)).state()
+    return {k: v[:-1] if k == "outer.velocity" else v for k, v in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (without_outer, "without outer"),
+        (of_another_kind, r"outer optimizer keeps \['velocity'\]"),
+        (cut_short, r"'outer.velocity' of shape \(\d+,\): the model has \d+ parameters"),
+    ],
+)
+def test_a_state_of_another_outer_optimizer_is_refused_and_changes_nothing(comm, make, message):
+    local = LocalSGD(small_mlp(), SGD(0.1), comm, outer=SGD(1.0, momentum=0.9))
+    with pytest.raises(ValueError, match=message):
+        local.load_state(make(comm))
+    np.testing.assert_array_equal(local.weights(), small_mlp().params)
+    assert local.optimizer.steps == local.outer.steps == 0

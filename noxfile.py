@@ -89,8 +89,13 @@ def mpiexec(session: nox.Session, ranks: int, *command: str) -> None:
     session.run(
         *(*launcher(), "-n", str(ranks), PYTHON, "-m", *command),
         external=True,
-        env=THREADS | OPEN_MPI | crowded | {"LOCKSTEP_RANKS": str(ranks)},
+        env=THREADS | OPEN_MPI | crowded | _columns() | {"LOCKSTEP_RANKS": str(ranks)},
     )
+
+
+def _columns() -> dict[str, str]:
+    """Width of the terminal, which ranks cannot see behind their launcher."""
+    return {"COLUMNS": str(shutil.get_terminal_size((120, 0)).columns)}
 
 
 def options(session: nox.Session, ranks: int) -> tuple[argparse.Namespace, list[str]]:
@@ -127,10 +132,14 @@ def mutants(session: nox.Session) -> None:
     python(session, "pytest", "tests/mutants", *session.posargs)
 
 
-@shared
+@nox.session(requires=["environment"])
 def faults(session: nox.Session) -> None:
     """Does a failing, hanging or dying rank end in a failed test, and never in a hang?"""
-    python(session, "pytest", "tests/faults", *session.posargs)
+    # The session's own environment has MPICH, to try an MPI without fault tolerance.
+    tests = ["mpi4py", "numpy", "psutil", "pytest", "pytest-benchmark", "hypothesis"]
+    session.install("-c", "constraints.txt", "mpich", *tests)
+    command = ["pytest", "--deadline=120", *(session.posargs or ["tests/faults"])]
+    python(session, *command, MPICH_PYTHON=str(Path(session.bin, "python").absolute()))
 
 
 @shared
@@ -145,6 +154,13 @@ def bench_mpi(session: nox.Session) -> None:
 
 def _names_a_path(arguments: list[str]) -> bool:
     return any(argument.startswith("bench") for argument in arguments)
+
+
+@shared
+def bench_which(session: nox.Session) -> None:
+    """Which strategy is fastest for which net? On 2 ranks, or as many as -n says."""
+    known, rest = options(session, ranks=2)
+    mpiexec(session, known.ranks, "bench.which_strategy", *rest)
 
 
 @shared

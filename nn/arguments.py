@@ -1,6 +1,7 @@
 """Checks of arguments that functions everywhere share."""
 
 import math
+from numbers import Real
 from operator import index
 from typing import SupportsIndex
 
@@ -31,7 +32,7 @@ def number(name: str, value: float, low: float, high: float = math.inf) -> float
         TypeError: it is not a number (a bool is not one either).
         ValueError: it is not at least `low` and below `high`; a NaN never is.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, Real) or isinstance(value, bool):  # numpy's numbers are Real too
         raise TypeError(f"{name}={value!r}: expected a number")
     if not low <= value < high:
         raise ValueError(f"{name}={value!r}: expected {low} <= {name} < {high}")

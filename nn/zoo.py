@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from numbers import Integral
 
 from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Sigmoid, Tanh
 from nn.model import Model
@@ -18,14 +19,16 @@ def _linears(sizes: Sequence[int], activation: str) -> list[Layer]:
     """Linear layers of the given sizes with activations between them, none after the last."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
-    if len(sizes) < 2 or not all(isinstance(size, int) and size >= 1 for size in sizes):
+    if len(sizes) < 2 or not all(
+        isinstance(size, Integral) and not isinstance(size, bool) and size >= 1 for size in sizes
+    ):
         raise ValueError(
             f"sizes={list(sizes)}: expected at least two whole numbers of at least 1, "
             "inputs first and classes last"
         )
     layers: list[Layer] = []
     last = len(sizes) - 2
-    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+    for i, (inputs, outputs) in enumerate(pairwise(map(int, sizes))):
         hidden = activation == "relu" and i < last
         layers.append(Linear(inputs, outputs, gain=math.sqrt(2) if hidden else 1.0))
         if i < last:

@@ -6,6 +6,7 @@ from typing import cast
 
 from mpi4py import MPI
 
+from nn.arguments import whole
 from nn.batch import Batch
 from nn.model import Model
 from strategies.data_parallel import DataParallel
@@ -27,6 +28,7 @@ class Hybrid(Sharded):
             of one copy.
 
     Raises:
+        TypeError: a side or count that is not a whole number.
         ValueError: a grid that does not multiply to the number of ranks, and as Pipeline.
     """
 
@@ -44,9 +46,8 @@ class Hybrid(Sharded):
         chunks: int | None = None,
     ):
         super().__init__(model, optimizer, comm)
-        for name, side in (("data", data), ("stages", stages), ("tensor", tensor)):
-            if not isinstance(side, int) or isinstance(side, bool) or side < 1:
-                raise ValueError(f"{name}={side!r}: expected a whole number of at least 1")
+        data, stages = whole("data", data, 1), whole("stages", stages, 1)
+        tensor = whole("tensor", tensor, 1)
         if data * stages * tensor != comm.size:
             raise ValueError(
                 f"data={data} x stages={stages} x tensor={tensor} is a grid of "

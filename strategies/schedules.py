@@ -25,6 +25,8 @@ section 2.2.2, with the shorter warm-up that suffices when transfers take no tim
 
 from typing import NamedTuple
 
+from nn.arguments import whole
+
 
 class Op(NamedTuple):
     """Forward ("F") or backward ("B") of one micro-batch through one stage."""
@@ -91,14 +93,14 @@ def schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) -> Sche
     """The schedule of that name; `chunks` stages a rank, more than one only if interleaved.
 
     Raises:
+        TypeError: a count that is not a whole number.
         ValueError: an unknown name, counts below 1, or several stages a rank in a schedule that
             has one.
     """
     if name not in SCHEDULES:
         raise ValueError(f"schedule={name!r}: expected one of {', '.join(SCHEDULES)}")
-    for what, count in (("micro_batches", micro_batches), ("chunks", chunks)):
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{what}={count!r}: expected a whole number of at least 1")
+    micro_batches = whole("micro_batches", micro_batches, 1)
+    chunks = whole("chunks", chunks, 1)
     if name == "interleaved":
         return interleaved(ranks, micro_batches, chunks)
     if chunks > 1:

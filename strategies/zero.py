@@ -7,6 +7,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from nn.arguments import whole
 from nn.batch import Batch, bounds
 from nn.loss import cross_entropy
 from nn.model import Model, as_rows
@@ -33,16 +34,13 @@ class ZeRO(Sharded):
     takes over.
 
     Raises:
-        ValueError: a stage other than 1, 2 or 3.
+        TypeError, ValueError: a stage other than 1, 2 or 3.
     """
 
     def __init__(self, model: Model, optimizer, comm: MPI.Intracomm, stage: int = 1):
         super().__init__(model, optimizer, comm)
-        if stage not in (1, 2, 3):
-            raise ValueError(
-                f"stage={stage!r}: expected 1 (optimizer state sharded), 2 (gradients too) or 3 "
-                "(parameters too)"
-            )
+        # 1: optimizer state sharded, 2: gradients too, 3: parameters too.
+        stage = whole("stage", stage, 1, 3)
         self._layers = [copy.copy(layer) for layer in model.layers]
         self._offsets, self._input_shape = model.offsets, model.input_shape
         slices = [bounds(k, comm.size, self.length) for k in range(comm.size)]

@@ -187,10 +187,12 @@ def test_says_what_was_expected(comm):
         hybrid()
     with pytest.raises(ValueError, match="data=3 x stages=1 x tensor=2 is a grid of 6 ranks: exp"):
         hybrid(data=3, tensor=2)
-    with pytest.raises(ValueError, match="stages=0: expected a whole number"):
+    with pytest.raises(ValueError, match="stages=0: expected 1 or more"):
         hybrid(data=2, stages=0)
-    with pytest.raises(ValueError, match=r"tensor=2\.0"):
-        hybrid(tensor=2.0)
+    for tensor in (2.0, True):
+        with pytest.raises(TypeError, match=f"tensor={tensor}: expected a whole number"):
+            hybrid(tensor=tensor)
+    hybrid(data=np.int64(2), micro_batches=np.int64(1)).close()
     (batch,) = random_batches(NETS["three_sigmoid"](), 4, steps=1)
     with pytest.raises(ValueError, match="micro_batches=3 and 2 rows"):
         hybrid(data=2, micro_batches=3).step(batch)

@@ -294,6 +294,10 @@ def test_says_what_was_expected(comm):
         pipeline(schedule="GPipe")
     with pytest.raises(ValueError, match="micro_batches=0"):
         pipeline(micro_batches=0)
+    for arguments in ({"micro_batches": True}, {"schedule": "interleaved", "chunks": 2.0}):
+        with pytest.raises(TypeError, match="expected a whole number"):
+            pipeline(**arguments)
+    pipeline(micro_batches=np.int64(2), schedule="interleaved", chunks=np.int64(2))
     with pytest.raises(ValueError, match="only the interleaved schedule"):
         pipeline(chunks=2)
     with pytest.raises(ValueError, match='expected "auto" or a list'):

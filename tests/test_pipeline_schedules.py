@@ -144,15 +144,15 @@ def test_interleaved_with_a_broken_last_group_loses_less_than_one_group(ranks, m
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        (("2f2b", 2, 2), "naive, gpipe, 1f1b, interleaved"),
-        (("gpipe", 2, 0), "micro_batches=0"),
-        (("gpipe", 2, 2.0), "micro_batches=2.0"),
-        (("interleaved", 2, 2, 0), "chunks=0"),
-        (("1f1b", 2, 2, 2), "only the interleaved schedule"),
+        (("2f2b", 2, 2), ValueError, "naive, gpipe, 1f1b, interleaved"),
+        (("gpipe", 2, 0), ValueError, "micro_batches=0"),
+        (("gpipe", 2, 2.0), TypeError, "micro_batches=2.0"),
+        (("interleaved", 2, 2, 0), ValueError, "chunks=0"),
+        (("1f1b", 2, 2, 2), ValueError, "only the interleaved schedule"),
     ],
 )
-def test_says_what_was_expected(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_says_what_was_expected(arguments, error, message):
+    with pytest.raises(error, match=message):
         schedule(*arguments)

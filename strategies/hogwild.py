@@ -27,7 +27,9 @@ class Hogwild(Strategy):
     collective, and wait until all ranks have come to rest.
 
     Only the parameters are shared. Each rank's optimizer keeps a state of its own, and its
-    schedule counts its own steps.  `state` saves the mean of the ranks' optimizer states.
+    schedule counts its own steps. `state` saves the mean of the ranks' optimizer states.
+    Resuming is therefore bit for bit on one rank only: on several, each goes on from the mean in
+    place of its own, and updates never come in the same order twice.
 
     Args:
         lock: one rank at a time updates, so that no update is lost. For comparison: the others
@@ -37,6 +39,7 @@ class Hogwild(Strategy):
             and written, which is faster where most gradients are not 0.
 
     Raises:
+        TypeError: lock or sparse is not True or False.
         ValueError: the ranks of `comm` do not share one node, or `sparse` with an optimizer that
             moves elements whose gradient is 0 (momentum, Adam, weight decay).
     """
@@ -45,6 +48,9 @@ class Hogwild(Strategy):
         self, model, optimizer, comm: MPI.Intracomm, lock: bool = False, sparse: bool = False
     ):
         super().__init__(model, optimizer, comm)
+        for name, switch in (("lock", lock), ("sparse", sparse)):
+            if not isinstance(switch, bool):
+                raise TypeError(f"{name}={switch!r}: expected True or False")
         moves_all = getattr(optimizer, "slots", ()) or getattr(optimizer, "weight_decay", 0)
         if sparse and moves_all:
             raise ValueError(

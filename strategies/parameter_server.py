@@ -25,7 +25,8 @@ class ParameterServer(Strategy):
     (Li et al., "Scaling distributed machine learning with the parameter server", 2014, algorithm
     1). Every update is therefore the gradient of a whole global batch: learning rate, momentum
     and decay mean what they mean to Sequential, and old weights are the only difference.
-    `staleness=0` leaves none: it equals DataParallel over the workers.
+    `staleness=0` leaves none: it equals DataParallel over the workers. Only then does a run that
+    resumes go on bit for bit: otherwise how old weights are is a matter of time, in every run.
 
     All messages are point-to-point, and none is under way once every rank has returned from the
     same number of steps: the server serves within `step`, until its clock is complete. They pass

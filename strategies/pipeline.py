@@ -24,6 +24,10 @@ class Pipeline(Sharded):
     Gradients of the micro-batches are summed in their order in every schedule, so the schedules
     agree to the bit, with each other and with adding up the micro-batches in one process.
 
+    Every batch needs a row for each micro-batch. The last of an epoch may be left with fewer:
+    choose a batch size, or `micro_batches`, such that rows % batch size is 0 or at least
+    `micro_batches`.
+
     Args:
         micro_batches: nearly equal parts of the batch, each passed on as soon as it is done.
         schedule: "naive", "gpipe", "1f1b" or "interleaved"; see `strategies.schedules`.

@@ -220,6 +220,12 @@ def test_a_state_is_taken_up_by_all_ranks(comm):
         hogwild.close()
 
 
+@pytest.mark.parametrize("switch", [{"lock": "no"}, {"lock": 1}, {"sparse": None}])
+def test_a_switch_is_on_or_off(comm, switch):
+    with pytest.raises(TypeError, match="expected True or False"):
+        Hogwild(small_mlp(), SGD(0.1), comm, **switch)
+
+
 @pytest.mark.parametrize("optimizer", [SGD(0.1, momentum=0.9), SGD(0.1, weight_decay=0.1), Adam()])
 def test_sparse_updates_need_an_optimizer_that_leaves_the_rest_alone(comm, optimizer):
     with pytest.raises(ValueError, match="expected SGD without"):

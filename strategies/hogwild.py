@@ -123,6 +123,7 @@ class Hogwild(Strategy):
             self.model.bind(np.array(self.model.params), self.model.grads)
             self._updates = np.array(self._updates)
             self._window.close()
+            self.closed = True
             if isinstance(self._turn, _Turn):
                 self._turn.close()
 

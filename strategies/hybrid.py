@@ -87,6 +87,7 @@ class Hybrid(Sharded):
         for group in self._groups:
             if group != MPI.COMM_NULL:
                 group.Free()
+        self.closed = True
 
 
 def _split(stage: Model, need_dx: bool, comm: MPI.Intracomm, rank: int):

@@ -123,6 +123,7 @@ class ParameterServer(Strategy):
         """Free the communicator of the messages. Collective."""
         if self._messages != MPI.COMM_NULL:
             self._messages.Free()
+            self.closed = True
 
     def state(self) -> dict[str, NDArray]:
         for name in getattr(self.optimizer, "slots", ()):

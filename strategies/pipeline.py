@@ -70,6 +70,7 @@ class Pipeline(Sharded):
         """Free the communicator of the messages. Collective."""
         if self._messages != MPI.COMM_NULL:
             self._messages.Free()
+            self.closed = True
 
 
 def check_rows(rows: int, micro_batches: int) -> None:

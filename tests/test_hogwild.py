@@ -220,6 +220,16 @@ def test_a_state_is_taken_up_by_all_ranks(comm):
         hogwild.close()
 
 
+def test_a_closed_one_says_so(comm):
+    """Its ranks would train on, each by itself."""
+    hogwild = Hogwild(small_mlp(), SGD(0.1), comm)
+    hogwild.close()
+    hogwild.close()
+    np.testing.assert_array_equal(hogwild.weights(), small_mlp().params)
+    with pytest.raises(ValueError, match="closed"):
+        hogwild.step(random_batches(hogwild.model, 9)[0])
+
+
 @pytest.mark.parametrize("switch", [{"lock": "no"}, {"lock": 1}, {"sparse": None}])
 def test_a_switch_is_on_or_off(comm, switch):
     with pytest.raises(TypeError, match="expected True or False"):

@@ -145,6 +145,8 @@ def test_closes_more_than_once_and_keeps_its_weights(comm):
     server.close()
     server.close()
     np.testing.assert_array_equal(server.weights(), small_mlp().params)
+    with pytest.raises(ValueError, match="closed"):
+        server.step(random_batches(server.model, 9)[0])
 
 
 def test_losses_on_the_server_are_global_and_on_workers_their_own(comm):

@@ -133,6 +133,8 @@ def test_messages_of_others_on_the_communicator_are_not_its_own(comm):
     parallel.close()
     parallel.close()
     np.testing.assert_array_equal(parallel.weights(), oracle.weights())
+    with pytest.raises(ValueError, match="closed"):
+        parallel.step(random_batches(layered(), 8)[0])
 
 
 @every_schedule

@@ -108,6 +108,11 @@ def options(session: nox.Session, ranks: int) -> tuple[argparse.Namespace, list[
     return known, rest
 
 
+def names_a_path(arguments: list[str]) -> bool:
+    """Whether pytest is told what to run, and not only how."""
+    return any(Path(argument.split("::")[0]).exists() for argument in arguments)
+
+
 @shared
 def lint(session: nox.Session) -> None:
     """Format, style, types, and that imports go down only."""
@@ -122,8 +127,10 @@ def correctness(session: nox.Session) -> None:
     """Does the parallel version learn the same weights? On 4 ranks, or as many as -n says."""
     known, rest = options(session, ranks=4)
     # Mutants and faults start launches of their own, from one process: they have sessions.
-    tests = ["tests", "--ignore=tests/mutants", "--ignore=tests/faults"]
-    mpiexec(session, known.ranks, "pytest", *(rest or tests))
+    ours = ["--ignore=tests/mutants", "--ignore=tests/faults"]
+    mpiexec(
+        session, known.ranks, "pytest", *ours, *([] if names_a_path(rest) else ["tests"]), *rest
+    )
 
 
 @shared
@@ -149,11 +156,7 @@ def bench_mpi(session: nox.Session) -> None:
     if any(argument.startswith(("--save", "--launches")) for argument in rest):
         judged(session, "bench.baseline", "-n", str(known.ranks), *rest)
     else:
-        mpiexec(session, known.ranks, "pytest", *([] if _names_a_path(rest) else ["bench"]), *rest)
-
-
-def _names_a_path(arguments: list[str]) -> bool:
-    return any(argument.startswith("bench") for argument in arguments)
+        mpiexec(session, known.ranks, "pytest", *([] if names_a_path(rest) else ["bench"]), *rest)
 
 
 @shared

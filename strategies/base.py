@@ -63,11 +63,21 @@ class Strategy:
         dtype = str(model.params.dtype).removeprefix("torch.")
         if dtype not in COMM_DTYPES:
             raise ValueError(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
-        if comm.size > 1:
-            _check_same_start(model.params, comm)
+        self._check_start(model.params, comm)
         self.model, self.optimizer, self.comm = model, optimizer, comm
         self.length = len(model.params)
         """Parameters of the whole model, however many of them this rank holds."""
+
+    def _check_start(self, params: Any, comm: MPI.Intracomm) -> None:
+        """Collective. Ranks that begin apart would train on, each on something else."""
+        vector = np.asarray(params)
+        starts = comm.allgather((len(vector), str(vector.dtype), zlib.crc32(vector.data)))
+        if len(set(starts)) > 1:
+            lengths = ", ".join(str(length) for length, _, _ in starts)
+            raise ValueError(
+                f"the ranks' models differ ({lengths} parameters): build them from the same "
+                "arguments and the same seed on every rank"
+            )
 
     def step(self, batch: Batch) -> float:
         """One training step on the *global* batch, the same on every rank.
@@ -158,15 +168,3 @@ class Strategy:
 
     def _set_weights(self, params: NDArray) -> None:
         self.model.params[:] = params
-
-
-def _check_same_start(params: Any, comm: MPI.Intracomm) -> None:
-    """Collective. Ranks that begin apart would train on, each on something else."""
-    vector = np.asarray(params)
-    starts = comm.allgather((len(vector), str(vector.dtype), zlib.crc32(vector.data)))
-    if len(set(starts)) > 1:
-        lengths = ", ".join(str(length) for length, _, _ in starts)
-        raise ValueError(
-            f"the ranks' models differ ({lengths} parameters): build them from the same arguments "
-            "and the same seed on every rank"
-        )

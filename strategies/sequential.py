@@ -15,5 +15,8 @@ class Sequential(Strategy):
     def __init__(self, model, optimizer, comm: MPI.Intracomm | None = None):
         super().__init__(model, optimizer, comm or MPI.COMM_SELF)
 
+    def _check_start(self, params, comm) -> None:
+        """Nothing: some ranks may run it and others not."""
+
     def gradients(self, batch: Batch) -> float:
         return self.model.gradients(batch)

@@ -86,7 +86,7 @@ def test_every_rank_learns_that_saving_failed(comm, path):
     with pytest.raises(FileNotFoundError):
         save(path.parent / "nowhere" / "run.npz", DataParallel(build(), SGD(0.1), comm))
     with pytest.raises(TypeError):
-        save(None, DataParallel(build(), SGD(0.1), comm))  # type: ignore[arg-type]
+        save(None, DataParallel(build(), SGD(0.1), comm))
 
 
 def test_every_rank_learns_that_loading_failed(comm, path):

@@ -166,6 +166,13 @@ def test_models_that_differ_between_ranks_are_refused(comm, strategy):
             strategy(model, SGD(0.1), comm)
 
 
+def test_sequential_training_waits_for_nobody(comm):
+    if comm.rank == 0:
+        sequential = Sequential(small_mlp(), SGD(0.1), comm)
+        sequential.step(random_batches(sequential.model, 5)[0])
+        sequential.close()
+
+
 def test_weights_are_a_copy(comm):
     for make in (DataParallel, SharedDataParallel):
         strategy = make(small_mlp(), SGD(0.1), comm)

@@ -36,16 +36,18 @@ def all_cores() -> Iterator[None]:
     do for a tenth of a second after their last product and which would slow whoever comes next.
     """
     binding = {}
-    with threadpoolctl.threadpool_limits(available()):
-        if sys.platform == "linux":
-            # Every thread has a binding of its own, inherited when it was made.
-            for task in Path("/proc/self/task").iterdir():
-                binding[int(task.name)] = os.sched_getaffinity(int(task.name))
-                os.sched_setaffinity(int(task.name), _allowed())
-        yield
-    for thread, cores in binding.items():
-        os.sched_setaffinity(thread, cores)
-    _settle()
+    try:
+        with threadpoolctl.threadpool_limits(available()):
+            if sys.platform == "linux":
+                # Every thread has a binding of its own, inherited when it was made.
+                for task in Path("/proc/self/task").iterdir():
+                    binding[int(task.name)] = os.sched_getaffinity(int(task.name))
+                    os.sched_setaffinity(int(task.name), _allowed())
+            yield
+    finally:
+        for thread, cores in binding.items():
+            os.sched_setaffinity(thread, cores)
+        _settle()
 
 
 def _settle(limit: float = 1.0) -> None:

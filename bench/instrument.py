@@ -99,9 +99,11 @@ class _Silencing(_Instrumented):
         """Within it nothing is communicated, and no rank waits for another."""
         self.record.silent = True
         # What is computed from zeros and stale numbers means nothing, and may overflow.
-        with np.errstate(all="ignore"):
-            yield
-        self.record.silent = False
+        try:
+            with np.errstate(all="ignore"):
+                yield
+        finally:
+            self.record.silent = False
 
     def _verb(self, name, real, args, kwargs):
         if not self.record.silent:

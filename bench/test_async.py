@@ -19,10 +19,15 @@ OVER_SYNCHRONOUS = 0.95
     "strategy",
     [*FREE_RUNNING, *map(full, ("Hogwild-lock", "ParameterServer", "TopK-1%", "PowerSGD-2"))],
 )
-def test_loose(speedup, comm, workers, strategy):
-    """A promise is broken where the interval of what was measured lies below it."""
+def test_loose(speedup, comm, workers, strategy, pytestconfig):
+    """A promise is broken where the interval of what was measured lies below it.
+
+    Launches of the gate (--cells) only measure: it has a verdict of its own.
+    """
     result = speedup(Cell(strategy, "mlp", workers, 256, 10_000))
-    if strategy in FREE_RUNNING and not result.oversubscribed:
+    if pytestconfig.option.cells or result.oversubscribed:
+        return
+    if strategy in FREE_RUNNING:
         synchronous = measure(case(Cell("SharedDataParallel", "mlp", workers, 256, 10_000)), comm)
         assert result.speedup_high >= OVER_ONE_THREAD
         assert result.speedup_high >= OVER_SYNCHRONOUS * synchronous.speedup_low

@@ -28,7 +28,7 @@ ZIPPED = gzip.compress(IMAGES, mtime=0)
 
 def npz(**arrays: ArrayLike) -> bytes:
     file = io.BytesIO()
-    np.savez(file, allow_pickle=True, **arrays)
+    np.savez(file, **arrays)
     return file.getvalue()
 
 

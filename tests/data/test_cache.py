@@ -86,7 +86,7 @@ def swap(folder: Path) -> None:
 
 
 def pickle(folder: Path) -> None:
-    np.save(folder / "x.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
+    np.save(folder / "x.npy", np.array([{}, 1], dtype=object))
 
 
 def scribble(folder: Path) -> None:

@@ -40,12 +40,13 @@ def cross_entropy(logits: NDArray, labels: NDArray, n: int) -> tuple[float, NDAr
             f"expected labels from 0 to {classes - 1}"
         )
     # Classes along the first axis: reductions over few classes then run over contiguous rows.
-    z = np.ascontiguousarray(logits.T)
-    z = z - z.real.max(axis=0)
-    e = np.exp(z)
-    total = e.sum(axis=0)
+    z = np.array(logits.T, order="C")
+    z -= z.real.max(axis=0)
     each = np.arange(rows)
-    loss = (np.log(total).sum() - z[labels, each].sum()) / n
+    right = z[labels, each]
+    e = np.exp(z, out=z)
+    total = e.sum(axis=0)
+    loss = (np.log(total).sum() - right.sum()) / n
     e *= 1.0 / (n * total)
     e[labels, each] -= 1.0 / n
     return loss, e.T

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from nn.data import Dataset, digits, load
+from nn.data import Dataset, digits, distortions, load
 from tests.data.samples import accuracy_of_class_means
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
@@ -40,7 +40,7 @@ def test_the_embedded_digits_are_not_called_by_another_name() -> None:
 
 
 def test_no_test_image_is_a_distortion_of_a_training_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digits, "distort", lambda glyphs, rng: glyphs[:, 2:30, 2:30] * 255)
+    monkeypatch.setattr(distortions, "distort", lambda glyphs, rng: glyphs[:, 2:30, 2:30] * 255)
     raw = digits.make(3_000, seed=4)
     assert raw.x_test is not None
     train, test = ({image.tobytes() for image in x} for x in (raw.x, raw.x_test))
@@ -55,7 +55,7 @@ def test_every_chunk_draws_distortions_of_its_own(monkeypatch: pytest.MonkeyPatc
         draws.append(int(rng.integers(1 << 62)))
         return glyphs[:, 2:30, 2:30]
 
-    monkeypatch.setattr(digits, "distort", record)
+    monkeypatch.setattr(distortions, "distort", record)
     digits.make(12_500, seed=0)
     assert len(set(draws)) == len(draws) == 13 + 3  # chunks of 1,000, of both parts
 

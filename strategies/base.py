@@ -1,6 +1,7 @@
 """What every strategy is: a way to take the step of plain sequential training on several ranks."""
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,6 +13,22 @@ from nn.batch import Batch
 
 COMM_DTYPES = ("float32", "float64")
 """What is sent. A whitelist: MPI libraries were seen to reduce other formats to NaN in silence."""
+
+
+class Communicator(ABC):
+    """Ranks that train together: an `MPI.Intracomm`, or an adapter with those of its verbs that
+    strategies use, which says so by being a subclass of this one.
+    """
+
+    @property
+    @abstractmethod
+    def rank(self) -> int: ...
+    @property
+    @abstractmethod
+    def size(self) -> int: ...
+
+
+Communicator.register(MPI.Intracomm)
 
 
 class Trainable(Protocol):
@@ -58,8 +75,10 @@ class Strategy:
                 raise TypeError(f"model is {type(model).__name__}: expected nn.Model or its like")
         if not callable(getattr(optimizer, "step", None)):
             raise TypeError(f"optimizer is {type(optimizer).__name__}: expected nn.SGD or its like")
-        if not isinstance(comm, MPI.Intracomm) or comm == MPI.COMM_NULL:
-            raise TypeError(f"comm is {comm!r}: expected an MPI intracommunicator, not null")
+        if not isinstance(comm, Communicator) or comm == MPI.COMM_NULL:
+            raise TypeError(
+                f"comm is {comm!r}: expected an MPI intracommunicator, or a TorchComm, not null"
+            )
         dtype = str(model.params.dtype).removeprefix("torch.")
         if dtype not in COMM_DTYPES:
             raise ValueError(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")

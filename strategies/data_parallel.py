@@ -45,7 +45,8 @@ class DataParallel(Strategy):
 
     def _ready(self, layer: int) -> None:
         """Layer by layer from the last: once a bucket is complete, begin to sum it."""
-        MPI.Request.Testall(self._pending)  # lets the library progress what is under way
+        for request in self._pending:
+            request.Test()  # lets the library progress what is under way
         start = self._front + self.model.offsets[layer]
         # The bucket of the first layers waits for `reduce`: backward is over by then.
         if self.model.offsets[layer] in self._starts[1:] and start < self._end:
@@ -61,7 +62,8 @@ class DataParallel(Strategy):
         self._buffer[at] = loss
         if self._pending:
             self._begin(at)
-            MPI.Request.Waitall(self._pending)
+            for request in self._pending:
+                request.Wait()
             self._pending = []
         else:
             self.comm.Allreduce(MPI.IN_PLACE, self._buffer[at:], MPI.SUM)

@@ -246,7 +246,8 @@ class _Post:
 
     def close(self) -> None:
         """Wait until every message has left."""
-        MPI.Request.Waitall(self.leaving)
+        for request in self.leaving:
+            request.Wait()
 
 
 def _tag(op: Op) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nn.arguments import whole
 from nn.batch import Batch
 from nn.data import files
+from nn.data.prefetch import prefetch as read_ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,14 @@ class Dataset:
         return -(-len(self.x) // whole("batch_size", batch_size, 1))
 
     def batches(
-        self, batch_size: int, epochs: int = 1, seed: int = 0, start: int = 0
+        self,
+        batch_size: int,
+        epochs: int = 1,
+        seed: int = 0,
+        start: int = 0,
+        *,
+        prefetch: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
         """Global batches in a seeded order, each epoch a new shuffle of every row exactly once.
 
@@ -59,14 +67,18 @@ class Dataset:
             epochs: number of epochs, counted from the beginning, not from `start`.
             seed: of the order.
             start: batches already done; they are skipped without being read.
+            prefetch: batches that a thread reads ahead of the step (see `nn.data.prefetch`).
+            part: (k, n), what it reads of each: this rank's shard `k` of `n`.
 
         Raises:
             TypeError: an argument is not a whole number.
-            ValueError: batch_size < 1, or another is negative.
+            ValueError: batch_size < 1, another is negative, or a part that does not exist.
         """
         size = whole("batch_size", batch_size, 1)
         first, last = whole("start", start, 0), whole("epochs", epochs, 0)
-        return self._batches(size, last, whole("seed", seed, 0), first)
+        batches = self._batches(size, last, whole("seed", seed, 0), first)
+        ahead = whole("prefetch", prefetch, 0)
+        return read_ahead(batches, ahead, part=part) if ahead else batches
 
     def _batches(self, size: int, epochs: int, seed: int, start: int) -> Iterator[Batch]:
         done, skip = divmod(start, self.steps_per_epoch(size))

@@ -1,0 +1,141 @@
+"""Batches read ahead are the same batches, and the threads that read them end."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nn import Batch
+from nn.data import Dataset
+from nn.data.prefetch import prefetch
+
+pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
+
+
+def numbered(rows: int) -> Dataset:
+    """A set whose rows say their own number."""
+    x = np.arange(rows, dtype=np.float32)[:, None]
+    return Dataset("numbered", x, np.arange(rows), x[:1], np.arange(1), classes=rows)
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("prefetch") for thread in threading.enumerate())
+
+
+class Reads(np.ndarray):
+    """Rows that remember who read them, or fail to be read."""
+
+    readers: list[str]
+    fails_at = -1
+
+    def __getitem__(self, key: Any) -> Any:
+        if self.fails_at in np.atleast_1d(key):
+            raise OSError("the disk has gone")
+        self.readers.append(threading.current_thread().name)
+        return np.asarray(self)[key]
+
+
+def watched(rows: int, fails_at: int = -1) -> tuple[Reads, np.ndarray]:
+    x = np.arange(rows, dtype=np.float32)[:, None].view(Reads)
+    x.readers, x.fails_at = [], fails_at
+    return x, np.arange(rows)
+
+
+@pytest.mark.parametrize("part", [(0, 1), (0, 2), (2, 3)])
+@pytest.mark.parametrize(("ahead", "readers"), [(1, 1), (2, 3), (50, 2)])
+def test_the_same_batches_in_the_same_order(
+    ahead: int, readers: int, part: tuple[int, int]
+) -> None:
+    data = numbered(23)
+    plain = list(data.batches(4, epochs=2, seed=3))
+    ready = list(prefetch(data.batches(4, epochs=2, seed=3), ahead, readers, part))
+    assert len(ready) == len(plain)
+    for a, b in zip(plain, ready):
+        assert (len(a), a.rows, a.ends_epoch) == (len(b), b.rows, b.ends_epoch)
+        for k, n in [(0, 1), (1, 2), part]:
+            one, other = a.shard(k, n), b.shard(k, n)
+            assert (len(one), one.rows) == (len(other), other.rows)
+            np.testing.assert_array_equal(one.x, other.x)
+            np.testing.assert_array_equal(one.y, other.y)
+        np.testing.assert_array_equal(a.x, b.x)
+        np.testing.assert_array_equal(a.y, b.y)
+
+
+def test_a_set_prefetches_by_one_argument() -> None:
+    data = numbered(23)
+    ready = [list(batch.y) for batch in data.batches(4, start=2, prefetch=2)]
+    assert ready == [list(batch.y) for batch in data.batches(4, start=2)]
+
+
+@pytest.mark.parametrize("part", [(0, 1), (1, 2)])
+def test_rows_are_read_ahead_and_by_threads_alone(part: tuple[int, int]) -> None:
+    x, y = watched(24)
+    lazy = [Batch(x, y, index=np.arange(i, i + 6)) for i in range(0, 24, 6)]
+    batches = prefetch(lazy, ahead=2, part=part)
+    first = next(batches)
+    for _ in range(1000):
+        if len(x.readers) == 3:
+            break
+        threading.Event().wait(0.01)
+    assert len(x.readers) == 3, "one in hand and two ahead"
+    for batch in (first, *batches):
+        shard = batch.shard(*part)
+        assert isinstance(shard.x, np.ndarray)
+        assert len(shard.shard(0, 2).x) == -(-len(shard) // 2)
+    assert len(x.readers) == 4
+    assert all(name.startswith("prefetch") for name in x.readers)
+
+
+def test_no_row_of_others_is_read() -> None:
+    x, y = watched(8, fails_at=0)
+    batches = prefetch([Batch(x, y, index=np.arange(8))], part=(1, 2))
+    np.testing.assert_array_equal(next(batches).shard(1, 2).y, [4, 5, 6, 7])
+
+
+def test_an_error_comes_where_its_batch_would_have_come() -> None:
+    x, y = watched(24, fails_at=13)
+    batches = prefetch([Batch(x, y, index=np.arange(i, i + 6)) for i in range(0, 24, 6)], ahead=4)
+    assert [next(batches).rows, next(batches).rows] == [6, 6]
+    with pytest.raises(OSError, match="disk has gone"):
+        next(batches)
+    assert list(batches) == []
+    assert not threads()
+
+
+def test_an_error_of_the_source_comes_in_its_place_too() -> None:
+    def source() -> Iterator[Batch]:
+        yield from numbered(6).batches(3)
+        raise ValueError("no more")
+
+    batches = prefetch(source(), ahead=10)
+    assert [next(batches).rows, next(batches).rows] == [3, 3]
+    with pytest.raises(ValueError, match="no more"):
+        next(batches)
+    assert not threads()
+
+
+@pytest.mark.parametrize("taken", [0, 1, 6])
+def test_threads_end_with_the_iterator(taken: int) -> None:
+    batches = numbered(23).batches(4, prefetch=2)
+    for _ in range(taken):
+        next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert not threads()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"ahead": 0}, ValueError, "ahead=0: expected 1 or more"),
+        ({"ahead": 1.5}, TypeError, "ahead=1.5: expected a whole number"),
+        ({"threads": 0}, ValueError, "threads=0: expected 1 or more"),
+        ({"part": (2, 2)}, ValueError, "part 2 of 2"),
+    ],
+)
+def test_wrong_arguments_are_named_at_once(
+    arguments: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        prefetch([], **arguments)  # without asking for a batch

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from nn.data import raw
+
 SIDE = 28
 """Width and height of a generated image, pixels."""
 
@@ -22,7 +24,6 @@ _SHEAR = 0.1  # horizontal offset per unit of height,
 _SHIFT = 0.75  # pixels,
 _ELASTIC = 10.0  # Simard's alpha, the strength of the displacement field in pixels,
 _SMOOTH = 4.0  # and his sigma, its width in pixels.
-_CHUNK = 1_000  # rows made at once: bounds the memory to some 30 MB whatever the size
 
 
 def distort(glyphs: NDArray[np.float32], rng: Generator) -> NDArray[np.uint8]:
@@ -50,7 +51,7 @@ def distort(glyphs: NDArray[np.float32], rng: Generator) -> NDArray[np.uint8]:
 
 
 def draw(ink: NDArray[np.float32], which: NDArray, seed: tuple[int, int]) -> NDArray[np.uint8]:
-    """A distortion of each of these glyphs, each chunk from a seed of its own.
+    """A distortion of each of these glyphs.
 
     Args:
         ink: (glyphs, 32, 32), from 0 to 1.
@@ -59,8 +60,4 @@ def draw(ink: NDArray[np.float32], which: NDArray, seed: tuple[int, int]) -> NDA
     Returns:
         (n, 28, 28) grey levels.
     """
-    images = np.empty((len(which), SIDE, SIDE), np.uint8)
-    for lo in range(0, len(images), _CHUNK):
-        chunk = which[lo : lo + _CHUNK]
-        images[lo : lo + len(chunk)] = distort(ink[chunk], np.random.default_rng((*seed, lo)))
-    return images
+    return raw.draw(lambda chunk, rng: distort(ink[chunk], rng), which, seed)

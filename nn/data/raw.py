@@ -1,8 +1,10 @@
 """What every source hands over: rows as they are found, and the ways to divide them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 ONE_IN = 7
@@ -11,6 +13,9 @@ ONE_IN = 7
 
 CHUNK = 4_096
 """Rows converted at once: bounds the memory that a conversion takes."""
+
+DRAWN = 1_000
+"""Images drawn at once, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -119,3 +124,15 @@ def divide(
     if size is not None and size < len(train):
         train = np.random.default_rng(seed).permutation(train)[:size]
     return raw.x[train], raw.y[train], x_test, y_test
+
+
+def draw(
+    paint: Callable[[NDArray, Generator], NDArray], subjects: NDArray, seed: tuple[int, int]
+) -> NDArray:
+    """`paint(subjects, random numbers)`, each chunk with a generator of its own."""
+    return np.concatenate(
+        [
+            paint(subjects[lo : lo + DRAWN], np.random.default_rng((*seed, lo)))
+            for lo in range(0, len(subjects), DRAWN)
+        ]
+    )

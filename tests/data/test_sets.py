@@ -124,7 +124,11 @@ def test_not_normalised() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"name": "cifar"}, ValueError, "expected one of digits, file, iris, mnist"),
+        (
+            {"name": "cifar"},
+            ValueError,
+            "expected one of cifar10, digits, file, iris, letters, mnist",
+        ),
         ({"name": None}, ValueError, "expected one of"),
         ({"name": "digits", "size": 999}, ValueError, "size=999: expected from 1,000 to 70,000"),
         ({"name": "digits", "size": 70_001}, ValueError, "expected from 1,000 to 70,000"),

@@ -1,0 +1,129 @@
+"""The user's CIFAR-10 in its binary version, and painted images of that shape without a download.
+
+CIFAR-10 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009) has 60,000
+photographs of 32x32 in 10 classes. A file of its binary version holds 10,000 rows of a label byte
+and 3,072 bytes of pixels: the red plane, the green, the blue, each row by row.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from nn.data.raw import Raw, draw
+
+SMALLEST, LARGEST, USUAL = 1_000, 50_000, 10_000
+SIDE = 32
+"""Width and height of an image, pixels."""
+
+ROWS = 10_000
+"""Images in each file."""
+
+_TRAIN, _TEST = [f"data_batch_{i}" for i in range(1, 6)], "test_batch"
+_PIXELS, _CLASSES = 3 * SIDE * SIDE, 10
+_HUE = 0.15  # deviation of the hue about that of the class, in turns: classes are 0.1 apart
+_NOISE = 0.06  # deviation of every pixel, of full brightness
+_UNPACKED = "cifar-10-batches-bin"  # the folder in the archive of the binary version
+_BINARY = (
+    "expected the folder of the binary version (cifar-10-binary.tar.gz, unpacked) with "
+    "data_batch_1.bin to data_batch_5.bin and test_batch.bin"
+)
+
+
+def find(path: Path) -> list[Path]:
+    """The six files in the folder `path`, or in the folder that the archive unpacks to there.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+        ValueError: it is the pickled version, or no folder.
+    """
+    folder = path / _UNPACKED if (path / _UNPACKED).is_dir() else path
+    pickled = [folder / _TEST, *(folder / name for name in _TRAIN), folder / "cifar-10-batches-py"]
+    if "python" in path.name or path.name in (_TEST, *_TRAIN) or any(p.exists() for p in pickled):
+        raise ValueError(
+            f"{path}: the Python version of CIFAR-10 is pickled, and a pickle runs whatever it "
+            f"says when it is read, so it never is; {_BINARY}"
+        )
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path}: not a folder; {_BINARY}")
+    found = [folder / f"{name}.bin" for name in (*_TRAIN, _TEST)]
+    for file in found:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such file; {_BINARY}")
+    return found
+
+
+def read(paths: list[Path]) -> Raw:
+    """50,000 training and 10,000 test images from the files that `find` gave.
+
+    Raises:
+        ValueError: a file is not as long as it should be, or holds a label above 9.
+    """
+    rows = np.concatenate([_read(path) for path in paths])
+    x, y = rows[:, 1:], rows[:, 0].astype(np.int64)
+    n = len(rows) - ROWS
+    origin = f"{paths[0].parent}: CIFAR-10"
+    return Raw(x[:n], y[:n], x[n:], y[n:], _CLASSES, origin, images=True)
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    expected, found = ROWS * (1 + _PIXELS), path.stat().st_size
+    if found != expected:
+        raise ValueError(
+            f"{path}: {found:,} bytes; expected {expected:,}, {ROWS:,} rows of a label and "
+            f"{_PIXELS:,} pixel values; unpack the archive again"
+        )
+    rows = np.fromfile(path, np.uint8).reshape(ROWS, -1)
+    if rows[:, 0].max() >= _CLASSES:
+        row = int(rows[:, 0].argmax())
+        raise ValueError(f"{path}: label {rows[row, 0]} in row {row}; expected 0 to {_CLASSES - 1}")
+    return rows
+
+
+def make(size: int, seed: int) -> Raw:
+    """`size` training images and a fifth as many test images, of uint8: painted, no photographs.
+
+    Raises:
+        ValueError: size is not from 1,000 to 50,000.
+    """
+    if not SMALLEST <= size <= LARGEST:
+        raise ValueError(f"size={size}: expected from {SMALLEST:,} to {LARGEST:,} images")
+    y, y_test = np.arange(size) % _CLASSES, np.arange(size // 5) % _CLASSES
+    x, x_test = draw(paint, y, (seed, 0)), draw(paint, y_test, (seed, 1))
+    return Raw(x, y, x_test, y_test, _CLASSES, "images of CIFAR-10's shape", images=True)
+
+
+def paint(labels: NDArray[np.int64], rng: Generator) -> NDArray[np.uint8]:
+    """One random image of each class asked for: (n,) labels 0..9 -> (n, 3072) levels 0..255.
+
+    A flower of 2 + label % 5 petals, full (labels 0 to 4) or with a hole, of any size, place and
+    rotation, before a cloudy background. The petals need features that a convolution learns; the
+    hue, which overlaps between classes, alone leads some way beyond chance, as colour does in
+    photographs.
+    """
+    from scipy import ndimage
+
+    n = len(labels)
+    radius = rng.uniform(7, 11, (n, 1, 1))
+    place = rng.uniform(-5, 5, (n, 2, 1, 1))
+    turn = rng.uniform(0, 2 * np.pi, (n, 1, 1))
+    petals, hollow = (2 + labels % 5)[:, None, None], (labels >= 5)[:, None, None]
+
+    down, right = np.moveaxis(np.indices((SIDE, SIDE)) - (SIDE - 1) / 2 - place, 1, 0)
+    edge = radius * (1 + 0.35 * np.cos(petals * (np.arctan2(down, right) - turn)))
+    distance = np.hypot(down, right)
+    flower = np.clip(edge - distance + 0.5, 0, 1)  # a pixel that the edge cuts is covered in part
+    flower -= hollow * np.clip(0.5 * edge - distance + 0.5, 0, 1)
+
+    clouds = ndimage.gaussian_filter(rng.normal(size=(n, 3, SIDE, SIDE)), (0, 0, 4, 4))
+    background = _colour(rng.random(n)) + 2 * clouds
+    foreground = _colour(labels / _CLASSES + rng.normal(0, _HUE, n))
+    image = background + flower[:, None] * (foreground - background)
+    image += rng.normal(0, _NOISE, image.shape)
+    return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8).reshape(n, -1)
+
+
+def _colour(hue: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) hues in turns -> (n, 3, 1, 1) red, green, blue from 0 to 1."""
+    return (0.5 + 0.4 * np.cos(2 * np.pi * (hue[:, None] - np.arange(3) / 3)))[:, :, None, None]

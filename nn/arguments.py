@@ -1,6 +1,7 @@
 """Checks of arguments that functions everywhere share."""
 
 import math
+from collections.abc import Iterable
 from numbers import Real
 from operator import index
 from typing import SupportsIndex
@@ -23,6 +24,20 @@ def whole(name: str, value: SupportsIndex, least: int, most: int | None = None) 
         wanted = f"{least} or more" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name}={number}: expected {wanted}")
     return number
+
+
+def row_shape(value: Iterable[SupportsIndex]) -> tuple[int, ...]:
+    """`value` as the input_shape of a model: that of one row of its data.
+
+    Raises:
+        TypeError: it is not a sequence of whole numbers.
+        ValueError: one of them is below 0.
+    """
+    if not isinstance(value, Iterable):
+        raise TypeError(
+            f"input_shape={value!r}: expected the shape of one row, e.g. (4,) or (1, 28, 28)"
+        )
+    return tuple(whole("input_shape", size, 0) for size in value)
 
 
 def number(name: str, value: float, low: float, high: float = math.inf) -> float:

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from nn.arguments import whole
 from nn.layers import Layer
 
 LARGEST = 2**24
@@ -23,17 +24,15 @@ class EmbeddingBag(Layer):
         std: standard deviation of the initial table.
 
     Raises:
-        ValueError: vocabulary is not in 1 to 2**24, or width is below 1.
+        TypeError, ValueError: vocabulary is not in 1 to 2**24, or width is below 1.
     """
 
+    only_first = True
+
     def __init__(self, vocabulary: int, width: int, std: float = 0.01):
-        if not 1 <= vocabulary <= LARGEST or width < 1:
-            raise ValueError(
-                f"EmbeddingBag({vocabulary}, {width}): expected a vocabulary of 1 to {LARGEST} "
-                "and a width of at least 1"
-            )
-        self.vocabulary, self.width, self.std = vocabulary, width, std
-        self.shapes = ((vocabulary, width),)
+        self.vocabulary = whole("vocabulary", vocabulary, 1, LARGEST)
+        self.width, self.std = whole("width", width, 1), std
+        self.shapes = ((self.vocabulary, self.width),)
         self._named = np.empty(0, np.intp)
 
     @property

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from nn.arguments import whole
+
 Shape = tuple[int, ...]
 
 
@@ -26,6 +28,9 @@ class Layer:
 
     params: tuple[NDArray, ...] = ()
     grads: tuple[NDArray, ...] = ()
+
+    only_first = False
+    """There is no gradient of its input, so that nothing may come before it in a model."""
 
     @property
     def n_params(self) -> int:
@@ -94,10 +99,9 @@ class Linear(Layer):
     """
 
     def __init__(self, inputs: int, outputs: int, gain: float = math.sqrt(2)):
-        if inputs < 0 or outputs < 0:
-            raise ValueError(f"Linear({inputs}, {outputs}): expected sizes of 0 or more")
-        self.inputs, self.outputs, self.gain = inputs, outputs, gain
-        self.shapes = ((outputs, inputs), (outputs,))
+        self.inputs, self.outputs = whole("inputs", inputs, 0), whole("outputs", outputs, 0)
+        self.gain = gain
+        self.shapes = ((self.outputs, self.inputs), (self.outputs,))
 
     def init(self, rng):
         std = self.gain / math.sqrt(max(self.inputs, 1))
@@ -218,14 +222,10 @@ class Conv2d(Layer):
     """
 
     def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0):
-        if min(inputs, size, stride) < 1 or min(outputs, padding) < 0:
-            raise ValueError(
-                f"Conv2d({inputs}, {outputs}, {size}, stride={stride}, padding={padding}): "
-                "expected inputs, size and stride of at least 1, outputs and padding of at least 0"
-            )
-        self.inputs, self.outputs, self.size = inputs, outputs, size
-        self.stride, self.padding = stride, padding
-        self.shapes = ((outputs, inputs, size, size), (outputs,))
+        self.inputs, self.outputs = whole("inputs", inputs, 1), whole("outputs", outputs, 0)
+        self.size = whole("size", size, 1)
+        self.stride, self.padding = whole("stride", stride, 1), whole("padding", padding, 0)
+        self.shapes = ((self.outputs, self.inputs, self.size, self.size), (self.outputs,))
 
     def init(self, rng):
         std = math.sqrt(2 / (self.inputs * self.size**2))
@@ -298,9 +298,8 @@ class MaxPool2d(Layer):
     """
 
     def __init__(self, size: int, stride: int | None = None):
-        self.size, self.stride = size, size if stride is None else stride
-        if min(self.size, self.stride) < 1:
-            raise ValueError(f"MaxPool2d({size}, {stride}): expected sizes of at least 1")
+        self.size = whole("size", size, 1)
+        self.stride = self.size if stride is None else whole("stride", stride, 1)
 
     def row_shape(self, shape):
         return (shape[0], *_pair_out(shape, self.size, self.stride, 0, self))

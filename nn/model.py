@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nn.arguments import row_shape
 from nn.batch import Batch
 from nn.layers import Layer, Linear, Shape
 from nn.loss import cross_entropy
@@ -44,6 +45,7 @@ class Model:
         params: values to begin with instead of drawn ones, a flat vector; copied.
 
     Raises:
+        TypeError: something that is not a layer, or not the shape of a row.
         ValueError: no layers, an unsupported dtype, unknown input shape, layers that do not fit
             each other, or params of another length.
     """
@@ -60,6 +62,11 @@ class Model:
             raise ValueError("a model of no layers: expected at least one")
         if dtype not in DTYPES:
             raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layer {i} is {layer!r}: expected one of nn.layers")
+            if i and layer.only_first:
+                raise ValueError(f"layer {i}: {layer} passes no gradient on: expected it first")
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("one layer object stands twice in the model: layers share no weights")
         if input_shape is None:
@@ -67,7 +74,7 @@ class Model:
                 raise ValueError(f"{layers[0]} comes first: input_shape=... of one row is needed")
             input_shape = (layers[0].inputs,)
         self.layers = list(layers)
-        self.input_shape: Shape = tuple(input_shape)
+        self.input_shape: Shape = row_shape(input_shape)
         self.offsets = [0, *accumulate(layer.n_params for layer in self.layers)]
         """Layer i owns elements offsets[i] to offsets[i + 1] of both vectors."""
         self.row_shape(len(self.layers))

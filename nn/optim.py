@@ -1,6 +1,6 @@
 """Optimizers on flat vectors. The arithmetic is written once for numpy arrays and torch tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,6 +144,8 @@ class Adam(Optimizer):
         weight_decay: float = 0,
     ):
         super().__init__(lr)
+        if not isinstance(betas, Sequence) or len(betas) != 2:
+            raise TypeError(f"betas={betas!r}: expected two numbers, e.g. (0.9, 0.999)")
         self.betas = (number("beta1", betas[0], 0.0, 1.0), number("beta2", betas[1], 0.0, 1.0))
         self.eps = number("eps", eps, 0.0)
         self.weight_decay = number("weight_decay", weight_decay, 0.0)

@@ -15,7 +15,7 @@ class Residual(Layer):
         layers: of f, which must keep the shape of its rows.
 
     Raises:
-        ValueError: no layers, or a first one that would overwrite x.
+        ValueError: no layers, a first one that would overwrite x, or one without a gradient.
     """
 
     def __init__(self, *layers: Layer):
@@ -23,6 +23,9 @@ class Residual(Layer):
             raise ValueError("a residual block of no layers: expected at least one")
         if isinstance(layers[0], ReLU) and layers[0].in_place:
             raise ValueError("ReLU(in_place=True) comes first in a residual block, which needs x")
+        for layer in layers:
+            if layer.only_first:
+                raise ValueError(f"{layer} passes no gradient on: it cannot be in a residual block")
         self.layers = layers
         self.shapes = tuple(shape for layer in layers for shape in layer.shapes)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral
 
+from nn.arguments import row_shape
 from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Sigmoid, Tanh
 from nn.model import Model
 
@@ -61,6 +62,7 @@ def cnn(
     Raises:
         ValueError: images smaller than 10x10, or classes < 1.
     """
+    input_shape = row_shape(input_shape)
     layers = [Conv2d(input_shape[0], 32, 3), MaxPool2d(2), ReLU()]
     layers += [Conv2d(32, 64, 3), MaxPool2d(2), ReLU(), Flatten()]
     return _with_head(layers, [128, 64, classes], "relu", input_shape, dtype, seed)
@@ -77,6 +79,7 @@ def lenet(
     Raises:
         ValueError: images smaller than 12x12, or classes < 1.
     """
+    input_shape = row_shape(input_shape)
     layers = [Conv2d(input_shape[0], 6, 5, padding=2), Tanh(), MaxPool2d(2)]
     layers += [Conv2d(6, 16, 5), Tanh(), MaxPool2d(2), Flatten()]
     return _with_head(layers, [120, 84, classes], "tanh", input_shape, dtype, seed)
@@ -85,7 +88,7 @@ def lenet(
 def _with_head(
     body: list[Layer], sizes: list[int], activation: str, input_shape: Shape, dtype: str, seed: int
 ) -> Model:
-    shape: Shape = tuple(input_shape)
+    shape = input_shape
     for layer in body:
         shape = layer.row_shape(shape)
     return Model(body + _linears([shape[0], *sizes], activation), dtype, seed, input_shape)

@@ -3,6 +3,7 @@
 import numpy as np
 from mpi4py import MPI
 
+from nn.arguments import whole
 from nn.batch import Batch
 from strategies.base import Strategy
 from strategies.window import LINE
@@ -21,6 +22,7 @@ class DataParallel(Strategy):
             small.
 
     Raises:
+        TypeError: buckets is not a whole number.
         ValueError: buckets below 1, or more than there are layers with parameters.
     """
 
@@ -72,14 +74,15 @@ class DataParallel(Strategy):
 
 def _bucket_starts(model, buckets: int) -> list[int]:
     """Where each bucket begins in the flat gradient: at a layer, as evenly as layers allow."""
+    buckets = whole("buckets", buckets, 1)
     if buckets == 1:
         return [0]
     starts = sorted(
         {lo for lo, hi in zip(model.offsets, model.offsets[1:]) if hi > lo}
     )  # of layers with parameters
-    if not isinstance(buckets, int) or not 1 <= buckets <= len(starts):
+    if buckets > len(starts):
         raise ValueError(
-            f"buckets={buckets!r}: expected a whole number from 1 to {len(starts)}, the number of "
+            f"buckets={buckets}: expected a whole number from 1 to {len(starts)}, the number of "
             "layers with parameters"
         )
     # Greedy from the back, leaving at least one layer for each bucket still to come.

@@ -210,10 +210,23 @@ def test_wrong_arguments_say_what_was_expected(comm, strategy, arguments, error,
         strategy(*arguments, *([comm] if len(arguments) == 2 else []))
 
 
-@pytest.mark.parametrize("buckets", [0, 4, 1.5])
-def test_a_wrong_number_of_buckets_is_refused(comm, buckets):
-    with pytest.raises(ValueError, match="from 1 to 3"):
+@pytest.mark.parametrize(
+    ("buckets", "error", "message"),
+    [
+        (0, ValueError, "1 or more"),
+        (4, ValueError, "from 1 to 3"),
+        (1.0, TypeError, "whole number"),
+        (True, TypeError, "whole number"),
+    ],
+)
+def test_a_wrong_number_of_buckets_is_refused(comm, buckets, error, message):
+    with pytest.raises(error, match=message):
         DataParallel(small_mlp(), SGD(0.1), comm, buckets=buckets)
+
+
+def test_numpys_numbers_of_buckets_are_numbers(comm):
+    counts = [DataParallel(small_mlp(), SGD(0.1), comm, n)._starts for n in (2, np.int64(2))]
+    assert counts[0] == counts[1]
 
 
 def test_a_wrong_step_is_refused(comm):

@@ -5,7 +5,8 @@ import pytest
 
 from nn import SGD, Batch, Model
 from nn.embedding import EmbeddingBag
-from nn.layers import Linear, Tanh
+from nn.layers import Flatten, Linear, Tanh
+from nn.residual import Residual
 from strategies import DataParallel, Hogwild, Sequential
 from tests.oracles import assert_trains_like
 
@@ -72,9 +73,21 @@ def test_sparse_hogwild_in_lock_step_order_equals_sequential_to_the_bit(comm, ro
 
 @pytest.mark.workers(1)
 def test_wrong_sizes_and_numbers_are_refused():
-    with pytest.raises(ValueError, match="expected a vocabulary of 1 to"):
+    with pytest.raises(ValueError, match="expected from 1 to"):
         EmbeddingBag(2**24 + 1, 3)
     with pytest.raises(ValueError, match="expected a vector"):
         Model([EmbeddingBag(9, 3)], input_shape=(2, 2))
+
+
+@pytest.mark.workers(1)
+def test_there_is_no_gradient_for_layers_before_it():
+    with pytest.raises(ValueError, match=r"layer 1: .* expected it first"):
+        Model([Flatten(), EmbeddingBag(9, 3)], input_shape=(2,))
+    with pytest.raises(ValueError, match="cannot be in a residual block"):
+        Residual(Linear(3, 3), EmbeddingBag(9, 3))
+
+
+@pytest.mark.workers(1)
+def test_a_row_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="no row 30"):
         net().forward(np.full((1, LENGTH), VOCABULARY))

@@ -138,9 +138,9 @@ def test_prediction_is_independent_of_its_chunks():
         (lambda: Model([Linear(2, 2)] * 2), "stands twice"),
         (lambda: Model([ReLU(in_place=True), Linear(2, 2)], input_shape=(2,)), "overwrite"),
         (lambda: Linear(-1, 2), "0 or more"),
-        (lambda: Conv2d(0, 1, 3), "at least 1"),
-        (lambda: Conv2d(1, 1, 3, padding=-1), "at least 0"),
-        (lambda: MaxPool2d(0), "at least 1"),
+        (lambda: Conv2d(0, 1, 3), "1 or more"),
+        (lambda: Conv2d(1, 1, 3, padding=-1), "0 or more"),
+        (lambda: MaxPool2d(0), "1 or more"),
         (lambda: mlp([3, 2]).stage(1, 1), "0 <= lo < hi <= 1"),
         (lambda: mlp([3, 2]).stage(0, 1).bind(np.zeros(8), np.zeros(8)), "bind the whole model"),
         (lambda: mlp([3, 2]).bind(np.zeros(7), np.zeros(7)), "8 elements"),
@@ -151,6 +151,23 @@ def test_prediction_is_independent_of_its_chunks():
 )
 def test_bad_models_say_what_was_expected(build, message):
     with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Model([3]), "layer 0 is 3: expected one of nn.layers"),  # type: ignore[list-item]
+        (lambda: Model([Flatten()], input_shape=28), "shape of one row"),  # type: ignore[arg-type]
+        (lambda: cnn(input_shape=28), "shape of one row"),  # type: ignore[arg-type]
+        (lambda: lenet(input_shape=(1, 14.5, 14)), "whole number"),  # type: ignore[arg-type]
+        (lambda: Linear(2.0, 3), "inputs=2.0: expected a whole"),  # type: ignore[arg-type]
+        (lambda: Conv2d(1, 2.5, 3), "outputs=2.5: expected a whole"),  # type: ignore[arg-type]
+        (lambda: MaxPool2d(2, 1.5), "stride=1.5: expected a whole"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_not_a_layer_or_a_size_is_refused(build, message):
+    with pytest.raises(TypeError, match=message):
         build()
 
 

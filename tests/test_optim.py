@@ -110,6 +110,8 @@ def test_cosine_stays_at_its_end():
         (lambda: SGD(0.1, nesterov=True), ValueError),
         (lambda: SGD(0.1, weight_decay=-1), ValueError),
         (lambda: Adam(betas=(0.9, 1.0)), ValueError),
+        (lambda: Adam(betas=0.9), TypeError),  # type: ignore[arg-type]
+        (lambda: Adam(betas=(0.9,)), TypeError),  # type: ignore[arg-type]
         (lambda: Adam(eps=-1e-8), ValueError),
         (lambda: AdaGrad(eps=-1e-8), ValueError),
         (lambda: schedules.cosine(0.1, 0), ValueError),

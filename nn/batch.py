@@ -100,6 +100,12 @@ class Batch:
             part._rows = self._rows[lo:hi]
         return part
 
+    def alone(self) -> "Batch":
+        """The rows held as a global batch of their own: the loss over it is the mean of theirs."""
+        own = self.shard(0, 1)
+        own.rows = max(len(own), 1)  # of no rows the loss is 0, not 0 / 0
+        return own
+
     def part(self, k: int, n: int) -> tuple[NDArray, NDArray]:
         """Inputs and labels of part `k` of `n`: `shard(k, n)`, read."""
         shard = self.shard(k, n)

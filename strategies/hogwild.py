@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nn.batch import Batch
 from nn.optim import zeros_like
 from strategies.base import Strategy
-from strategies.local_sgd import own_gradients
+from strategies.own_rows import own_gradients
 from strategies.window import LINE, SharedWindow
 
 

@@ -1,6 +1,5 @@
 """Local SGD: every rank trains on rows of its own; from time to time the weights are averaged."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,18 +9,7 @@ from numpy.typing import NDArray
 from nn.arguments import whole
 from nn.batch import Batch
 from strategies.data_parallel import DataParallel
-
-
-def own_gradients(model, batch: Batch, comm: MPI.Intracomm, add: bool = False) -> tuple[float, int]:
-    """Write (or add) the gradient of this rank's rows as a batch of its own: a mean over these.
-
-    Returns:
-        The mean loss over these rows (nan where there are none), and their number.
-    """
-    own = batch.shard(comm.rank, comm.size)
-    own.rows = max(len(own), 1)
-    loss = model.gradients(own, add=add)
-    return loss if len(own) else math.nan, len(own)
+from strategies.own_rows import own_gradients
 
 
 class LocalSGD(DataParallel):
@@ -95,7 +83,7 @@ class LocalSGD(DataParallel):
         self._local = self.optimizer.steps >= self.warmup
         if not self._local:
             return super().gradients(batch)
-        if self.outer and not self._steps:
+        if self.outer is not None and not self._steps:
             self._start = 1 * self.model.params  # a copy, of numpy arrays and torch tensors alike
         loss, rows = own_gradients(self.model, batch, self.comm)
         self._steps += 1
@@ -119,7 +107,7 @@ class LocalSGD(DataParallel):
         params = self.model.params
         for vector in (params, *self.optimizer.state.values()):
             self._average(vector)
-        if self.outer:
+        if self.outer is not None:
             self.outer.step(self._start, self._start - params)
             params[:] = self._start
         self._restart()
@@ -138,18 +126,18 @@ class LocalSGD(DataParallel):
         """As `Strategy.state`, after `synchronise`: a run that goes on equals one that resumes."""
         self.synchronise()
         state = super().state()
-        if self.outer:
+        if self.outer is not None:
             state["outer.steps"] = np.array(self.outer.steps)
             state |= {f"outer.{name}": np.array(v) for name, v in self.outer.state.items()}
         return state
 
     def load_state(self, state: dict[str, NDArray]) -> None:
         own = {k.removeprefix("outer."): v for k, v in state.items() if k.startswith("outer.")}
-        if self.outer:
+        if self.outer is not None:
             self._check_outer(own, state)
         super().load_state(state)
         self._restart()
-        if self.outer:
+        if self.outer is not None:
             self.outer.steps = int(own.pop("steps"))
             self.outer.state = {name: np.array(vector) for name, vector in own.items()}
 

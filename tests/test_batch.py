@@ -76,3 +76,13 @@ def test_bad_batches_say_what_was_expected(args, message):
 def test_a_shard_that_does_not_exist_is_refused(k, n):
     with pytest.raises(ValueError, match="0 <= part < number of parts"):
         Batch(np.zeros((3, 2)), np.zeros(3, int)).shard(k, n)
+
+
+def test_rows_alone_are_a_batch_of_their_own_and_change_no_other():
+    batch = Batch(np.arange(10.0)[:, None], np.arange(10))
+    shard = batch.shard(1, 3)
+    own = shard.alone()
+    assert (own.rows, len(own), shard.rows, batch.rows) == (3, 3, 10, 10)
+    np.testing.assert_array_equal(own.y, shard.y)
+    empty = batch.shard(0, 1).shard(10, 11).alone()
+    assert (empty.rows, len(empty)) == (1, 0)

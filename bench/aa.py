@@ -48,10 +48,13 @@ RESAMPLED = 1000
 MARKS = ("<!-- error rates: written by nox -s bench_aa -->", "<!-- end of error rates -->")
 
 MEASURED = {
-    "nn": ("*",),
-    "strategies": ("base", "sequential", "data_parallel", "shared", "window"),
-    "bench": ("measure", "cores", "slowed"),
+    "nn": ("arguments", "batch", "layers", "loss", "model", "optim", "schedules", "zoo"),
+    "nn/data": ("cache", "dataset", "digits", "distortions", "prepare", "raw"),
+    "strategies": ("base", "data_parallel", "sequential", "shared", "window"),
+    "bench": ("cells", "cores", "instrument", "measure", "slowed"),
 }
+"""Folder -> modules that run while the trial's cells are measured. Named one by one, so that a new
+module, which they cannot be running yet, leaves the launches on file comparable."""
 
 LOAD = "import time\nend = time.monotonic() + 900\nwhile time.monotonic() < end: pass"
 """A busy process, which ends by itself should nobody be left to end it."""
@@ -67,8 +70,7 @@ def code() -> str:
     digest = hashlib.sha256()
     for folder, names in MEASURED.items():
         for name in names:
-            for file in sorted(Path(folder).glob(f"{name}.py")):
-                digest.update(file.read_bytes())
+            digest.update(Path(folder, f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -100,7 +102,7 @@ def collect(path: Path, number: int, ranks: int, loaded: bool, console: Console)
     """Append that many launches; each is on disk before the next one starts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     machine, source = fingerprint(ranks, ["cpu"]), code()
-    before = sum(1 for _ in path.open(encoding="utf-8")) if path.exists() else 0
+    before = _mend(path)
     half = 0.0
     if loaded and (known := [entry["seconds"] for entry in _entries(path)]):
         half = float(np.median(known)) / 2
@@ -124,6 +126,15 @@ def collect(path: Path, number: int, ranks: int, loaded: bool, console: Console)
             file.flush()
             os.fsync(file.fileno())
         console.print(f"launch {count + 1} of {number}: {seconds:.0f} s", highlight=False)
+
+
+def _mend(path: Path) -> int:
+    """Take away a last line that was cut off, lest the next one continue it; lines that stay."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    return content.count(b"\n")
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

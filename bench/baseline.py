@@ -58,6 +58,7 @@ class Baseline:
     """What was saved under a name."""
 
     path: Path
+    saved: datetime
     fingerprint: dict[str, Any]
     arguments: list[str]
     launches: list[Launch]
@@ -119,18 +120,24 @@ def _machine_info() -> dict[str, Any]:
 
 
 def load(storage: Path, name: str) -> Baseline:
-    """The newest baseline of that name, or the file of that path; BaselineError if unusable."""
+    """The newest baseline of that name, or the file of that path; BaselineError if unusable.
+
+    Those in this machine's folder come first: numbers of different folders say nothing about age.
+    """
     given = Path(name)
     if given.is_file():
         return read(given)
-    found = sorted(storage.glob(f"*/[0-9][0-9][0-9][0-9]_{name}.json"), key=lambda path: path.name)
+    pattern = f"[0-9][0-9][0-9][0-9]_{name}.json"
+    if own := sorted(Path(storage, get_machine_id()).glob(pattern)):
+        return read(own[-1])
+    found = [read(path) for path in storage.glob(f"*/{pattern}")]
     if not found:
         saved = sorted({path.stem[5:] for path in storage.glob("*/[0-9][0-9][0-9][0-9]_*.json")})
         raise BaselineError(
             f"no baseline {name!r} in {storage} (there: {', '.join(saved) or 'none'}); "
             f"save one with: nox -s bench_mpi -- --save {name}"
         )
-    return read(found[-1])
+    return max(found, key=lambda baseline: baseline.saved)
 
 
 def read(path: Path) -> Baseline:
@@ -154,7 +161,9 @@ def read(path: Path) -> Baseline:
             Launch({line["id"]: _checked(line) for line in launch["cells"]})
             for launch in saved["launches"]
         ]
-        baseline = Baseline(path, dict(saved["fingerprint"]), list(saved["arguments"]), launches)
+        when = datetime.fromisoformat(content["datetime"]).astimezone(UTC)
+        machine, arguments = dict(saved["fingerprint"]), list(saved["arguments"])
+        baseline = Baseline(path, when, machine, arguments, launches)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BaselineError(f"{path} is damaged: {error!r} in its launches") from error
     if not any(launch.cells for launch in launches):

@@ -103,6 +103,7 @@ class Grid:
 
     ranks: int
     arguments: Sequence[str] = ()
+    """Of pytest: options, and paths or node ids where only a part of the grid is meant."""
     root: Path = field(default_factory=Path.cwd)
     label: str = ""
     console: Console = field(default_factory=lambda: Console(stderr=True))
@@ -114,7 +115,9 @@ class Grid:
         nodes = [self.nodes[cell] for cell in only or () if cell in self.nodes]
         if only is not None and len(nodes) < len(only):
             nodes, only = [], None  # cells of unknown test: the whole grid then
-        command = ["-m", "pytest", *(nodes or ["bench"]), "--cells", *self.arguments]
+        named = [a for a in self.arguments if Path(self.root, a.partition("::")[0]).exists()]
+        options = [argument for argument in self.arguments if argument not in named]
+        command = ["-m", "pytest", *(nodes or named or ["bench"]), "--cells", *options]
         launch = start(self.ranks, command, self.root, self.label)
         self.nodes |= {cell: line["nodeid"] for cell, line in launch.cells.items()}
         if only is None:

@@ -42,6 +42,9 @@ ROUNDS = (5, 15)
 THREADS_EVERY = 3
 """The arm of threads takes part in one round of this many: it has to cool down each time."""
 
+LONGEST_THREADS = 0.5
+"""Seconds of a round of threads, which lasts a hundred times as long where others use the cores."""
+
 CHECK_TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 """Largest difference from sequential weights, relative to the largest distance that they moved."""
 
@@ -284,7 +287,9 @@ def _turns(
 
     def threads(first: int, steps: int) -> float:
         with all_cores() if comm.rank == 0 else nullcontext():
-            return alone(comm, train(sequential.step), first, steps)
+            run = train(sequential.step)
+            few = min(steps, math.ceil(LONGEST_THREADS / alone(comm, run, first, 1)))
+            return alone(comm, run, first, few) * steps / few
 
     def silently(first: int, steps: int) -> float:
         assert bound is not None

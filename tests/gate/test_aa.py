@@ -1,11 +1,15 @@
 """What bench_aa says of launches whose error rates are known."""
 
+import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from bench import aa
+from bench.launches import Launch
 from tests.gate.noise import Noise, Program, side
 
 pytestmark = pytest.mark.workers(1)
@@ -100,3 +104,19 @@ def test_the_table_goes_between_its_marks_and_nowhere_else(tmp_path):
 def test_intervals_are_those_of_clopper_and_pearson():
     low, high = aa.Rate("", "", 0, 100).interval
     assert (low, high) == (0, pytest.approx(1 - 0.025 ** (1 / 100)))
+
+
+def test_a_line_that_a_crash_cut_off_does_not_spoil_the_next(tmp_path, monkeypatch):
+    path = tmp_path / "aa.jsonl"
+    whole = json.dumps({"seconds": 1.0}) + "\n"
+    path.write_text(whole + '{"code": "c", "cel')
+    monkeypatch.setattr(aa, "start", lambda *arguments: Launch({"a": {"id": "a"}}))
+    aa.collect(path, 1, 2, False, Console(file=io.StringIO()))
+    assert path.read_text().startswith(whole)
+    assert [entry.get("cells") for entry in aa._entries(path)] == [None, [{"id": "a"}]]
+
+
+@pytest.mark.parametrize("folder", aa.MEASURED)
+def test_what_is_measured_is_there(folder):
+    root = Path(aa.__file__).parent.parent
+    assert [n for n in aa.MEASURED[folder] if not Path(root, folder, f"{n}.py").exists()] == []

@@ -171,6 +171,25 @@ class TestBaseline:
         assert baseline.load(baseline.STORAGE, "main").path.name == "0002_main.json"
         assert judged() == (0, dict.fromkeys(GRID, "pass"))
 
+    def test_of_two_machines_this_one_counts(self, project):
+        saved()
+        here = baseline.load(baseline.STORAGE, "main").path
+        there = here.parent.with_name("another-machine")
+        there.mkdir()
+        (there / "0002_main.json").write_bytes(here.read_bytes())
+        assert baseline.load(baseline.STORAGE, "main").path == here
+
+    def test_of_machines_that_are_all_others_the_newest_counts(self, project):
+        saved()
+        here = baseline.load(baseline.STORAGE, "main").path
+        for folder, number, year in (("x", 1, "2031"), ("y", 2, "2030")):
+            path = here.parent.with_name(folder) / f"000{number}_main.json"
+            path.parent.mkdir()
+            content = json.loads(here.read_text()) | {"datetime": f"{year}-01-01T00:00:00+00:00"}
+            path.write_text(json.dumps(content))
+        here.unlink()
+        assert baseline.load(baseline.STORAGE, "main").saved.year == 2031
+
     def test_a_crash_keeps_what_was_measured(self, project):
         grid(project, d={"crash": True})
         assert baseline.main(["-n", "2", "--save", "main"]) == 1
@@ -346,6 +365,23 @@ class TestStart:
         runner.launch()
         again = runner.launch(["c", "e"])
         assert (list(again.cells), again.asked) == (["c", "e"], frozenset("ce"))
+
+    @pytest.mark.parametrize("named", ["bench/test_some.py", "bench/test_some.py::test_mlp"])
+    def test_launches_what_is_named_and_no_more(self, tmp_path, monkeypatch, named):
+        (tmp_path / "bench").mkdir()
+        (tmp_path / "bench" / "test_some.py").touch()
+        started = []
+
+        def noted(ranks, command, root, label):
+            started.append(command)
+            return Launch({"a": {"nodeid": "bench/test_some.py::test_mlp[a]"}})
+
+        monkeypatch.setattr(launches, "start", noted)
+        runner = launches.Grid(2, ["--quick", named], tmp_path)
+        runner.launch()
+        runner.launch(["a"])
+        asked = [[part for part in command if "bench" in part] for command in started]
+        assert asked == [[named], ["bench/test_some.py::test_mlp[a]"]]
 
     def test_keeps_the_cells_of_a_crash_and_says_where_to_look(self, tmp_path):
         grid(tmp_path, c={"crash": True})

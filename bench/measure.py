@@ -129,7 +129,8 @@ class Measurement:
         check_error: largest difference from the sequential weights, relative to the largest
             distance that they moved; None if the strategy makes no such promise.
         samples_per_second: rows trained on by the strategy.
-        steps_per_round: training steps in every round of every arm.
+        steps_per_round: training steps in every round of every arm; times of threads that had to
+            do with fewer (see LONGEST_THREADS) are scaled up to it.
         rounds: arm -> seconds of each of its rounds; sequential and parallel rounds are pairs.
         profile: share of the time of every rank, in a round of its own, that went to compute,
             communication and waiting, and the bytes that it sent per step.

@@ -26,7 +26,7 @@ SMALLEST, LARGEST, USUAL = 1_000, 70_000, 10_000
 HEIGHT, WIDTH = 16, 8
 """Of an image, pixels."""
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
 _BEFORE, _PIXELS = 6, HEIGHT * WIDTH  # columns before the pixels; of pixels
 _FOLDS = [str(fold) for fold in range(10)]
 _TEST = 0  # the fold that is for testing
@@ -58,19 +58,18 @@ def read(paths: list[Path]) -> Raw:
         for number, line in enumerate(file, 1):
             try:
                 columns = line.decode("ascii").rstrip("\t\r\n").split("\t")
-                pixels = "".join(columns[_BEFORE:])
                 if len(columns) != _BEFORE + _PIXELS:
                     raise ValueError(f"{len(columns)} columns")
-                if len(pixels) != _PIXELS or set(pixels) - {"0", "1"}:
+                if not {"0", "1"}.issuperset(columns[_BEFORE:]):
                     raise ValueError("pixels that are not 0 or 1")
-                labels.append(LETTERS.index(columns[1]) if len(columns[1]) == 1 else -1)
+                labels.append(LETTERS.index(columns[1]))
                 folds.append(_FOLDS.index(columns[5]))
             except ValueError as error:
                 raise ValueError(
                     f"{path}: line {number}: {error}; expected a letter of Kassel's letter.data, "
                     f"{_BEFORE + _PIXELS} tab-separated columns (unpack letter.data.gz first)"
                 ) from None
-            bits += pixels.encode()
+            bits += "".join(columns[_BEFORE:]).encode()
     if not labels:
         raise ValueError(f"{path}: no lines; expected Kassel's letter.data")
     x = np.frombuffer(bits, np.uint8).reshape(-1, _PIXELS) - np.uint8(ord("0"))

@@ -1,0 +1,153 @@
+"""A torch module behind the contract of a layer: its weights lie in somebody else's vector."""
+
+import copy
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nn.layers import Layer, Shape
+
+NUMBERS_OF_ROWS = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+"""Modules that take whole numbers; rows come as floats, which hold them exactly up to 2**24."""
+
+
+class TorchLayer(Layer):
+    """`module` with numpy arrays in and out, and gradients written into the views that it is given.
+
+    Gradients come from `torch.autograd.grad`, never through `.grad`: a `zero_grad()` that sets
+    `.grad` to None would silently cut a view off. A parameter that the output does not depend on
+    has a gradient of 0.
+
+    On the device "cpu" the module computes in the very memory that `bind` is given. On others it
+    keeps a copy of its parameters, refreshed before each forward: what strategies exchange and
+    optimizers update is in host memory on every device.
+
+    Args:
+        module: takes one tensor (rows, ...) and returns one with as many rows. It is moved to
+            `device`, and kept.
+        device: where it computes.
+        compute: a lower precision to compute in where autocast does so, e.g. torch.bfloat16;
+            parameters, gradients, inputs and outputs stay as they are.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        device: torch.device | str = "cpu",
+        compute: torch.dtype | None = None,
+    ):
+        self.device, self.compute = torch.device(device), compute
+        self.module = module.to(self.device)
+        self._weights = list(module.parameters())
+        self.shapes = tuple(tuple(weight.shape) for weight in self._weights)
+        first = next((m for m in module.modules() if not any(m.children())), module)
+        self._whole_numbers = isinstance(first, NUMBERS_OF_ROWS)
+        self._row_shapes: dict[Shape, Shape] = {}
+        self._host_weights: list[torch.Tensor] = []
+        self._host_grads: list[torch.Tensor] = []
+
+    def __copy__(self):
+        twin = TorchLayer(copy.deepcopy(self.module), self.device, self.compute)
+        twin._row_shapes = self._row_shapes
+        return twin
+
+    def bind(self, params, grads):
+        views: list[list[Any]] = [[], []]
+        for vector, parts in zip((params, grads), views):
+            at = 0
+            for shape in self.shapes:
+                size = math.prod(shape)
+                parts.append(vector[at : at + size].reshape(shape))
+                at += size
+        self.params, self.grads = map(tuple, views)
+        self._host_weights, self._host_grads = (
+            [torch.from_numpy(part) for part in parts] for parts in views
+        )
+        if self.device.type == "cpu":
+            for weight, view in zip(self._weights, self._host_weights):
+                weight.data = view
+
+    def row_shape(self, shape):
+        """Found by a forward of two rows of zeros, not in training.
+
+        Raises:
+            ValueError: the module fails on such rows, or does not return one tensor with a row
+                for each.
+        """
+        if shape not in self._row_shapes:
+            self._row_shapes[shape] = self._try(shape)
+        return self._row_shapes[shape]
+
+    def _try(self, shape: Shape) -> Shape:
+        training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                y = self._run(self._enter(np.zeros((2, *shape), self._dtype)))
+        except Exception as error:
+            raise ValueError(f"{self} cannot take rows of shape {shape}: {error}") from error
+        finally:
+            self.module.train(training)
+        if not isinstance(y, torch.Tensor) or not y.ndim or len(y) != 2:
+            what = f"shape {tuple(y.shape)}" if isinstance(y, torch.Tensor) else type(y).__name__
+            raise ValueError(
+                f"{self} makes {what} of two rows: expected one tensor with a row for each"
+            )
+        return tuple(y.shape[1:])
+
+    @property
+    def _dtype(self) -> str:
+        """Of the parameters; rows without any are cast to the model's before they come here."""
+        return str(self._weights[0].dtype).removeprefix("torch.") if self._weights else "float32"
+
+    def _enter(self, x: NDArray) -> torch.Tensor:
+        """Rows on the device. Torch has no read-only tensors and no negative strides."""
+        if not x.flags.writeable or min(x.strides, default=0) < 0:
+            x = x.copy()
+        rows = torch.from_numpy(x).contiguous()
+        if self._whole_numbers:
+            rows = rows.long()
+        return rows.to(self.device)
+
+    def _run(self, x: torch.Tensor) -> Any:
+        if self.device.type != "cpu":
+            with torch.no_grad():
+                for weight, value in zip(self._weights, self._host_weights):
+                    weight.copy_(value)
+        lower = torch.autocast(self.device.type, self.compute) if self.compute else nullcontext()
+        with lower:
+            return self.module(x)
+
+    def forward(self, x):
+        leaf = self._enter(x)
+        if leaf.is_floating_point():
+            leaf.requires_grad_()
+        y = self._run(leaf)
+        return y.detach().to("cpu", getattr(torch, x.dtype.name)).numpy(), (leaf, y)
+
+    def backward(self, dy, ctx, need_dx=True, add=False):
+        leaf, y = ctx
+        need_dx = need_dx and leaf.requires_grad
+        wanted = [leaf] * need_dx + self._weights
+        if not wanted:
+            return None
+        found: Sequence[torch.Tensor | None] = torch.autograd.grad(
+            y, wanted, torch.from_numpy(dy).contiguous().to(y), allow_unused=True
+        )
+        for view, gradient in zip(self._host_grads, found[need_dx:]):
+            if gradient is None:
+                gradient = view.new_zeros(())
+            if add:
+                view.add_(gradient.to("cpu"))
+            else:
+                view.copy_(gradient)
+        return found[0].contiguous().cpu().numpy() if need_dx else None
+
+    def __repr__(self) -> str:
+        text = repr(self.module)
+        return text if "\n" not in text else f"{type(self.module).__name__}(...)"

@@ -18,6 +18,7 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
         cuts: "auto", or the first layer of every stage but the first, increasing.
 
     Raises:
+        TypeError: cuts that are no layer numbers.
         ValueError: more stages than layers; cuts that do not make that many stages; layers that
             fail as they are measured.
     """
@@ -31,7 +32,10 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
         if cuts != "auto":
             raise ValueError(f'cuts={cuts!r}: expected "auto" or a list of layer numbers')
         return balanced(_common_costs(model, comm), stages)
-    inner = [operator.index(cut) for cut in cuts]
+    try:
+        inner = [operator.index(cut) for cut in cuts]
+    except TypeError:
+        raise TypeError(f"cuts={cuts!r}: expected layer numbers") from None
     if len(inner) != stages - 1 or inner != sorted(set(inner) & set(range(1, n))):
         raise ValueError(
             f"cuts={list(cuts)}: expected {stages - 1} increasing layer numbers from 1 to {n - 1}, "

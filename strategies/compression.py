@@ -43,9 +43,16 @@ class CompressedDataParallel(Strategy):
 
     Args:
         compression: `TopK` or `PowerSGD`, an object of its own for every strategy.
+
+    Raises:
+        TypeError: a model that is no nn.Model, or a compression that is none.
     """
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm, compression: Compression):
+        if not isinstance(model, Model):
+            raise TypeError(
+                f"model is {type(model).__name__}: CompressedDataParallel expected nn.Model"
+            )
         super().__init__(model, optimizer, comm)
         if not callable(getattr(compression, "sum", None)):
             raise TypeError(f"compression={compression!r}: expected TopK(...) or PowerSGD(...)")

@@ -27,7 +27,8 @@ class Hogwild(Strategy):
     collective, and wait until all ranks have come to rest.
 
     Only the parameters are shared. Each rank's optimizer keeps a state of its own, and its
-    schedule counts its own steps. `state` saves the mean of the ranks' optimizer states.
+    schedule counts its own steps. `state` saves the mean of the ranks' optimizer states, and of
+    their steps, which is the number of global batches where all ranks took part in each.
     Resuming is therefore bit for bit on one rank only: on several, each goes on from the mean in
     place of its own, and updates never come in the same order twice.
 
@@ -131,7 +132,8 @@ class Hogwild(Strategy):
         for name in getattr(self.optimizer, "slots", ()):
             # A rank that never had rows has no state yet; the mean is over all.
             self.optimizer.state.setdefault(name, zeros_like(self.model.params))
-        return super().state()
+        steps = self.comm.allreduce(self.optimizer.steps) / self.comm.size
+        return super().state() | {"steps": np.array(round(steps))}
 
     def _whole(self, vector):
         whole = vector / self.comm.size

@@ -149,9 +149,7 @@ class Staged:
         for part, lo, hi in zip(self._stages.values(), self.offsets, self.offsets[1:]):
             part.bind(params[lo:hi], grads[lo:hi])
 
-    def gradients(
-        self, batch: Batch, add: bool = False, ready: Callable[[int], None] | None = None
-    ) -> float:
+    def gradients(self, batch: Batch) -> float:
         """Run this rank's operations in order. Returns the loss on the last stage, else 0.
 
         Sends do not wait, and the message of the next operation can come while this one
@@ -181,11 +179,9 @@ class Staged:
                     post.keep(Op("B", stage, i), dy)
             else:
                 contexts = self.live.pop((stage, i))
-                dx = part.backward(post.fetch(op), contexts, need_dx=stage > 0, add=add or i > 0)
+                dx = part.backward(post.fetch(op), contexts, need_dx=stage > 0, add=i > 0)
                 if dx is not None:
                     post.deliver(Op("B", stage - 1, i), dx)
-                if ready and i == self.micro_batches - 1:
-                    ready(list(self._stages).index(stage))
         post.close()
         return loss
 

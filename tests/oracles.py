@@ -70,3 +70,17 @@ def assert_trains_like(
             np.testing.assert_array_equal(weights, others, f"step {i}: rank {rank} differs")
     moved = np.abs(strategy.weights() - start).max()
     assert moved > 1e-4, f"the parameters moved by {moved:.1e} only"
+
+
+def assert_goes_on_like(oracle: Strategy, strategy: Strategy, batches: Sequence[Batch]) -> None:
+    """The state of each is taken up by the other: two steps, one and one, of four batches."""
+    first, second, third, fourth = batches
+    for batch in (first, second):
+        oracle.step(batch)
+    strategy.load_state(oracle.state())
+    np.testing.assert_array_equal(strategy.weights(), oracle.weights())
+    strategy.step(third)
+    oracle.load_state(strategy.state())
+    for each in (oracle, strategy):
+        each.step(fourth)
+    np.testing.assert_allclose(strategy.weights(), oracle.weights(), rtol=0, atol=1e-13)

@@ -1,11 +1,29 @@
 """A resumed run continues bit for bit; a file that is not a checkpoint is named."""
 
+from functools import partial
+from itertools import product
+
 import numpy as np
 import pytest
 
 from nn import SGD, AdaGrad, Adam, checkpoint, data, mlp
-from strategies import DataParallel, Sequential, SharedDataParallel
+from strategies import (
+    CompressedDataParallel,
+    DataParallel,
+    Hogwild,
+    Hybrid,
+    LocalSGD,
+    ParameterServer,
+    Pipeline,
+    PowerSGD,
+    Sequential,
+    SharedDataParallel,
+    TensorParallel,
+    TopK,
+    ZeRO,
+)
 from strategies.checkpoint import load, save
+from strategies.schedules import SCHEDULES
 
 OPTIMIZERS = {
     "sgd": lambda: SGD(0.1),
@@ -15,6 +33,34 @@ OPTIMIZERS = {
 }
 
 
+def _grid(model, optimizer, comm):
+    """As many sides of more than one rank as there are."""
+    data, stages, tensor = {1: (1, 1, 1), 2: (1, 2, 1), 3: (3, 1, 1), 4: (2, 1, 2)}[comm.size]
+    return Hybrid(model, optimizer, comm, data, stages, tensor, micro_batches=2)
+
+
+STRATEGIES = {
+    "sequential": Sequential,
+    "data": DataParallel,
+    "shared": SharedDataParallel,
+    "data, 3 buckets": partial(DataParallel, buckets=3),
+    "tensor": TensorParallel,
+    **{name: partial(Pipeline, micro_batches=2, schedule=name) for name in SCHEDULES},
+    "hybrid": _grid,
+    **{f"ZeRO-{stage}": partial(ZeRO, stage=stage) for stage in (1, 2, 3)},
+    "local, period 2": partial(LocalSGD, period=2, warmup=2),
+    "local, outer": lambda m, o, comm: LocalSGD(m, o, comm, 3, outer=SGD(0.7, momentum=0.9)),
+    "server": ParameterServer,
+}
+MEANS = {
+    "top-k": lambda m, o, comm: CompressedDataParallel(m, o, comm, TopK(5)),
+    "PowerSGD": lambda m, o, comm: CompressedDataParallel(m, o, comm, PowerSGD(1)),
+    "Hogwild": Hogwild,
+    "Hogwild, lock": partial(Hogwild, lock=True),
+}
+"""Their state is a mean over the ranks."""
+
+
 @pytest.fixture
 def path(comm, tmp_path):
     """One file for all ranks."""
@@ -22,12 +68,10 @@ def path(comm, tmp_path):
 
 
 def build():
-    return mlp([4, 8, 3], seed=3)
+    return mlp([4, 8, 7, 6, 5, 3], seed=3)
 
 
-@pytest.mark.parametrize("strategy", [Sequential, DataParallel, SharedDataParallel])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_resumed_run_continues_bit_for_bit(comm, path, strategy, optimizer):
+def assert_resumes(strategy, optimizer, comm, path):
     iris = data.load("iris")
     whole = strategy(build(), OPTIMIZERS[optimizer](), comm)
     for i, batch in enumerate(iris.batches(32, epochs=3, seed=5)):
@@ -42,10 +86,28 @@ def test_a_resumed_run_continues_bit_for_bit(comm, path, strategy, optimizer):
     for batch in iris.batches(32, epochs=3, seed=5, start=position):
         resumed.step(batch)
     np.testing.assert_array_equal(resumed.weights(), whole.weights())
+    state = resumed.state()
     for name, vector in whole.state().items():
-        np.testing.assert_array_equal(resumed.state()[name], vector)
+        np.testing.assert_array_equal(state[name], vector, name)
     whole.close()
     resumed.close()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "optimizer"),
+    [
+        *product(("sequential", "data", "shared"), OPTIMIZERS),
+        *((name, "adam") for name in list(STRATEGIES)[3:]),
+    ],
+)
+def test_a_resumed_run_continues_bit_for_bit(comm, path, strategy, optimizer):
+    assert_resumes(STRATEGIES[strategy], optimizer, comm, path)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("strategy", MEANS)
+def test_on_one_rank_a_mean_continues_bit_for_bit(comm, path, strategy):
+    assert_resumes(MEANS[strategy], "adam", comm, path)
 
 
 def test_a_run_goes_on_with_another_strategy(comm, path):

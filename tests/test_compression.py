@@ -147,6 +147,8 @@ def test_wrong_arguments_say_what_was_expected(comm):
         PowerSGD(1.5)
     with pytest.raises(TypeError, match="expected TopK"):
         CompressedDataParallel(small_mlp(), SGD(0.1), comm, 0.01)
+    with pytest.raises(TypeError, match=r"model is str: CompressedDataParallel expected nn\.Model"):
+        CompressedDataParallel("mlp", SGD(0.1), comm, PowerSGD(1))
     plain = DataParallel(small_mlp(), SGD(0.1), comm)
     compressed = CompressedDataParallel(small_mlp(), SGD(0.1), comm, TopK(3))
     with pytest.raises(ValueError, match="residual"):

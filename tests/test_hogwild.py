@@ -220,6 +220,19 @@ def test_a_state_is_taken_up_by_all_ranks(comm):
         hogwild.close()
 
 
+def test_the_state_is_one_though_ranks_took_different_numbers_of_steps(comm):
+    hogwild = Hogwild(small_mlp(), Adam(1e-2), comm)
+    (batch,) = random_batches(hogwild.model, 9, 1)
+    for _ in range(3 * (comm.rank + 1)):
+        hogwild.step(batch)
+    state = hogwild.state()
+    assert state["steps"] == round(3 * (comm.size + 1) / 2)
+    for other in comm.allgather(state):
+        for name, value in state.items():
+            np.testing.assert_array_equal(other[name], value, name)
+    hogwild.close()
+
+
 def test_a_closed_one_says_so(comm):
     """Its ranks would train on, each by itself."""
     hogwild = Hogwild(small_mlp(), SGD(0.1), comm)

@@ -309,7 +309,7 @@ def test_says_what_was_expected(comm):
     for cuts in ([], [0], [9], [3, 6], [-1]):
         with pytest.raises(ValueError, match="expected 1 increasing layer numbers from 1 to 8"):
             pipeline(cuts=cuts)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"cuts=\[2\.5\]: expected layer numbers"):
         pipeline(cuts=[2.5])
     with pytest.raises(TypeError, match=r"Pipeline expected nn\.Model"):
         Pipeline(object(), momentum(), comm)

@@ -9,7 +9,7 @@ from bench.instrument import Metered
 from nn import SGD, AdaGrad, Adam, mlp
 from nn.data.dataset import Dataset
 from strategies import Sequential, TensorParallel
-from tests.oracles import assert_trains_like, random_batches
+from tests.oracles import assert_goes_on_like, assert_trains_like, random_batches
 from tests.small_nets import NETS
 
 
@@ -78,18 +78,9 @@ def test_sends_what_the_formula_says(comm, workers):
 
 def test_resumes_from_the_state_of_sequential_and_back(comm):
     build = NETS["three_sigmoid"]
-    batches = random_batches(build(), 5, steps=4)
     oracle = Sequential(build(), SGD(0.1, momentum=0.9))
     parallel = TensorParallel(build(), SGD(0.1, momentum=0.9), comm)
-    for batch in batches[:2]:
-        oracle.step(batch)
-    parallel.load_state(oracle.state())
-    np.testing.assert_array_equal(parallel.weights(), oracle.weights())
-    parallel.step(batches[2])
-    oracle.load_state(parallel.state())
-    for strategy in (oracle, parallel):
-        strategy.step(batches[3])
-    np.testing.assert_allclose(parallel.weights(), oracle.weights(), rtol=0, atol=1e-13)
+    assert_goes_on_like(oracle, parallel, random_batches(build(), 5, steps=4))
 
 
 @pytest.mark.workers(1, 2)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bench.instrument import Metered
 from nn import SGD, AdaGrad, Adam, mlp, schedules
 from strategies import Sequential, ZeRO
-from tests.oracles import MatchedOrder, assert_trains_like, random_batches
+from tests.oracles import MatchedOrder, assert_goes_on_like, assert_trains_like, random_batches
 from tests.small_nets import NETS
 
 OPTIMIZERS = {
@@ -110,17 +110,8 @@ def test_sends_what_the_formula_says(comm, stage):
 @every_stage
 def test_resumes_from_the_state_of_sequential_and_back(comm, stage):
     build, make = NETS["four_tanh"], OPTIMIZERS["adam"]
-    batches = random_batches(build(), 5, steps=4)
     oracle, parallel = Sequential(build(), make()), ZeRO(build(), make(), comm, stage)
-    for batch in batches[:2]:
-        oracle.step(batch)
-    parallel.load_state(oracle.state())
-    np.testing.assert_array_equal(parallel.weights(), oracle.weights())
-    parallel.step(batches[2])
-    oracle.load_state(parallel.state())
-    for strategy in (oracle, parallel):
-        strategy.step(batches[3])
-    np.testing.assert_allclose(parallel.weights(), oracle.weights(), rtol=0, atol=1e-13)
+    assert_goes_on_like(oracle, parallel, random_batches(build(), 5, steps=4))
 
 
 @pytest.mark.workers(1)

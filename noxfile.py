@@ -110,7 +110,11 @@ def options(session: nox.Session, ranks: int) -> tuple[argparse.Namespace, list[
 
 def names_a_path(arguments: list[str]) -> bool:
     """Whether pytest is told what to run, and not only how."""
-    return any(Path(argument.split("::")[0]).exists() for argument in arguments)
+    doors = ("--model", "--strategy", "--data")  # their values are paths too
+    return any(
+        Path(argument.split("::")[0]).exists() and before not in doors
+        for before, argument in zip(["", *arguments], arguments)
+    )
 
 
 @shared

@@ -13,7 +13,7 @@ import pytest
 from mpi4py import MPI
 
 from bench import cells
-from bench.measure import Cell, Measurement, WrongTraining, measure
+from bench.measure import Case, Cell, Measurement, WrongTraining, measure
 from bench.progress import Progress
 from bench.results import append, replay
 from bench.table import render
@@ -108,9 +108,9 @@ def speedup(
 ) -> Callable[..., Measurement]:
     """Measure a cell and keep it everywhere; a cell that is wrong fails and is not kept."""
 
-    def speedup(cell: Cell, **options: Any) -> Measurement:
+    def speedup(cell: Cell, case: Case | None = None, **options: Any) -> Measurement:
         try:
-            result = measure(cells.case(cell), comm, **options)
+            result = measure(case or cells.case(cell), comm, **options)
         except WrongTraining as wrong:
             record(wrong, "WRONG", [], {})
             pytest.fail(str(wrong), pytrace=False)

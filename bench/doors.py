@@ -1,0 +1,377 @@
+"""Your own model, strategy and data, from files of your own: `--model`, `--strategy`, `--data`.
+
+What the files must hold is on one page, `strategies/YOUR_OWN.md`. What is done with it: the proof
+of `tests/test_yours.py` and the measurement of `bench/test_yours.py`, and nothing else is run.
+
+A pytest plugin of the root conftest. Everything is loaded and tried once, before any test, and the
+ranks agree on what came of it: a mistake is one sentence and the end of the run.
+"""
+
+import importlib.util
+import inspect
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nn import Batch, Model, data
+from nn.data import Dataset
+from strategies import DataParallel, Hybrid, Pipeline, SharedDataParallel, TensorParallel, ZeRO
+
+FILE = "test_yours.py"
+"""The name of the test files that the doors lead to."""
+
+Build = Callable[[Any, Any, Any], Any]
+"""(model, optimizer, comm) -> strategy."""
+
+EXACT: dict[str, Build] = {
+    "DataParallel": DataParallel,
+    "DataParallel-2-buckets": partial(DataParallel, buckets=2),
+    "SharedDataParallel": SharedDataParallel,
+    "ZeRO-1": ZeRO,
+    "ZeRO-2": partial(ZeRO, stage=2),
+    "ZeRO-3": partial(ZeRO, stage=3),
+    "TensorParallel": TensorParallel,
+    "Pipeline": partial(Pipeline, micro_batches=2),
+    "Hybrid": lambda model, optimizer, comm: _hybrid(model, optimizer, comm),
+}
+"""Our strategies that train the weights of plain training: what a model of yours is tried with."""
+
+
+def _hybrid(model: Any, optimizer: Any, comm: Any) -> Hybrid:
+    stages = 1 if comm.size % 2 else 2
+    return Hybrid(model, optimizer, comm, data=comm.size // stages, stages=stages)
+
+
+class DoorError(ValueError):
+    """What is behind a door is not what was expected; a sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Net:
+    """A model, and the rows that it is trained on.
+
+    Attributes:
+        build: dtype -> a new model, each time with the same parameters.
+        rows: x and y to take batches from; by default random rows that fit the model.
+    """
+
+    name: str
+    build: Callable[[str], Any]
+    rows: tuple[Any, NDArray] | None = None
+
+    def batches(self, sizes: Sequence[int], dtype: str = "float64", seed: int = 0) -> list[Batch]:
+        """Global batches of the given sizes, the same on every rank.
+
+        Raises:
+            ValueError: more rows in a batch than there are.
+        """
+        rng = np.random.default_rng(seed)
+        if self.rows is None:
+            model = self.build(dtype)
+            shape, classes = tuple(model.input_shape), _classes(model)
+            return [
+                Batch(rng.standard_normal((n, *shape)).astype(dtype), rng.integers(0, classes, n))
+                for n in sizes
+            ]
+        x, y = self.rows
+        if max(sizes) > len(y):
+            raise ValueError(f"a batch of {max(sizes)} rows, and --data has {len(y)}")
+        return [Batch(x, y, index=rng.permutation(len(y))[:n]) for n in sizes]
+
+
+@dataclass(frozen=True)
+class Yours:
+    """What came through the doors; None where a door was not used."""
+
+    net: Net | None = None
+    strategy: Build | None = None
+    strategy_name: str = ""
+
+    def strategies(self) -> dict[str, Build]:
+        """Yours, or else all of ours that are exact."""
+        return {self.strategy_name: self.strategy} if self.strategy else EXACT
+
+    def nets(self, ours: dict[str, Net]) -> dict[str, Net]:
+        """Yours, or else the given ones of ours."""
+        return {self.net.name: self.net} if self.net else ours
+
+
+YOURS = pytest.StashKey[Yours | None]()
+
+
+def of(config: pytest.Config) -> Yours:
+    """What came through the doors of this run."""
+    return config.stash[YOURS] or Yours()
+
+
+def bounded(build: Build) -> bool:
+    """Whether a strategy can be measured without its messages: `bounded = False` in it says no."""
+    return bool(getattr(getattr(build, "func", build), "bounded", True))
+
+
+# Loading
+
+_FILES = set[str]()
+"""The user's files that were run."""
+
+
+def load_model(door: str, rows: tuple[Any, NDArray] | None = None) -> Net:
+    """The model that `path/to/file.py:factory` makes, tried on two rows.
+
+    Raises:
+        DoorError: no such file or name, or what it gives cannot be trained.
+    """
+    factory, name = _attribute(door, "--model", "factory")
+    if not callable(factory):
+        raise DoorError(
+            f"--model {door}: {name} is {_kind(factory)}; expected a function without arguments "
+            "that returns a model"
+        )
+
+    def build(dtype: str) -> Any:
+        with _blamed(f"--model {door}: {name}()"), _seeded():
+            return _as_model(factory(), dtype, factory, door, rows)
+
+    net = Net(name, build, rows)
+    start, again = (np.array(build("float64").params) for _ in range(2))
+    if start.shape != again.shape or not np.array_equal(start, again):
+        raise DoorError(
+            f"--model {door}: {name}() gives other parameters at each call; expected the same "
+            "ones, since every rank calls it for itself: seed what it draws from"
+        )
+    if not start.size:
+        raise DoorError(f"--model {door}: {name}() has no parameters; expected something to train")
+    with _blamed(f"--model {door}: training on two rows"):
+        (batch,) = net.batches([min(2, len(rows[1]) if rows else 2)])
+        if not np.isfinite(build("float64").gradients(batch)):
+            raise DoorError(f"--model {door}: the loss of the first rows is not finite")
+    return net
+
+
+def load_strategy(door: str) -> tuple[str, Build]:
+    """The class that `path/to/file.py:Class` names, and its name.
+
+    Raises:
+        DoorError: no such file or name, or no class with the methods of a strategy.
+    """
+    strategy, name = _attribute(door, "--strategy", "Class")
+    made = strategy.func if isinstance(strategy, partial) else strategy
+    missing = [m for m in ("step", "weights", "close") if not callable(getattr(made, m, None))]
+    if not inspect.isclass(made) or missing:
+        raise DoorError(
+            f"--strategy {door}: {name} is {_kind(made)}"
+            + (f" without {', '.join(missing)}" if inspect.isclass(made) else "")
+            + "; expected a class with step(batch), weights() and close(), as those that derive "
+            "from strategies.Strategy have"
+        )
+    return name, strategy
+
+
+def load_data(door: str) -> tuple[Any, NDArray]:
+    """Rows x and labels y: of a named set, of a .npz or .mat file, or what a function returns.
+
+    Raises:
+        DoorError: none of these, or x and y make no batches.
+    """
+    with _blamed(f"--data {door}"):
+        rows: Any
+        if _names_python(door):
+            function, _ = _attribute(door, "--data", "function")
+            rows = function() if callable(function) else function
+        elif Path(door).suffix in (".npz", ".mat"):
+            rows = data.load("file", path=door)
+        else:
+            rows = data.load(door)
+        if isinstance(rows, Dataset):
+            rows = rows.x, rows.y
+        if not isinstance(rows, tuple) or len(rows) != 2:
+            raise DoorError(f"--data {door}: got {_kind(rows)}; expected (x, y) or a nn.data set")
+        x, y = rows
+        if not len(Batch(x, y)):
+            raise DoorError(f"--data {door}: no rows; expected at least one")
+        return x, np.asarray(y)
+
+
+def _names_python(door: str) -> bool:
+    return ".py:" in door or door.endswith(".py")
+
+
+def _attribute(door: str, option: str, what: str) -> tuple[Any, str]:
+    """What `door`, path/to/file.py:name, names; and the name."""
+    path, _, name = door.rpartition(":")
+    if not path or not name.isidentifier():
+        raise DoorError(f"{option} {door}: expected path/to/file.py:{what}")
+    if not Path(path).is_file():
+        raise DoorError(f"{option} {door}: there is no file {path} in {Path.cwd()}")
+    module = _module(Path(path).resolve(), option, door)
+    if not hasattr(module, name):
+        names = [n for n in vars(module) if not n.startswith("_")]
+        close = get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"
+        raise DoorError(f"{option} {door}: {path} defines no {name}; {hint}")
+    return getattr(module, name), name
+
+
+def _module(path: Path, option: str, door: str) -> ModuleType:
+    """A file as a module; one file is run once, whichever doors name it."""
+    name = f"yours_{path.stem}"
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise DoorError(f"{option} {door}: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    _FILES.add(str(path))
+    sys.modules[name] = module  # dataclasses and pickles look their module up
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # it may import its neighbours
+    with _blamed(f"{option} {door}: importing {path}"):
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return module
+
+
+@contextmanager
+def _blamed(place: str) -> Iterator[None]:
+    """Errors of the user's code become a sentence that says whose they are, and where."""
+    try:
+        yield
+    except DoorError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = traceback.extract_tb(error.__traceback__)
+        theirs = [line for line in lines if line.filename in _FILES]
+        at = f" at {Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else ""
+        raise DoorError(f"{place} raised {type(error).__name__}{at}: {error}") from error
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """The same draws in every call; what the generators were at comes back."""
+    state = np.random.get_state()  # noqa: NPY002  # the user's code may draw from it
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        if torch := sys.modules.get("torch"):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                yield
+        else:
+            yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def _as_model(made: Any, dtype: str, factory: Any, door: str, rows: Any) -> Model:
+    """A model of that dtype with the same parameters; torch modules are wrapped."""
+    torch = sys.modules.get("torch")  # whoever makes a module has imported it
+    if torch and isinstance(made, torch.nn.Module):
+        return _wrapped(made, dtype, _input_shape(made, factory, rows), door)
+    if not isinstance(made, Model):
+        raise DoorError(
+            f"--model {door}: it returned {_kind(made)}; expected a nn.Model, a TorchModel or a "
+            "torch.nn.Module"
+        )
+    if str(made.dtype) == dtype:
+        return made
+    if hasattr(made, "module"):  # torch's buffers have a dtype too
+        return _wrapped(made.module, dtype, made.input_shape, door)
+    params = made.params.astype(dtype)
+    made.bind(params, np.zeros_like(params))
+    return made
+
+
+def _wrapped(module: Any, dtype: str, input_shape: Any, door: str) -> Model:
+    from nn.torch_model import TorchModel  # torch takes a second to import
+
+    return TorchModel(module, dtype=dtype, seed=None, input_shape=input_shape)
+
+
+def _input_shape(module: Any, factory: Any, rows: Any) -> tuple[int, ...] | None:
+    """What the factory or the module says of its rows, or what the rows are."""
+    for one in (factory, module):
+        if (shape := getattr(one, "input_shape", None)) is not None:
+            return tuple(shape)
+    return tuple(rows[0].shape[1:]) if rows else None
+
+
+def _kind(value: Any) -> str:
+    """What something is, in words."""
+    if inspect.isclass(value):
+        return "a class"
+    if inspect.isfunction(value):
+        return "a function"
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def _classes(model: Any) -> int:
+    return math.prod(model.row_shape(len(model.layers)))
+
+
+# The plugin
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("lockstep: your own (see strategies/YOUR_OWN.md)")
+    group.addoption("--model", metavar="FILE.py:FACTORY", help="a function that returns your model")
+    group.addoption("--strategy", metavar="FILE.py:CLASS", help="your strategy")
+    group.addoption(
+        "--data",
+        metavar="WHAT",
+        help="rows for your model: a name of nn.data, a .npz or .mat file, FILE.py:FUNCTION; "
+        "by default random rows of its input shape",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Load and try what is behind the doors. The ranks agree on it: all go on, or none."""
+    config.stash[YOURS], problem = None, ""
+    model, strategy, rows = (config.getoption(f"--{d}") for d in ("model", "strategy", "data"))
+    if not (model or strategy or rows):
+        return
+    try:
+        config.stash[YOURS] = _load(model, strategy, rows)
+    except DoorError as error:
+        problem = str(error)
+    ranks: Any = config.pluginmanager.get_plugin("ranks")
+    answers = ranks.meeting.exchange("your own files", {"problem": problem}, ranks.deadline)
+    problems = {rank: answer["problem"] for rank, answer in answers.items() if answer["problem"]}
+    if problems:
+        rank, said = min(problems.items())
+        alone = "" if len(problems) == len(answers) else f" (on rank {rank}, not on all)"
+        # One sentence, not one from every rank.
+        raise pytest.UsageError(*([said + alone] if ranks.control.rank == 0 else []))
+
+
+def _load(model: str | None, strategy: str | None, rows: str | None) -> Yours:
+    if rows and not model:
+        raise DoorError("--data is for a model of yours: expected --model too")
+    loaded = load_data(rows) if rows else None
+    net = load_model(model, loaded) if model else None
+    name, build = load_strategy(strategy) if strategy else ("", None)
+    return Yours(net, build, name)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With an open door only what is behind it runs, and else never."""
+    if not collection_path.is_file() or collection_path.name == "conftest.py":
+        return None
+    if (config.stash.get(YOURS, None) is None) == (collection_path.name == FILE):
+        return True
+    return None

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nn.layers import Layer, Shape
+from nn.torch_batch_norm import SyncBatchNorm
 
 NUMBERS_OF_ROWS = (torch.nn.Embedding, torch.nn.EmbeddingBag)
 """Modules that take whole numbers; rows come as floats, which hold them exactly up to 2**24."""
@@ -22,6 +24,8 @@ class TorchLayer(Layer):
     Gradients come from `torch.autograd.grad`, never through `.grad`: a `zero_grad()` that sets
     `.grad` to None would silently cut a view off. A parameter that the output does not depend on
     has a gradient of 0.
+
+    Runs in training mode, but for `row_shape` and where the module is in evaluation mode.
 
     On the device "cpu" the module computes in the very memory that `bind` is given. On others it
     keeps a copy of its parameters, refreshed before each forward: what strategies exchange and
@@ -42,22 +46,36 @@ class TorchLayer(Layer):
         compute: torch.dtype | None = None,
     ):
         self.device, self.compute = torch.device(device), compute
-        self.module = module.to(self.device)
+        self.module = module.to(self.device).train()
         self._weights = list(module.parameters())
         self.shapes = tuple(tuple(weight.shape) for weight in self._weights)
         first = next((m for m in module.modules() if not any(m.children())), module)
         self._whole_numbers = isinstance(first, NUMBERS_OF_ROWS)
+        self.norms: list[Any] = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+        for norm in self.norms:
+            if not hasattr(norm, "seen"):
+                norm.seen = np.zeros(1)  # rows since the last gather
+        self._collective = any(isinstance(m, SyncBatchNorm) for m in module.modules())
+        self._tried = False
         self._row_shapes: dict[Shape, Shape] = {}
         self._host_weights: list[torch.Tensor] = []
         self._host_grads: list[torch.Tensor] = []
 
     def __copy__(self):
-        twin = TorchLayer(copy.deepcopy(self.module), self.device, self.compute)
+        """With the same parameters' values, and the very same running statistics of batch norm."""
+        shared = [*self.module.buffers(), *(norm.seen for norm in self.norms)]
+        module = copy.deepcopy(self.module, {id(each): each for each in shared})
+        twin = TorchLayer(module, self.device, self.compute)
         twin._row_shapes = self._row_shapes
         return twin
 
-    def bind(self, params, grads):
-        views: list[list[Any]] = [[], []]
+    def joined(self, others: Sequence["TorchLayer"]) -> "TorchLayer":
+        """This layer and those that follow it as one, of which torch builds one graph."""
+        modules = [layer.module for layer in (self, *others)]
+        return TorchLayer(torch.nn.Sequential(*modules), self.device, self.compute)
+
+    def bind(self, params: NDArray, grads: NDArray) -> None:
+        views: list[list[NDArray]] = [[], []]
         for vector, parts in zip((params, grads), views):
             at = 0
             for shape in self.shapes:
@@ -76,8 +94,8 @@ class TorchLayer(Layer):
         """Found by a forward of two rows of zeros, not in training.
 
         Raises:
-            ValueError: the module fails on such rows, or does not return one tensor with a row
-                for each.
+            ValueError: the module fails on such rows, or does not return one tensor with a row,
+                or a number of rows (as a language model's logits have), for each.
         """
         if shape not in self._row_shapes:
             self._row_shapes[shape] = self._try(shape)
@@ -93,10 +111,11 @@ class TorchLayer(Layer):
             raise ValueError(f"{self} cannot take rows of shape {shape}: {error}") from error
         finally:
             self.module.train(training)
-        if not isinstance(y, torch.Tensor) or not y.ndim or len(y) != 2:
+        if not isinstance(y, torch.Tensor) or not y.ndim or not len(y) or len(y) % 2:
             what = f"shape {tuple(y.shape)}" if isinstance(y, torch.Tensor) else type(y).__name__
             raise ValueError(
-                f"{self} makes {what} of two rows: expected one tensor with a row for each"
+                f"{self} makes {what} of two rows: expected one tensor with a row for each, or "
+                "as many rows for either"
             )
         return tuple(y.shape[1:])
 
@@ -124,19 +143,59 @@ class TorchLayer(Layer):
             return self.module(x)
 
     def forward(self, x):
+        if not len(x) and not self._collective:  # some modules do not take 0 rows
+            return np.empty((0, *self.row_shape(x.shape[1:])), x.dtype), (x, None)
         leaf = self._enter(x)
         if leaf.is_floating_point():
             leaf.requires_grad_()
-        y = self._run(leaf)
+        if self.module.training:
+            y = self._run(leaf) if self._tried else self._run_first(leaf)
+            for norm in self.norms:
+                norm.seen += len(x)
+        else:
+            y = self._run(leaf)
         return y.detach().to("cpu", getattr(torch, x.dtype.name)).numpy(), (leaf, y)
+
+    def _run_first(self, x: torch.Tensor) -> Any:
+        """Refuse what would make the result depend on how rows are split, once it shows.
+
+        Raises:
+            ValueError: the module draws random numbers, or keeps statistics of rows.
+        """
+        self._tried = True
+        before = self._hidden_state()
+        y = self._run(x)
+        after = self._hidden_state()
+        changed = [name for name in after if after[name] != before.get(name)]
+        if changed:
+            raise ValueError(
+                f"{self} changes {', '.join(changed)} as it computes, which depends on how rows "
+                "are split; among such modules torch.nn.Dropout and BatchNorm1d to 3d can be used"
+            )
+        return y
+
+    def _hidden_state(self) -> dict[str, Any]:
+        """Torch's generator, and buffers but those of batch norm: how often they were written."""
+        known = {id(buffer) for norm in self.norms for buffer in norm.buffers()}
+        generator = torch.cuda if self.device.type == "cuda" else torch
+        state = {"torch's random generator": generator.get_rng_state().numpy().tobytes()}
+        for name, buffer in self.module.named_buffers():
+            if id(buffer) not in known:
+                state[name] = id(buffer), buffer._version
+        return state
 
     def backward(self, dy, ctx, need_dx=True, add=False):
         leaf, y = ctx
+        if y is None:
+            if not add:
+                for view in self._host_grads:
+                    view.zero_()
+            return np.zeros_like(leaf) if need_dx else None
         need_dx = need_dx and leaf.requires_grad
         wanted = [leaf] * need_dx + self._weights
-        if not wanted:
+        if not wanted or not y.requires_grad:
             return None
-        found: Sequence[torch.Tensor | None] = torch.autograd.grad(
+        found = torch.autograd.grad(
             y, wanted, torch.from_numpy(dy).contiguous().to(y), allow_unused=True
         )
         for view, gradient in zip(self._host_grads, found[need_dx:]):

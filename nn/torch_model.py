@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from nn.arguments import whole
 from nn.batch import Batch
+from nn.dropout import rows_of
 from nn.layers import Shape
 from nn.loss import cross_entropy
 from nn.model import DTYPES, Model, as_rows
+from nn.torch_batch_norm import synchronise
+from nn.torch_dropout import replace_dropout
 from nn.torch_layer import TorchLayer
 
 Modules = torch.nn.Module | Sequence[torch.nn.Module]
@@ -44,6 +47,12 @@ class TorchModel(Model):
         input_shape: of one row, e.g. (1, 28, 28); a Linear first layer knows its own. Batches may
             hold the rows flattened.
         params: values to begin with instead of drawn ones, a flat vector; copied.
+        clock: the optimizer that the strategy is given, which counts the steps. Needed for
+            dropout, whose masks are a function of seed, step, row and unit: the same on however
+            many ranks and micro-batches. It may be set later: `model.clock = optimizer`.
+        sync_batch_norm: a communicator, that of a data-parallel strategy, over whose ranks batch
+            norm takes mean and variance: the same as over the whole batch in one process. By
+            default each rank (and micro-batch) takes its own; see also `gather_statistics`.
         compute: "bfloat16" computes in mixed precision (torch.autocast): parameters, gradients
             and what is sent stay in `dtype`, which must be float32.
 
@@ -62,6 +71,8 @@ class TorchModel(Model):
         seed: int | None = 0,
         input_shape: Shape | None = None,
         params: NDArray | None = None,
+        clock: Any = None,
+        sync_batch_norm: Any = None,
         compute: str | None = None,
     ):
         if seed is not None:
@@ -84,6 +95,10 @@ class TorchModel(Model):
                 _draw(net, seed)
             values = [weight.detach().numpy().ravel() for weight in net.parameters()]
             params = np.concatenate([np.empty(0, dtype), *values])
+        self.clock, self.sync_batch_norm = clock, sync_batch_norm
+        replace_dropout(net, seed or 0, lambda: self._step())
+        if sync_batch_norm:
+            synchronise(net, sync_batch_norm)
         precision = torch.bfloat16 if compute else None
         self._whole = TorchLayer(net, where, precision)
         """All layers as one: torch then builds one graph, which costs less than one a layer."""
@@ -93,6 +108,14 @@ class TorchModel(Model):
             input_shape=_input_shape(net) if input_shape is None else input_shape,
             params=params,
         )
+
+    def _step(self) -> int:
+        if self.clock is None:
+            raise ValueError(
+                "dropout needs to know the step: TorchModel(..., clock=optimizer) with the "
+                "optimizer that the strategy is given"
+            )
+        return self.clock.steps
 
     @property
     def module(self) -> torch.nn.Sequential:
@@ -119,27 +142,20 @@ class TorchModel(Model):
         if len(contexts) == len(self.layers):
             return super().backward(dy, contexts, need_dx, add, ready)
         dx = self._whole.backward(dy, contexts[0], need_dx, add)
-        self._all_ready(ready)
+        for i in reversed(range(len(self.layers))):
+            if ready:
+                ready(i)
         return dx
 
     def gradients(
         self, batch: Batch, add: bool = False, ready: Callable[[int], None] | None = None
     ) -> float:
-        if not len(batch):  # some of torch's modules do not take 0 rows
-            if not add:
-                self.grads[:] = 0
-            self._all_ready(ready)
-            return 0.0
-        # Layer by layer only for who wants to hear of each.
-        logits, contexts = (super().forward if ready else self.forward)(batch.x)
+        with rows_of(batch):
+            # Layer by layer only for who wants to hear of each.
+            logits, contexts = (super().forward if ready else self.forward)(batch.x)
         loss, dlogits = cross_entropy(logits, batch.y, batch.rows)
         self.backward(dlogits, contexts, add=add, ready=ready)
         return float(loss)
-
-    def _all_ready(self, ready: Callable[[int], None] | None) -> None:
-        if ready:
-            for i in reversed(range(len(self.layers))):
-                ready(i)
 
     def predict(self, x: NDArray, rows: int = 1024) -> NDArray:
         """As `nn.Model.predict`, with the modules in evaluation mode."""
@@ -149,6 +165,58 @@ class TorchModel(Model):
                 return super().predict(x, rows)
         finally:
             self.module.train()
+
+    def gather_statistics(self, comm: Any) -> None:
+        """Give every rank the running statistics of batch norm over all ranks. Collective.
+
+        Each rank's statistics are of the rows that it computed on; here they become their mean,
+        weighted by the number of rows since they were gathered last. Call it, on the model that
+        the strategy was given, where weights are fetched, before `predict` or `statistics`.
+
+        Args:
+            comm: the communicator of the strategy.
+        """
+        for norm in self._whole.norms:
+            if not norm.track_running_stats:
+                continue
+            buffers = list(norm.buffers())
+            own = np.concatenate(
+                [norm.seen, *(b.cpu().numpy().ravel() * norm.seen for b in buffers)]
+            )
+            total = np.empty_like(own)
+            comm.Allreduce(own, total)
+            rows, mean = total[0], total[1:]
+            norm.seen[:] = 0
+            at = 0
+            for buffer in buffers if rows else ():
+                value = mean[at : at + buffer.numel()] / rows
+                at += buffer.numel()
+                if not buffer.is_floating_point():
+                    value = value.round()
+                buffer.copy_(torch.from_numpy(value).view_as(buffer))
+
+    def statistics(self) -> dict[str, NDArray]:
+        """Running statistics of batch norm, name -> a copy. See `gather_statistics`."""
+        return {name: buffer.cpu().numpy().copy() for name, buffer in self._statistics()}
+
+    def load_statistics(self, statistics: dict[str, NDArray]) -> None:
+        """Go on from what `statistics` returned.
+
+        Raises:
+            ValueError: it is of another model; nothing is changed then.
+        """
+        own = dict(self._statistics())
+        shapes = {name: tuple(np.shape(value)) for name, value in statistics.items()}
+        if shapes != {name: tuple(buffer.shape) for name, buffer in own.items()}:
+            raise ValueError(f"statistics of {sorted(shapes)}: expected {sorted(own)}")
+        for name, buffer in own.items():
+            buffer.copy_(torch.from_numpy(np.asarray(statistics[name])))
+
+    def _statistics(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, module in self.module.named_modules():
+            if module in self._whole.norms:
+                for kind, buffer in module.named_buffers():
+                    yield f"{name}.{kind}", buffer
 
 
 def devices() -> list[str]:

@@ -1,5 +1,6 @@
 """Where to cut a net into stages, so that all take about as long."""
 
+import copy
 import operator
 import time
 from collections.abc import Iterable, Sequence
@@ -8,6 +9,8 @@ from itertools import accumulate
 import numpy as np
 from mpi4py import MPI
 
+from nn.batch import Batch
+from nn.dropout import rows_of
 from nn.model import Model
 
 
@@ -68,12 +71,15 @@ def layer_costs(model: Model, rows: int = 32, rounds: int = 3) -> list[float]:
     Rows of zeros, which are also word numbers: a first layer may take no other numbers.
     """
     costs = [float("inf")] * len(model.layers)
+    batch = Batch(np.empty((rows, 0)), np.zeros(rows, np.intp))
     for _ in range(rounds):
         x = np.zeros((rows, *model.input_shape), model.dtype)
-        for i, layer in enumerate(model.layers):
-            begin = time.perf_counter()
-            y, ctx = layer.forward(x)
-            forward = time.perf_counter() - begin
+        for i, original in enumerate(model.layers):
+            layer = copy.deepcopy(original)  # layers may keep statistics of rows
+            with rows_of(batch):
+                begin = time.perf_counter()
+                y, ctx = layer.forward(x)
+                forward = time.perf_counter() - begin
             dy = np.ones_like(y)
             begin = time.perf_counter()
             layer.backward(dy, ctx, need_dx=i > 0)

@@ -48,7 +48,10 @@ def take(full: NDArray, layout: Layout) -> NDArray:
 
 def unsplit(stage: Model, need_dx: bool) -> tuple[list[Layer], Layout]:
     """A stage's layers as they are, of its parameters all."""
-    return [copy.copy(layer) for layer in stage.layers], [Block(0, (stage.offsets[-1],))]
+    layers = [copy.copy(layer) for layer in stage.layers]
+    if hasattr(layers[0], "joined"):  # torch's cost less as one
+        layers = [layers[0].joined(layers[1:])]
+    return layers, [Block(0, (stage.offsets[-1],))]
 
 
 def part_of(model: Model, layers: list[Layer], layout: Layout) -> Model:
@@ -59,6 +62,15 @@ def part_of(model: Model, layers: list[Layer], layout: Layout) -> Model:
         input_shape=model.input_shape,
         params=take(model.params, layout),
     )
+
+
+def refuse_synchronised(model: Model) -> None:
+    """Raises ValueError: the model's batch norm waits for ranks that do not compute it."""
+    if getattr(model, "sync_batch_norm", None):
+        raise ValueError(
+            "sync_batch_norm=... is for strategies whose ranks all compute every layer, each on "
+            "its rows: DataParallel, SharedDataParallel, ZeRO"
+        )
 
 
 class Sharded(Strategy):

@@ -7,11 +7,12 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from nn.batch import Batch
+from nn.dropout import rows_of
 from nn.layers import Layer, Shape
 from nn.loss import cross_entropy
 from nn.model import Model
 from strategies import balance, features
-from strategies.layout import Layout, Sharded, part_of, unsplit
+from strategies.layout import Layout, Sharded, part_of, refuse_synchronised, unsplit
 from strategies.schedules import Op, schedule
 
 Split = Callable[[Model, bool], tuple[list[Layer], Layout]]
@@ -101,6 +102,7 @@ class Plan:
         cuts: str | Sequence[int],
         chunks: int | None,
     ):
+        refuse_synchronised(model)
         if chunks is None:
             chunks = 2 if name == "interleaved" else 1
         self.schedule = schedule(name, ranks, micro_batches, chunks)
@@ -170,7 +172,8 @@ class Staged:
             part = self._stages[stage]
             if op.kind == "F":
                 x = post.fetch(op) if stage > 0 else parts[i].x
-                y, self.live[stage, i] = part.forward(x)
+                with rows_of(parts[i]):
+                    y, self.live[stage, i] = part.forward(x)
                 if stage < self._last:
                     post.deliver(Op("F", stage + 1, i), y)
                 else:

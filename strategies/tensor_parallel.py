@@ -8,11 +8,19 @@ import numpy as np
 from mpi4py import MPI
 
 from nn.batch import Batch, bounds
+from nn.dropout import rows_of
 from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Sigmoid, Tanh
 from nn.model import Model
 from nn.residual import Residual
 from strategies import features
-from strategies.layout import EVERYTHING, Block, Layout, Sharded, part_of
+from strategies.layout import (
+    EVERYTHING,
+    Block,
+    Layout,
+    Sharded,
+    part_of,
+    refuse_synchronised,
+)
 
 EACH_FEATURE_ALONE = (ReLU, Sigmoid, Tanh, MaxPool2d)
 """Layers that do not mind how features or channels are split."""
@@ -35,12 +43,14 @@ class TensorParallel(Sharded):
 
     def __init__(self, model: Model, optimizer, comm: MPI.Intracomm):
         super().__init__(model, optimizer, comm)
+        refuse_synchronised(model)
         layers, _ = split(model, comm, comm.rank, need_dx=False)
         self.layouts = [split(model, comm, rank, False)[1] for rank in range(comm.size)]
         self.model = part_of(model, layers, self.layouts[comm.rank])
 
     def gradients(self, batch: Batch) -> float:
-        return self.model.gradients(batch)  # the same loss on every rank: there is none to reduce
+        with rows_of(batch):
+            return self.model.gradients(batch)  # the same loss on every rank: none to reduce
 
 
 def split(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nn.arguments import whole
 from nn.batch import Batch, bounds
+from nn.dropout import rows_of
 from nn.loss import cross_entropy
 from nn.model import Model, as_rows
 from strategies.layout import Block, Sharded
@@ -78,10 +79,11 @@ class ZeRO(Sharded):
         shard = batch.shard(self.comm.rank, self.comm.size)
         x = as_rows(shard.x, self._input_shape, self._params.dtype)
         contexts = []
-        for i, layer in enumerate(self._layers):
-            self._gather(i)
-            x, ctx = layer.forward(x)
-            contexts.append(ctx)
+        with rows_of(shard):
+            for i, layer in enumerate(self._layers):
+                self._gather(i)
+                x, ctx = layer.forward(x)
+                contexts.append(ctx)
         loss, dy = cross_entropy(x, shard.y, shard.rows)
         for i in reversed(range(len(self._layers))):
             self._gather(i)

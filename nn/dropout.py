@@ -1,0 +1,61 @@
+"""Dropout masks that do not depend on how a batch is split over ranks and micro-batches."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nn.batch import Batch
+
+_rows: ContextVar[NDArray | None] = ContextVar("rows", default=None)
+
+
+@contextmanager
+def rows_of(batch: Batch) -> Iterator[None]:
+    """While forwards of the rows that `batch` holds run: masks belong to these rows.
+
+    A row is known by its place in the data that the batch was made of, which splitting the batch
+    does not change.
+    """
+    rows = batch._rows
+    numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+    token = _rows.set(numbers)
+    try:
+        yield
+    finally:
+        _rows.reset(token)
+
+
+def mask(p: float, key: Sequence[int], units: int) -> NDArray[np.bool_]:
+    """Which units are kept, (rows, units), each with probability 1 - p.
+
+    A hash of key, row and unit: counters taken through the finalizer of SplitMix64 (Steele, Lea,
+    Flood, "Fast splittable pseudorandom number generators", 2014, figure 14).
+
+    Args:
+        p: probability of dropping, 0 <= p < 1.
+        key: numbers such as seed, layer and step, all of which matter.
+
+    Raises:
+        ValueError: no rows are known: the forward is not within `rows_of`.
+    """
+    rows = _rows.get()
+    if rows is None:
+        raise ValueError("dropout in training outside of rows_of(batch): whose masks are they?")
+    state = np.zeros(1, np.uint64)
+    for number in key:
+        state = _mix(state + np.array([number + 1], np.uint64) * _GAMMA)
+    state = _mix(state + rows.astype(np.uint64) * _GAMMA)
+    hashes = _mix(state[:, None] + np.arange(1, units + 1, dtype=np.uint64) * _GAMMA)
+    return hashes >= np.uint64(int(p * 2**64))
+
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,92 @@
+"""Batch norm over the rows of all ranks."""
+
+from typing import Any
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all ranks, on each of them. So is its gradient: all ranks' losses depend on it.
+
+    That is the gradient of the sum of the ranks' losses, which is the loss.
+    """
+
+    @staticmethod
+    def forward(ctx, x, comm):
+        ctx.comm = comm
+        return _sum(x, comm)
+
+    @staticmethod
+    def backward(ctx, dy):
+        return _sum(dy, ctx.comm), None
+
+
+def _sum(x: torch.Tensor, comm: Any) -> torch.Tensor:
+    own = x.detach().cpu().contiguous().numpy()
+    total = torch.empty_like(x, device="cpu", memory_format=torch.contiguous_format)
+    comm.Allreduce(own, total.numpy())
+    return total.to(x.device)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm whose mean and variance are those of the rows of all ranks together.
+
+    Ioffe and Szegedy, "Batch normalization" (2015), algorithm 1, over the whole batch, however it
+    is split over the ranks: two sums of one number a channel forward, and two backward.
+
+    Args:
+        norm: the batch norm that it replaces, whose parameters and statistics it takes over.
+        comm: anything with `Allreduce(send, receive)` of numpy arrays, a sum.
+    """
+
+    def __init__(self, norm: _BatchNorm, comm: Any):
+        super().__init__(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+        )
+        for name, tensor in [*norm.named_parameters(), *norm.named_buffers()]:
+            setattr(self, name, tensor)
+        # A function is not copied with the module, and nor is then the communicator in it.
+        self.sum = lambda x: _Sum.apply(x, comm)
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        """Any dimension will do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        dims = [0, *range(2, x.ndim)]
+        channels = [1, -1] + [1] * (x.ndim - 2)
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        total = self.sum(torch.cat([x.sum(dims), count]))
+        n = total[-1].detach()
+        if n < 2:
+            raise ValueError("batch norm in training of one value a channel: expected more")
+        mean = total[:-1] / n
+        centred = x - mean.view(channels)
+        variance = self.sum((centred**2).sum(dims)) / n
+        y = centred * torch.rsqrt(variance + self.eps).view(channels)
+        if self.track_running_stats:
+            self._track(mean.detach(), (variance * n / (n - 1)).detach())
+        return y * self.weight.view(channels) + self.bias.view(channels) if self.affine else y
+
+    def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        running_mean, running_variance, batches = self.buffers()
+        batches += 1
+        part = 1 / float(batches) if self.momentum is None else self.momentum
+        running_mean.lerp_(mean, part)
+        running_variance.lerp_(variance, part)
+
+
+def synchronise(net: torch.nn.Module, comm: Any) -> None:
+    """Put `SyncBatchNorm` in the place of every batch norm in `net`.
+
+    Raises:
+        TypeError: comm has no `Allreduce`.
+    """
+    if not callable(getattr(comm, "Allreduce", None)):
+        raise TypeError(f"sync_batch_norm={comm!r}: expected the communicator of the strategy")
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, SyncBatchNorm(child, comm))

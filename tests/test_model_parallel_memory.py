@@ -133,16 +133,17 @@ def memory_of(contexts) -> dict[int, int]:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_live_activations_of_a_pipeline(comm, workers, schedule):
-    """A live micro-batch keeps the input of its stage and what each Tanh made of it.
+    """A live micro-batch keeps the input of its stage and what each of its Tanhs made of it.
 
     (A Linear keeps its input, which is the output of the Tanh before it: one array for both.)
     1F1B keeps min(m, P - rank) micro-batches where GPipe keeps all m.
     """
-    m, rows, width = 6, 2, 5
-    net = mlp([width] * 9, "tanh", "float64", seed=1)  # 15 layers: Linear and Tanh in turn
-    cuts = {1: [], 2: [8], 3: [4, 8], 4: [4, 8, 12]}[workers]
-    if schedule == "interleaved":
-        cuts = {1: [8], 2: [4, 8, 12], 3: [2, 4, 6, 8, 12], 4: [2, 4, 6, 8, 10, 12, 14]}[workers]
+    m, rows, width, tanhs = 6, 2, 5, 2
+    chunks = 2 if schedule == "interleaved" else 1
+    stages = chunks * workers
+    # Linear and Tanh in turn, as many in every stage; the last has one more Linear.
+    net = mlp([width] * (tanhs * stages + 2), "tanh", "float64", seed=1)
+    cuts = [2 * tanhs * stage for stage in range(1, stages)]
     parallel = Pipeline(net, SGD(0.1), comm, m, schedule, cuts)
     (batch,) = random_batches(net, m * rows, steps=1)
     data = memory_of(batch.x).keys()
@@ -164,11 +165,10 @@ def test_live_activations_of_a_pipeline(comm, workers, schedule):
         "interleaved": min(2 * m, 2 * workers - comm.rank),
     }[schedule]
     assert most_contexts == expected
-    if schedule != "interleaved":  # whose two stages a rank are not of one size here
-        lo, hi = [0, *cuts, 15][comm.rank : comm.rank + 2]
-        tanhs = (hi - lo) // 2
-        arrays = tanhs + (comm.rank > 0)  # the first stage looks at the data itself
-        assert most_bytes == expected * arrays * rows * width * 8
+    # The input of a stage is one array more where it came from another rank: not in the first
+    # stage, which has its share of rank 0's contexts, and not on a single rank.
+    received = expected - (expected // chunks if comm.rank == 0 else 0) if workers > 1 else 0
+    assert most_bytes == (expected * tanhs + received) * rows * width * 8
 
 
 WIDE = 256
@@ -239,14 +239,51 @@ def test_peak_of_tensor_parallel(comm, workers):
     assert_peak(peak, 3 * (DEPTH // 2) * (column + row), contexts, ROWS)
 
 
-@pytest.mark.parametrize("schedule", ["naive", "gpipe", "1f1b"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.workers(2)
 def test_peak_of_pipeline(comm, schedule):
     """Half of the layers, and the product of one weight gradient before it is added to the sum."""
     m = 4
-    live = {"naive": 1, "gpipe": m, "1f1b": min(m, 2 - comm.rank)}[schedule]
-    peak = peak_of_a_step(
-        lambda model: Pipeline(model, momentum(), comm, m, schedule, cuts=[DEPTH])
-    )
+    live = {
+        "naive": 1,
+        "gpipe": m,
+        "1f1b": min(m, 2 - comm.rank),
+        "interleaved": min(2 * m, 4 - comm.rank) / 2,  # of half of the rank's layers each
+    }[schedule]
+    cuts, ahead = [DEPTH], 0
+    if schedule == "interleaved":
+        cuts = [DEPTH // 2, DEPTH, 3 * DEPTH // 2]
+        ahead = 2  # gradients under way: one rank may be 2P - 1 backwards before another, not P - 1
+    peak = peak_of_a_step(lambda model: Pipeline(model, momentum(), comm, m, schedule, cuts))
     kept = 3 * DEPTH // 2 * LAYER
-    assert_peak(peak, kept, live * (DEPTH // 2), ROWS // m, passing=WIDE * WIDE)
+    assert_peak(peak, kept, live * (DEPTH // 2) + ahead, ROWS // m, passing=WIDE * WIDE)
+
+
+@pytest.mark.parametrize(
+    ("workers", "grid"),
+    [
+        (2, (2, 1, 1)),
+        (2, (1, 2, 1)),
+        (2, (1, 1, 2)),
+        (4, (2, 2, 1)),
+        (4, (2, 1, 2)),
+        (4, (1, 2, 2)),
+    ],
+)
+def test_peak_of_hybrid(comm, workers, grid):
+    """Rows are divided by the first side of the grid, layers by the second, neurons by the third.
+
+    A pair of Linears keeps its input whole and its middle in parts; the first input is the data.
+    """
+    data, stages, tensor = grid
+    m, part = 2, WIDE // tensor
+    live = min(m, stages - comm.rank // tensor % stages)
+    pairs = DEPTH // 2 // stages
+    column, row = part * (WIDE + 1), WIDE * part + WIDE
+    cuts = [DEPTH] if stages == 2 else []
+    peak = peak_of_a_step(
+        lambda model: Hybrid(model, momentum(), comm, *grid, micro_batches=m, cuts=cuts)
+    )
+    contexts = live * (pairs - (stages == 1) + pairs / tensor)
+    kept = 3 * pairs * (column + row) + LINE
+    assert_peak(peak, kept, contexts, ROWS // data // m, passing=WIDE * part)

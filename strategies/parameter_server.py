@@ -41,11 +41,17 @@ class ParameterServer(Strategy):
             were the weights of that worker at that clock. Weights are a function of it.
 
     Raises:
-        TypeError, ValueError: staleness is not a whole number of at least 0.
+        TypeError, ValueError: staleness is not a whole number of at least 0; or a communicator
+            that is not MPI's, which alone has messages from whoever is first.
     """
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm, staleness: int = 0):
         super().__init__(model, optimizer, comm)
+        if not isinstance(comm, MPI.Intracomm):
+            raise TypeError(
+                f"comm is {comm!r}: a server takes messages from whoever is first, expected an "
+                "MPI intracommunicator"
+            )
         self.staleness = whole("staleness", staleness, 0)
         self.log: list[tuple[int, int, int]] = []
         self._pushed: list[deque[NDArray]] = [deque() for _ in range(comm.size - 1)]

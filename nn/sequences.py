@@ -1,0 +1,60 @@
+"""Batches of token sequences, in which every token but the first is a label."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nn.batch import Batch
+
+
+class Sequences(Batch):
+    """The batch for a language model: each row a sequence, each of its tokens to be predicted.
+
+    It is sharded by rows, as any batch; the loss is the mean over all labels of the global batch,
+    which are `length` for each row: `rows` counts these. A model for it makes logits of shape
+    (rows * length, vocabulary), such as "gpt2" of `nn.torch_zoo`.
+
+    Args:
+        tokens: (n, length + 1) whole numbers. Tokens 0 to length - 1 are inputs, and 1 to length
+            what comes next. Kept as it is, and read lazily, like x of a Batch.
+        index: rows that form the batch, as for a Batch.
+
+    Raises:
+        ValueError: tokens that are no matrix of whole numbers with two columns or more, or an
+            index as for a Batch.
+    """
+
+    def __init__(self, tokens: NDArray, index: Sequence[int] | NDArray | None = None):
+        tokens = tokens if hasattr(tokens, "shape") else np.asarray(tokens)
+        whole = np.issubdtype(tokens.dtype, np.integer)
+        if tokens.ndim != 2 or tokens.shape[1] < 2 or not whole:
+            raise ValueError(
+                f"tokens are {tokens.dtype} of shape {tuple(tokens.shape)}: expected whole "
+                "numbers, a row for each sequence, with two tokens or more"
+            )
+        super().__init__(tokens, tokens[:, -1], index)
+        self.length = tokens.shape[1] - 1
+        """Labels in each row."""
+        self.rows = len(self) * self.length
+
+    @property
+    def x(self) -> NDArray:
+        """Inputs of the rows held, (len(self), length)."""
+        return super().x[:, :-1]
+
+    @property
+    def y(self) -> NDArray:
+        """Labels of the rows held, (len(self) * length,)."""
+        return super().x[:, 1:].ravel()
+
+    def shard(self, k: int, n: int) -> "Sequences":
+        part = copy.copy(self)
+        part._rows = super().shard(k, n)._rows
+        return part
+
+    def alone(self) -> "Sequences":
+        own = self.shard(0, 1)
+        own.rows = max(len(own) * self.length, 1)
+        return own

@@ -1,0 +1,280 @@
+"""Torch nets by name, each a `torch.nn.Sequential` of layers, so that a pipeline can cut it.
+
+Sizes are those of 32x32 images (CIFAR-10) where a net was published for larger ones: the first
+layer, and what it halves, then keep their resolution.
+
+Where a net has norm layers, `norm` chooses them:
+    "group": GroupNorm (Wu and He, Group normalization, ECCV 2018): each row by itself, so training
+        does not depend on how a batch is split. Of up to 8 groups; fewer where 8 does not divide
+        the channels.
+    "batch": BatchNorm, as most of the nets were published. Each worker then normalises by its own
+        rows.
+    "none": no norm layers; convolutions have biases instead.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import gcd
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import (
+    AdaptiveAvgPool2d,
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    Flatten,
+    GroupNorm,
+    Linear,
+    MaxPool2d,
+    Module,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Tanh,
+)
+
+from nn.arguments import whole
+from nn.layers import Shape
+from nn.torch_gpt2 import gpt2, load_gpt2
+
+__all__ = ["NETS", "NORMS", "build", "load_gpt2"]
+
+NORMS = ("group", "batch", "none")
+_GROUPS = 8
+_ACTIVATIONS: dict[str, Callable[[], Module]] = {"relu": ReLU, "sigmoid": Sigmoid, "tanh": Tanh}
+
+
+def build(name: str, norm: str | None = None, **arguments: Any) -> Sequential:
+    """The net of this name, with torch's initial weights.
+
+    Args:
+        name: one of `NETS`, whose functions say what else they take.
+        norm: "group", "batch" or "none"; by default the net's own choice.
+
+    Raises:
+        TypeError: an argument that the net does not take.
+        ValueError: no such net, no such norm, or a net whose norm is not to be chosen.
+    """
+    if name not in NETS:
+        raise ValueError(f"{name!r}: no such net; expected one of {', '.join(NETS)}")
+    if norm is None:
+        return NETS[name](**arguments)
+    if "norm" not in inspect.signature(NETS[name]).parameters:
+        raise ValueError(f"{name} has layer norm, in which rows do not meet: expected no norm=")
+    return NETS[name](norm=norm, **arguments)
+
+
+def mlp(
+    sizes: Sequence[int] = (4, 50, 3), activation: str = "relu", norm: str = "none"
+) -> Sequential:
+    """Fully connected net, as `nn.mlp`; by default the one for iris.
+
+    Args:
+        sizes: inputs, hidden widths, classes.
+        activation: "relu", "sigmoid" or "tanh", between the layers.
+    """
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation={activation!r}: expected one of {', '.join(_ACTIVATIONS)}")
+    if len(sizes) < 2:
+        raise ValueError(f"sizes={list(sizes)}: expected inputs, any hidden widths, and classes")
+    *widths, classes = [whole("sizes", size, 1) for size in sizes]
+    layers: list[Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [Linear(inputs, outputs), *_norm(norm, outputs, 1), _ACTIVATIONS[activation]()]
+    return Sequential(*layers, Linear(widths[-1], classes))
+
+
+def cnn(
+    classes: int = 10, input_shape: Shape = (1, 28, 28), width: int = 32, norm: str = "none"
+) -> Sequential:
+    """The net of `nn.cnn`: two convolutions, 3x3, each pooled 2x2, then 128-64-classes."""
+    channels, *size = _image(input_shape, 10)
+    rest = [((side - 2) // 2 - 2) // 2 for side in size]
+    return Sequential(
+        *_conv(channels, width, norm, padding=0),
+        *(MaxPool2d(2), ReLU()),
+        *_conv(width, 2 * width, norm, padding=0),
+        *(MaxPool2d(2), ReLU(), Flatten()),
+        *mlp([2 * width * rest[0] * rest[1], 128, 64, classes]),
+    )
+
+
+def lenet(classes: int = 10, input_shape: Shape = (1, 28, 28), norm: str = "none") -> Sequential:
+    """LeNet-5 as `nn.lenet` has it (LeCun, Bottou, Bengio, Haffner 1998, section II.B)."""
+    channels, *size = _image(input_shape, 12)
+    rest = [(side // 2 - 4) // 2 for side in size]
+    return Sequential(
+        *_conv(channels, 6, norm, kernel=5, padding=2),
+        *(Tanh(), MaxPool2d(2)),
+        *_conv(6, 16, norm, kernel=5, padding=0),
+        *(Tanh(), MaxPool2d(2), Flatten()),
+        *mlp([16 * rest[0] * rest[1], 120, 84, classes], "tanh"),
+    )
+
+
+def vgg11(
+    classes: int = 10, input_shape: Shape = (3, 32, 32), width: int = 64, norm: str = "group"
+) -> Sequential:
+    """VGG-11 (Simonyan and Zisserman 2015, table 1, column A) with one Linear layer at its end.
+
+    Images of 32x32 leave one pixel to the three Linear layers of the paper, made for 7x7.
+
+    Args:
+        width: channels of the first convolutions.
+    """
+    return _vgg([1, 1, 2, 2, 2], classes, input_shape, width, norm)
+
+
+def vgg16(
+    classes: int = 10, input_shape: Shape = (3, 32, 32), width: int = 64, norm: str = "group"
+) -> Sequential:
+    """VGG-16 (column D of the same table); arguments as `vgg11`."""
+    return _vgg([2, 2, 3, 3, 3], classes, input_shape, width, norm)
+
+
+def _vgg(depths: list[int], classes: int, input_shape: Shape, width: int, norm: str) -> Sequential:
+    layers: list[Module] = []
+    channels, *_ = _image(input_shape, 1 << len(depths))
+    for depth, factor in zip(depths, (1, 2, 4, 8, 8)):
+        for _ in range(depth):
+            layers += [*_conv(channels, factor * width, norm), ReLU()]
+            channels = factor * width
+        layers.append(MaxPool2d(2))
+    return Sequential(*layers, *_head(channels, classes))
+
+
+_MOBILENET = [(2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *5 * [(16, 1)], (32, 2), (32, 1)]
+"""Channels, as multiples of the first convolution's, and stride of each pair."""
+
+
+def mobilenet(
+    classes: int = 10, input_shape: Shape = (3, 32, 32), width: int = 32, norm: str = "group"
+) -> Sequential:
+    """MobileNet, version 1 (Howard et al. 2017, table 1), the first convolution at full size.
+
+    Args:
+        width: channels of the first convolution.
+    """
+    layers: list[Module] = [*_conv(_image(input_shape, 1)[0], width, norm), ReLU()]
+    factor = 1
+    for wider, stride in _MOBILENET:
+        inputs, outputs = factor * width, wider * width
+        layers += [*_conv(inputs, inputs, norm, stride=stride, groups=inputs), ReLU()]
+        layers += [*_conv(inputs, outputs, norm, kernel=1, padding=0), ReLU()]
+        factor = wider
+    return Sequential(*layers, *_head(factor * width, classes))
+
+
+def resnet18(
+    classes: int = 10, input_shape: Shape = (3, 32, 32), width: int = 64, norm: str = "group"
+) -> Sequential:
+    """ResNet-18 (He et al. 2015, table 1) with the usual stem of CIFAR-10: 3x3, without pooling.
+
+    Args:
+        width: channels of the first blocks.
+    """
+    return _resnet([2, 2, 2, 2], classes, input_shape, width, norm, project=True)
+
+
+def resnet20(
+    classes: int = 10, input_shape: Shape = (3, 32, 32), width: int = 16, norm: str = "group"
+) -> Sequential:
+    """ResNet-20 of CIFAR-10 (He et al. 2015, section 4.2); shortcuts without parameters.
+
+    Args:
+        width: channels of the first blocks.
+    """
+    return _resnet([3, 3, 3], classes, input_shape, width, norm, project=False)
+
+
+def _resnet(
+    depths: list[int], classes: int, input_shape: Shape, width: int, norm: str, project: bool
+) -> Sequential:
+    layers: list[Module] = [*_conv(_image(input_shape, 1)[0], width, norm), ReLU()]
+    channels = width
+    for stage, depth in enumerate(depths):
+        for block in range(depth):
+            stride = 2 if stage and not block else 1
+            layers.append(BasicBlock(channels, width << stage, stride, norm, project))
+            channels = width << stage
+    return Sequential(*layers, *_head(channels, classes))
+
+
+class BasicBlock(Module):
+    """relu(shortcut(x) + f(x)), f of two 3x3 convolutions (He et al. 2015, section 3.3).
+
+    Where rows change their shape the shortcut is a 1x1 convolution (`project`, the paper's option
+    B), or takes every second pixel and fills new channels with zeros (option A).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: str, project: bool):
+        super().__init__()
+        self.stride, self.new_channels = stride, outputs - inputs
+        self.residual = Sequential(
+            *_conv(inputs, outputs, norm, stride=stride),
+            ReLU(),
+            *_conv(outputs, outputs, norm),
+        )
+        self.projection = None
+        if project and (stride > 1 or self.new_channels):
+            self.projection = Sequential(
+                *_conv(inputs, outputs, norm, kernel=1, stride=stride, padding=0)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.shortcut(x) + self.residual(x))
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        if self.projection is not None:
+            return self.projection(x)
+        x = x[:, :, :: self.stride, :: self.stride]
+        return torch.nn.functional.pad(x, (0, 0, 0, 0, 0, self.new_channels))
+
+
+def _image(shape: Shape, least: int) -> Shape:
+    """`shape`, if it is that of images large enough for a net that halves them so often."""
+    if len(shape) != 3 or min(shape) < 1 or min(shape[1:]) < least:
+        raise ValueError(
+            f"input_shape={shape}: expected (channels, height, width), images of at least "
+            f"{least}x{least}"
+        )
+    return shape
+
+
+def _conv(
+    inputs: int,
+    outputs: int,
+    norm: str,
+    kernel: int = 3,
+    stride: int = 1,
+    padding: int = 1,
+    groups: int = 1,
+) -> list[Module]:
+    """A convolution and its norm, whose shift makes a bias of the convolution needless."""
+    whole("width", outputs, 1)
+    after = _norm(norm, outputs, 2)
+    bias = not after
+    return [Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias), *after]
+
+
+def _norm(kind: str, channels: int, dimensions: int) -> list[Module]:
+    if kind not in NORMS:
+        raise ValueError(f"norm={kind!r}: expected one of {', '.join(NORMS)}")
+    if kind == "group":
+        return [GroupNorm(gcd(_GROUPS, channels), channels)]
+    if kind == "batch":
+        return [BatchNorm1d(channels) if dimensions == 1 else BatchNorm2d(channels)]
+    return []
+
+
+def _head(channels: int, classes: int) -> list[Module]:
+    return [AdaptiveAvgPool2d(1), Flatten(), Linear(channels, whole("classes", classes, 1))]
+
+
+NETS: dict[str, Callable[..., Sequential]] = {
+    net.__name__: net
+    for net in (mlp, cnn, lenet, vgg11, vgg16, mobilenet, resnet18, resnet20, gpt2)
+}

@@ -1,0 +1,199 @@
+"""GPT-2 is the published net, and takes the published weights."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from nn.torch_gpt2 import gpt2, load_gpt2
+from nn.torch_model import TorchModel
+
+pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
+
+LAYERS, HEADS, WIDTH, WORDS, CONTEXT = 2, 3, 12, 17, 6
+SIZES = dict(layers=LAYERS, heads=HEADS, width=WIDTH, vocabulary=WORDS, context=CONTEXT)
+
+
+def published(dtype=np.float32) -> dict[str, np.ndarray]:
+    """Weights of no use, under the names and in the shapes of the published ones."""
+    block: dict[str, tuple[int, ...]] = {
+        "ln_1.weight": (WIDTH,),
+        "ln_1.bias": (WIDTH,),
+        "attn.c_attn.weight": (WIDTH, 3 * WIDTH),
+        "attn.c_attn.bias": (3 * WIDTH,),
+        "attn.c_proj.weight": (WIDTH, WIDTH),
+        "attn.c_proj.bias": (WIDTH,),
+        "ln_2.weight": (WIDTH,),
+        "ln_2.bias": (WIDTH,),
+        "mlp.c_fc.weight": (WIDTH, 4 * WIDTH),
+        "mlp.c_fc.bias": (4 * WIDTH,),
+        "mlp.c_proj.weight": (4 * WIDTH, WIDTH),
+        "mlp.c_proj.bias": (WIDTH,),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "wte.weight": (WORDS, WIDTH),
+        "wpe.weight": (CONTEXT, WIDTH),
+    }
+    for i in range(LAYERS):
+        shapes |= {f"h.{i}.{name}": shape for name, shape in block.items()}
+    shapes |= {"ln_f.weight": (WIDTH,), "ln_f.bias": (WIDTH,)}
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(0, 0.5, shape).astype(dtype) for name, shape in shapes.items()}
+
+
+def logits(weights: dict[str, np.ndarray], tokens: list[int]) -> np.ndarray:
+    """The net by its formulas: one sequence, token by token and head by head."""
+    w = {name: value.astype(np.float64) for name, value in weights.items()}
+
+    def norm(x, name):
+        x = x - x.mean(axis=-1, keepdims=True)
+        x = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-5)
+        return x * w[name + ".weight"] + w[name + ".bias"]
+
+    def linear(x, name):
+        return x @ w[name + ".weight"] + w[name + ".bias"]
+
+    def attention(x, name):
+        query, key, value = np.split(linear(x, name + ".c_attn"), 3, axis=1)
+        y = np.zeros_like(query)
+        for head in range(HEADS):
+            own = slice(head * WIDTH // HEADS, (head + 1) * WIDTH // HEADS)
+            for t in range(len(x)):
+                scores = key[: t + 1, own] @ query[t, own] / np.sqrt(WIDTH / HEADS)
+                share = np.exp(scores - scores.max())
+                y[t, own] = share / share.sum() @ value[: t + 1, own]
+        return linear(y, name + ".c_proj")
+
+    def gelu(x):
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+    x = w["wte.weight"][tokens] + w["wpe.weight"][: len(tokens)]
+    for i in range(LAYERS):
+        x = x + attention(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn")
+        hidden = gelu(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"))
+        x = x + linear(hidden, f"h.{i}.mlp.c_proj")
+    return norm(x, "ln_f") @ w.get("lm_head.weight", w["wte.weight"]).T
+
+
+TOKENS = [[3, 16, 0, 3, 9], [1, 2, 2, 5, 11]]
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_published_weights_give_the_logits_of_the_formulas(tmp_path, prefix):
+    weights = published()
+    masks = {f"h.{i}.attn.bias": np.ones((1, 1, CONTEXT, CONTEXT), np.float32) for i in (0, 1)}
+    masks["h.0.attn.masked_bias"] = np.array(-1e4, np.float32)
+    named = {prefix + name: value for name, value in (weights | masks).items()}
+    save_file(named, tmp_path / "model.safetensors")
+    net = gpt2(**SIZES).double()
+    assert load_gpt2(net, tmp_path / "model.safetensors") is net
+    expected = np.concatenate([logits(weights, row) for row in TOKENS])
+    found = net(torch.tensor(TOKENS)).detach().numpy()
+    assert found.shape == (10, WORDS)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    np.testing.assert_array_equal(net(torch.tensor(TOKENS).double()).detach().numpy(), found)
+
+
+def test_an_output_of_its_own_is_taken(tmp_path):
+    weights = published()
+    weights["lm_head.weight"] = weights["wte.weight"][::-1].copy()
+    save_file(weights, tmp_path / "a")
+    found = load_gpt2(gpt2(**SIZES).double(), tmp_path / "a")(torch.tensor(TOKENS[:1]))
+    np.testing.assert_allclose(found.detach().numpy(), logits(weights, TOKENS[0]), rtol=1e-10)
+
+
+def test_embedding_and_output_start_equal_and_are_two(tmp_path):
+    save_file(published(), tmp_path / "a")
+    net = load_gpt2(gpt2(**SIZES), tmp_path / "a")
+    assert torch.equal(net[0].wte.weight, net[-2].weight)
+    assert net[0].wte.weight.data_ptr() != net[-2].weight.data_ptr()
+
+
+def test_weights_of_lower_precision_are_converted(tmp_path):
+    save_file(published(np.float16), tmp_path / "a")
+    net = load_gpt2(gpt2(**SIZES), tmp_path / "a")
+    assert {weight.dtype for weight in net.parameters()} == {torch.float32}
+    np.testing.assert_allclose(net[-2].weight.detach(), published()["wte.weight"], atol=1e-3)
+
+
+def test_a_model_being_trained_is_filled_in_its_own_memory(tmp_path):
+    save_file(published(), tmp_path / "a")
+    before = TorchModel(load_gpt2(gpt2(**SIZES), tmp_path / "a"), seed=None, input_shape=(5,))
+    after = TorchModel(gpt2(**SIZES), input_shape=(5,))
+    load_gpt2(after.module, tmp_path / "a")
+    np.testing.assert_array_equal(after.params, before.params)
+    assert len(after.params) == sum(w.size for w in published().values()) + WORDS * WIDTH
+
+
+def altered(**changes: np.ndarray | None) -> dict[str, np.ndarray]:
+    weights = published() | {name.replace("__", "."): value for name, value in changes.items()}
+    return {name: value for name, value in weights.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (altered(ln_f__bias=None), "missing ln_f.bias; expected the tensors of a GPT-2 of 2"),
+        (altered(wte__weight=None), "missing lm_head.weight, wte.weight; expected"),
+        (altered(h__2__ln_1__bias=np.ones(12)), "unknown h.2.ln_1.bias; expected"),
+        (altered(wte=np.ones(1)), "unknown wte; expected"),
+        (
+            {name: value for name, value in published().items() if name[:3] != "h.1"},
+            "missing h.1.attn.c_attn.bias, h.1.attn.c_attn.weight, h.1.attn.c_proj.bias and others",
+        ),
+        (
+            altered(h__0__mlp__c_fc__weight=np.ones((48, 12), np.float32)),
+            r"h.0.mlp.c_fc.weight is torch.float32 of shape \(48, 12\).*of shape \(12, 48\)",
+        ),
+        (altered(wpe__weight=np.ones((1024, 12))), r"wpe.weight is .*\(1024, 12\).*\(6, 12\)"),
+        (altered(ln_f__bias=np.ones(12, np.int32)), "ln_f.bias is torch.int32.*expected floats"),
+    ],
+)
+def test_tensors_that_do_not_fit(tmp_path, weights, message):
+    save_file(weights, tmp_path / "some.safetensors")
+    net = gpt2(**SIZES)
+    before = [weight.clone() for weight in net.parameters()]
+    with pytest.raises(ValueError, match=message) as caught:
+        load_gpt2(net, tmp_path / "some.safetensors")
+    assert str(tmp_path / "some.safetensors") in str(caught.value)
+    assert all(map(torch.equal, net.parameters(), before))
+
+
+@pytest.mark.parametrize(
+    "contents", [b"", b"\x80\x02}.", struct.pack("<Q", 1 << 40) + b"{}", b"PK\x03\x04" * 9]
+)
+def test_damaged_files(tmp_path, contents):
+    (tmp_path / "some.safetensors").write_bytes(contents)
+    with pytest.raises(ValueError, match=r"some\.safetensors: .*expected a sound safetensors"):
+        load_gpt2(gpt2(**SIZES), tmp_path / "some.safetensors")
+
+
+def test_cut_files(tmp_path):
+    save_file(published(), tmp_path / "a")
+    (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-1])
+    with pytest.raises(ValueError, match="expected a sound safetensors"):
+        load_gpt2(gpt2(**SIZES), tmp_path / "a")
+
+
+def test_wrong_arguments(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such file; expected a"):
+        load_gpt2(gpt2(**SIZES), tmp_path / "nowhere")
+    save_file(published(), tmp_path / "a")
+    for net in (torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2))):
+        with pytest.raises(TypeError, match=r"expected one that gpt2\(\) has built"):
+            load_gpt2(net, tmp_path / "a")
+    with pytest.raises(ValueError, match="rows of 7 tokens: expected up to 6"):
+        gpt2(**SIZES)(torch.zeros(1, 7))
+
+
+def test_initial_weights_are_drawn_as_the_paper_draws_them():
+    net = gpt2(layers=8, heads=4, width=128, vocabulary=500, context=64)
+    spread = {
+        name: weight.std().item() for name, weight in net.named_parameters() if weight.ndim == 2
+    }
+    for name, found in spread.items():
+        expected = 0.02 / (4 if name.endswith("c_proj.weight") else 1)  # 16 branches
+        assert found == pytest.approx(expected, rel=0.05), name
+    assert not any(w.any() for name, w in net.named_parameters() if name.endswith("bias"))

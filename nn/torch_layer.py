@@ -18,6 +18,23 @@ NUMBERS_OF_ROWS = (torch.nn.Embedding, torch.nn.EmbeddingBag)
 """Modules that take whole numbers; rows come as floats, which hold them exactly up to 2**24."""
 
 
+ELEMENTWISE = (
+    torch.nn.ReLU,
+    torch.nn.LeakyReLU,
+    torch.nn.ELU,
+    torch.nn.GELU,
+    torch.nn.SiLU,
+    torch.nn.Sigmoid,
+    torch.nn.Tanh,
+    torch.nn.Identity,
+)
+
+
+def in_host_memory(device: torch.device) -> bool:
+    """Whether modules on it can compute in the memory of numpy arrays."""
+    return device.type == "cpu"
+
+
 class TorchLayer(Layer):
     """`module` with numpy arrays in and out, and gradients written into the views that it is given.
 
@@ -65,9 +82,14 @@ class TorchLayer(Layer):
         """With the same parameters' values, and the very same running statistics of batch norm."""
         shared = [*self.module.buffers(), *(norm.seen for norm in self.norms)]
         module = copy.deepcopy(self.module, {id(each): each for each in shared})
-        twin = TorchLayer(module, self.device, self.compute)
+        twin = type(self)(module, self.device, self.compute)
         twin._row_shapes = self._row_shapes
         return twin
+
+    @property
+    def each_feature_alone(self) -> bool:
+        """Whether each output depends on one input, so that features may be split over ranks."""
+        return isinstance(self.module, ELEMENTWISE)
 
     def joined(self, others: Sequence["TorchLayer"]) -> "TorchLayer":
         """This layer and those that follow it as one, of which torch builds one graph."""
@@ -86,7 +108,7 @@ class TorchLayer(Layer):
         self._host_weights, self._host_grads = (
             [torch.from_numpy(part) for part in parts] for parts in views
         )
-        if self.device.type == "cpu":
+        if in_host_memory(self.device):
             for weight, view in zip(self._weights, self._host_weights):
                 weight.data = view
 
@@ -134,7 +156,7 @@ class TorchLayer(Layer):
         return rows.to(self.device)
 
     def _run(self, x: torch.Tensor) -> Any:
-        if self.device.type != "cpu":
+        if not in_host_memory(self.device):
             with torch.no_grad():
                 for weight, value in zip(self._weights, self._host_weights):
                     weight.copy_(value)

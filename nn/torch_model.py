@@ -20,6 +20,7 @@ from nn.model import DTYPES, Model, as_rows
 from nn.torch_batch_norm import synchronise
 from nn.torch_dropout import replace_dropout
 from nn.torch_layer import TorchLayer
+from nn.torch_linear import TorchLinear
 
 Modules = torch.nn.Module | Sequence[torch.nn.Module]
 
@@ -103,7 +104,12 @@ class TorchModel(Model):
         self._whole = TorchLayer(net, where, precision)
         """All layers as one: torch then builds one graph, which costs less than one a layer."""
         super().__init__(
-            [TorchLayer(layer, where, precision) for layer in net],
+            [
+                (TorchLinear if type(layer) is torch.nn.Linear else TorchLayer)(
+                    layer, where, precision
+                )
+                for layer in net
+            ],
             dtype,
             input_shape=_input_shape(net) if input_shape is None else input_shape,
             params=params,

@@ -27,9 +27,10 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
     """
     n = len(model.layers)
     if stages > n:
+        hint = "; a torch module that is no Sequential is one layer" * hasattr(model, "module")
         raise ValueError(
             f"{stages} stages and a net of {n} layers: each stage needs at least one layer; use "
-            "fewer ranks, or fewer chunks"
+            f"fewer ranks, or fewer chunks{hint}"
         )
     if isinstance(cuts, str) or not isinstance(cuts, Iterable):
         if cuts != "auto":

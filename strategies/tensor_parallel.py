@@ -81,7 +81,7 @@ class _Rewriting:
         """`at`: where their parameters begin."""
         last = max((i for i, layer in enumerate(layers) if layer.shapes), default=-1)
         for i, layer in enumerate(layers):
-            if isinstance(layer, Linear):
+            if isinstance(layer, Linear) and len(self.shape) == 1:  # torch's takes others too
                 self._linear(layer, at, alone=i == last)
             elif isinstance(layer, Conv2d):
                 self._convolution(layer, at)
@@ -101,11 +101,11 @@ class _Rewriting:
             self.parts = self._cut(layer.inputs)
             self.layers.append(Take(self.comm, self.rank, self.parts))
         if self.parts is None:
-            self._split_outputs(layer, at, lambda outputs: Linear(layer.inputs, outputs))
+            self._split_outputs(layer, at, lambda outputs: _columns(layer, outputs))
         else:
             lo, hi = self.parts[self.rank]
             self.parts = None
-            self.layers.append(RowLinear(hi - lo, layer.outputs, self.comm))
+            self.layers.append(_rows(layer, hi - lo, self.comm))
             self._keep(layer, at, (slice(None), slice(lo, hi)), EVERYTHING)
 
     def _convolution(self, layer: Conv2d, at: int) -> None:
@@ -129,7 +129,9 @@ class _Rewriting:
 
     def _other(self, layer: Layer, at: int) -> None:
         """A layer without weights to split: on its part if it can, else in full on every rank."""
-        if not isinstance(layer, EACH_FEATURE_ALONE):
+        if not isinstance(layer, EACH_FEATURE_ALONE) and not getattr(
+            layer, "each_feature_alone", False
+        ):
             self._make_whole()
         self.layers.append(copy.copy(layer))
         self._keep(layer, at, *[EVERYTHING] * len(layer.shapes))
@@ -157,6 +159,19 @@ class _Rewriting:
         for cut, shape in zip(cuts, layer.shapes):
             self.layout.append(Block(at, shape, cut))
             at += math.prod(shape)
+
+
+# A torch Linear knows how to make parts of itself, which compute by torch.
+def _columns(layer: Linear, outputs: int) -> Layer:
+    if hasattr(layer, "columns"):
+        return layer.columns(outputs)
+    return Linear(layer.inputs, outputs)
+
+
+def _rows(layer: Linear, inputs: int, comm: MPI.Intracomm) -> Layer:
+    if hasattr(layer, "rows"):
+        return layer.rows(inputs, comm)
+    return RowLinear(inputs, layer.outputs, comm)
 
 
 class RowLinear(Linear):

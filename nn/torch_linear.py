@@ -1,0 +1,66 @@
+"""torch.nn.Linear as a layer whose neurons can be split over ranks."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils import skip_init
+
+from nn.layers import Linear
+from nn.torch_layer import TorchLayer
+
+
+class TorchLinear(TorchLayer, Linear):
+    """`TorchLayer` of a torch.nn.Linear, with or without a bias."""
+
+    @property
+    def inputs(self) -> int:  # type: ignore[override]
+        return self.shapes[0][1]
+
+    @property
+    def outputs(self) -> int:  # type: ignore[override]
+        return self.shapes[0][0]
+
+    def columns(self, outputs: int) -> "TorchLinear":
+        """A Linear for so many of the outputs, of parameters still to be bound."""
+        return TorchLinear(
+            self._module(self.inputs, outputs, len(self.shapes) > 1), self.device, self.compute
+        )
+
+    def rows(self, inputs: int, comm: Any) -> "TorchRowLinear":
+        """A Linear for so many of the inputs, whose outputs are summed over `comm`."""
+        module = self._module(inputs, self.outputs, False)
+        return TorchRowLinear(module, self.device, self.compute, comm, len(self.shapes) > 1)
+
+    def _module(self, inputs: int, outputs: int, bias: bool) -> torch.nn.Module:
+        dtype = self._weights[0].dtype
+        return skip_init(torch.nn.Linear, inputs, outputs, bias, dtype=dtype)
+
+
+class TorchRowLinear(TorchLayer):
+    """A Linear of which each rank holds the weights of some inputs, and all hold the whole bias.
+
+    As `strategies.tensor_parallel.RowLinear`; the bias is added here, and no part of the module.
+
+    Args:
+        comm: anything with `Allreduce(send, receive)` of numpy arrays, a sum.
+    """
+
+    def __init__(self, module, device, compute, comm: Any, bias: bool):
+        super().__init__(module, device, compute)
+        self.comm = comm
+        if bias:
+            self.shapes = (*self.shapes, (module.out_features,))
+
+    def forward(self, x):
+        own, ctx = super().forward(x)
+        y = np.empty(own.shape, own.dtype)
+        self.comm.Allreduce(np.ascontiguousarray(own), y)
+        for bias in self.params[1:]:
+            y += bias
+        return y, ctx
+
+    def backward(self, dy, ctx, need_dx=True, add=False):
+        for gradient in self.grads[1:]:
+            gradient[...] = dy.sum(axis=0) + (gradient if add else 0)
+        return super().backward(dy, ctx, need_dx, add)

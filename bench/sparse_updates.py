@@ -27,6 +27,9 @@ from strategies import Hogwild, SharedDataParallel, Strategy
 SEEDS = 8
 CONFIDENCE = 0.999
 
+COST = 1.05
+"""Times the loss of plain training that reading old weights and losing updates may cost."""
+
 
 def reach_of_median(values: np.ndarray) -> float:
     """Times the median of these that the median of as many further values reaches at most.
@@ -111,7 +114,7 @@ def train(workload: Workload, arm: str, data: Dataset, seed: int, comm: MPI.Intr
 @pytest.mark.workers(2)
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_sparse_and_dense(comm, record, name):
-    """The loss after as many samples stays in the interval of further runs of plain training."""
+    """The loss after as many samples is hardly above the interval of plain training's."""
     workload = WORKLOADS[name]
     data = workload.data()
     result = np.array(
@@ -120,7 +123,7 @@ def test_sparse_and_dense(comm, record, name):
     comm.Bcast(result)
     seconds, loss = np.moveaxis(result, -1, 0)
     plain = loss[:, 0]
-    highest = round(reach_of_median(plain), 3)
+    highest = round(COST * reach_of_median(plain), 3)
     for i, arm in enumerate(workload.arms):
         time_ratio = float(np.median(seconds[:, i] / seconds[:, 0]))
         loss_ratio = float(np.median(loss[:, i]) / np.median(plain))

@@ -9,8 +9,9 @@ of each a copy that is 10 or 20% slower by design (see bench.slowed).
 False alarms: every three launches in a row against the next three ("real", though they overlap),
 and launches drawn at random ("resampled"). Both share launches among comparisons, so that their
 intervals are narrower than independent ones. Detection: the same with one cell replaced by its
-slower copy. `--loaded` adds launches while a process outside
-keeps one core busy, from half-way through the first of them on.
+slower copy. As in the gate, a measurement that neighbours disturbed is replaced by that cell's
+next one. `--loaded` adds launches while a process outside keeps one core busy, from half-way
+through the first of them on.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ AMOUNTS = (0.10, 0.20)
 DATA = Path(".lockstep", "aa.jsonl")
 REPORT = Path("bench", "error_rates.md")
 RESAMPLED = 1000
+NEEDED = 2 * MIN_LAUNCHES + FRESH
+"""Undisturbed launches of a cell for one comparison: before, after, and to confirm."""
+
 MARKS = ("<!-- error rates: written by nox -s bench_aa -->", "<!-- end of error rates -->")
 
 MEASURED = {
@@ -154,16 +158,24 @@ class Sample:
     """One launch: cell -> amount -> arms; 0 for the cell as it is, others for slower copies."""
 
     arms: Mapping[str, Mapping[float, Arms]]
-    disturbed: frozenset[str]
+    disturbed: frozenset[tuple[str, float]]
 
     @staticmethod
     def of(launch: Launch) -> Sample:
         found: dict[str, dict[float, Arms]] = {}
         for name, line in launch.cells.items():
-            cell, _, percent = name.partition("+")
-            found.setdefault(cell, {})[float(percent.rstrip("%") or 0) / 100] = arms(line)
-        taken = frozenset(name for name in launch.disturbed() if "+" not in name)
-        return Sample(found, taken)
+            cell, amount = _parted(name)
+            found.setdefault(cell, {})[amount] = arms(line)
+        return Sample(found, frozenset(map(_parted, launch.disturbed())))
+
+    def has(self, cell: str, amount: float = 0.0) -> bool:
+        """Whether the gate would use this launch for that cell."""
+        return amount in self.arms[cell] and (cell, amount) not in self.disturbed
+
+
+def _parted(name: str) -> tuple[str, float]:
+    cell, _, percent = name.partition("+")
+    return cell, float(percent.rstrip("%") or 0) / 100
 
 
 @dataclass(frozen=True)
@@ -192,12 +204,15 @@ class Rate:
         )
 
 
-def sides(samples: Sequence[Sample], slow: str = "", amount: float = 0.0) -> Side:
-    """What the gate would see of these launches, were that cell slower by that amount."""
-    return {
-        cell: [sample.arms[cell][amount if cell == slow else 0.0] for sample in samples]
-        for cell in samples[0].arms
-    }
+def undisturbed(samples: Iterable[Sample], cell: str, amount: float = 0.0) -> list[Arms]:
+    """The launches of a cell that the gate would use: it takes others in place of the rest."""
+    return [sample.arms[cell][amount] for sample in samples if sample.has(cell, amount)]
+
+
+def judged(launches: Mapping[str, Sequence[Arms]]) -> dict[str, Outcome]:
+    """Of each cell's launches, the first against the next, confirmed by those after both."""
+    parts = (0, MIN_LAUNCHES), (MIN_LAUNCHES, NEEDED - FRESH), (NEEDED - FRESH, NEEDED)
+    return compared(*({c: list(own[lo:hi]) for c, own in launches.items()} for lo, hi in parts))
 
 
 def compared(before: Side, after: Side, fresh: Side) -> dict[str, Outcome]:
@@ -217,28 +232,22 @@ def undecided(outcomes: Mapping[str, Outcome]) -> bool:
 
 
 def adjacent(samples: Sequence[Sample]) -> list[Rate]:
-    """Three launches in a row against the next three, confirmed by those that come after both."""
-    outcomes = []
-    for first in range(len(samples) - 2 * MIN_LAUNCHES + 1):
-        before = samples[first : first + MIN_LAUNCHES]
-        after = samples[first + MIN_LAUNCHES : first + 2 * MIN_LAUNCHES]
-        later = [*samples[first + 2 * MIN_LAUNCHES :], *samples[:first]][:FRESH]
-        outcomes.append(compared(sides(before), sides(after), sides(later)))
-    return _rates("false alarms", "real, in a row", outcomes)
+    """Three launches in a row against the next three; fresh ones may be from the beginning."""
+    said = []
+    for first in range(len(samples)):
+        order = [*samples[first:], *samples[:first]]
+        if all(len(undisturbed(samples[first:], c)) >= NEEDED - FRESH for c in samples[0].arms):
+            said.append(judged({cell: undisturbed(order, cell) for cell in samples[0].arms}))
+    return _rates("false alarms", "real, in a row", said)
 
 
 def resampled(samples: Sequence[Sample], rng: np.random.Generator) -> list[Rate]:
-    """Disjoint random launches against each other."""
-    outcomes = []
+    """Launches in random order."""
+    said = []
     for _ in range(RESAMPLED):
-        drawn = [samples[i] for i in rng.permutation(len(samples))[: 2 * MIN_LAUNCHES + FRESH]]
-        parts = (
-            drawn[:MIN_LAUNCHES],
-            drawn[MIN_LAUNCHES : 2 * MIN_LAUNCHES],
-            drawn[2 * MIN_LAUNCHES :],
-        )
-        outcomes.append(compared(*map(sides, parts)))
-    return _rates("false alarms", "resampled", outcomes)
+        order = [samples[i] for i in rng.permutation(len(samples))]
+        said.append(judged({cell: undisturbed(order, cell) for cell in samples[0].arms}))
+    return _rates("false alarms", "resampled", said)
 
 
 def detected(samples: Sequence[Sample], amount: float, rng: np.random.Generator) -> Rate:
@@ -248,33 +257,32 @@ def detected(samples: Sequence[Sample], amount: float, rng: np.random.Generator)
     for turn in range(RESAMPLED):
         slow = cells[turn % len(cells)]
         order = [samples[i] for i in rng.permutation(len(samples))]
-        slower = [sample for sample in order if amount in sample.arms[slow]]
-        slower = slower[: MIN_LAUNCHES + FRESH]
-        before = [sample for sample in order if sample not in slower][:MIN_LAUNCHES]
-        if len(slower) < MIN_LAUNCHES + FRESH or len(before) < MIN_LAUNCHES:
-            continue
-        after, fresh = slower[:MIN_LAUNCHES], slower[MIN_LAUNCHES:]
-        outcome = compared(sides(before), sides(after, slow, amount), sides(fresh, slow, amount))
-        hits += outcome[slow] in gate.FAILED
-        tried += 1
+        slower = [sample for sample in order if sample.has(slow, amount)][: NEEDED - MIN_LAUNCHES]
+        before = undisturbed((sample for sample in order if sample not in slower), slow)
+        before = before[:MIN_LAUNCHES]
+        replaced = [*before, *undisturbed(slower, slow, amount)]
+        if len(replaced) == NEEDED:
+            plain = {cell: undisturbed(order, cell) for cell in cells}
+            hits += judged(plain | {slow: replaced})[slow] in gate.FAILED
+            tried += 1
     return Rate(f"{amount:.0%} slowdown found", "resampled", hits, tried)
 
 
 def under_load(quiet: Sequence[Sample], loaded: Sequence[Sample]) -> list[Rate]:
     """Quiet baselines against launches that a busy neighbour joined half-way."""
-
-    def undisturbed(samples: Sequence[Sample]) -> Side:
-        return {
-            cell: [s.arms[cell][0.0] for s in samples if cell not in s.disturbed]
-            for cell in samples[0].arms
-        }
-
-    seen, blind = [], []
-    for first in range(len(quiet) - MIN_LAUNCHES):
-        before, one = quiet[first : first + MIN_LAUNCHES], quiet[first + MIN_LAUNCHES]
-        after = [one, *loaded]
-        seen.append(compared(sides(before), undisturbed(after), undisturbed(loaded)))
-        blind.append(compared(sides(before), sides(after), sides(loaded)))
+    cells = list(quiet[0].arms)
+    usable = {cell: undisturbed(loaded, cell) for cell in cells}
+    measured = {cell: [sample.arms[cell][0.0] for sample in loaded] for cell in cells}
+    seen: list[dict[str, Outcome]] = []
+    blind: list[dict[str, Outcome]] = []
+    for first in range(len(quiet)):
+        own = {cell: undisturbed(quiet[first:], cell) for cell in cells}
+        if min(map(len, own.values())) <= MIN_LAUNCHES:
+            break
+        before = {cell: launches[:MIN_LAUNCHES] for cell, launches in own.items()}
+        for said, after in ((seen, usable), (blind, measured)):
+            joined = {cell: [own[cell][MIN_LAUNCHES], *after[cell]] for cell in cells}
+            said.append(compared(before, joined, after))
     return [
         *_rates("false alarms, busy neighbour", "real, in a row", seen),
         _rates("the same, if neighbours were not looked at", "real, in a row", blind)[0],
@@ -300,19 +308,21 @@ def report(path: Path, ranks: int) -> tuple[list[Rate], list[str]]:
     for entry in equal:
         launch = Launch({line["id"]: line for line in entry["cells"]})
         samples[entry["loaded"]].append(Sample.of(launch))
-    quiet = [sample for sample in samples[False] if not sample.disturbed]
-    notes = [f"{len(quiet)} undisturbed launches of {len(samples[False])}, {machine['cpu']}, "]
-    notes[0] += f"{machine['cores']} cores, {ranks} ranks, {machine['mpi']}"
+    quiet = samples[False]
+    where = f"{machine['cpu']}, {machine['cores']} cores, {ranks} ranks, {machine['mpi']}"
+    notes = [f"{len(quiet)} launches on {where}"]
     if len(equal) < len(entries):
         notes.append(f"{len(entries) - len(equal)} launches of other code or machines left out")
-    if len(quiet) < 2 * MIN_LAUNCHES + FRESH:
-        notes.append(f"too few launches: {2 * MIN_LAUNCHES + FRESH} are needed")
+    usable = {cell: undisturbed(quiet, cell) for cell in (quiet[0].arms if quiet else ())}
+    counts = sorted(map(len, usable.values())) or [0]
+    notes.append(f"of which neighbours left {counts[0]} to {counts[-1]} of each cell undisturbed")
+    if counts[0] < NEEDED:
+        notes.append(f"too few launches: {NEEDED} undisturbed ones of each cell are needed")
         return [], notes
-    speedups = {
-        cell: [gate.log_speedup(*sample.arms[cell][0.0]) for sample in quiet]
-        for cell in quiet[0].arms
-    }
-    spread = [float(np.std(logs, ddof=1)) for logs in speedups.values()]
+    spread = [
+        float(np.std([gate.log_speedup(*one) for one in launches], ddof=1))
+        for launches in usable.values()
+    ]
     notes.append(f"speedup varies across launches by {min(spread):.1%} to {max(spread):.1%} (CV)")
     rng = np.random.default_rng(0)
     rates = adjacent(quiet) + resampled(quiet, rng)

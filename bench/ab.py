@@ -17,18 +17,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-
-from bench import verdicts
-from bench.compare import after_side, arguments, notes, settled
+from bench.compare import after_side, arguments, conclude, notes, settled
 from bench.fingerprint import cores
 from bench.gate import FRESH, Side
 from bench.launches import Grid, Launch, collect, interruptible, oversubscribed, side
-from bench.verdicts import Exit, Report
-
-
-class UnusableReference(ValueError):
-    """A git reference that cannot be measured, and why."""
+from bench.verdicts import Report, Unusable
 
 
 @contextmanager
@@ -48,10 +41,12 @@ def compare(reference: str, ranks: int, launches: int, tolerance: float, rest: l
     """Launch both in turn and judge."""
     with worktree(reference) as root:
         grids = [Grid(ranks, rest, root, "before"), Grid(ranks, rest, Path.cwd(), "after")]
-        first, runs = collect(grids, launches)
-        if not any(launch.cells for launch in first):
-            why = next((launch.failure for launch in first if launch.failure), "it has no cells")
-            raise UnusableReference(f"{reference} measured nothing: {why}")
+
+        def keep(grid: Grid, launch: Launch) -> None:
+            if grid.root == root and not grid.nodes:  # nor will the next launches
+                raise Unusable(f"{reference} measured nothing: {_why(launch, root)}")
+
+        first, runs = collect(grids, launches, keep=keep)
         more: list[Launch] = []
         fresh: list[Launch] = []
 
@@ -62,16 +57,25 @@ def compare(reference: str, ranks: int, launches: int, tolerance: float, rest: l
 
         crowded = oversubscribed([*first, *runs])
         judged = settled(side(first), after_side(runs), again, tolerance, crowded)
-    label = _git("describe", "--always", "--dirty")
+        named = _git("-C", str(root), "describe", "--always", "--tags")
+    label = _git("describe", "--always", "--tags", "--dirty")
     said = notes([*first, *runs, *more, *fresh])
-    return Report(reference, label, judged, tolerance, notes=said)
+    return Report(f"{reference} ({named})", label, judged, tolerance, notes=said)
+
+
+def _why(launch: Launch, root: Path) -> str:
+    """The reason why a reference's launch has no cells."""
+    conftest = Path(root, "bench", "conftest.py")
+    if not conftest.exists() or '"--cells"' not in conftest.read_text(encoding="utf-8"):
+        return "it is from before this gate, and does not know the --cells that launches ask for"
+    return launch.failure or "no cells"
 
 
 def _git(*command: str) -> str:
     done = subprocess.run(["git", *command], capture_output=True, text=True)
     if done.returncode:
         why = done.stderr.strip() or "no such commit here (a shallow clone has only the newest)"
-        raise UnusableReference(f"git {' '.join(command)}: {why}")
+        raise Unusable(f"git {' '.join(command)}: {why}")
     return done.stdout.strip()
 
 
@@ -85,21 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("reference", metavar="GIT_REF")
     arguments(parser)
     options, rest = parser.parse_known_args(argv)
-    console = Console()
-    try:
-        report = compare(
+    return conclude(
+        lambda: compare(
             options.reference,
             options.ranks or len(cores()),
             options.launches,
             options.tolerance,
             rest or ["--quick"],
-        )
-    except UnusableReference as error:
-        console.print(f"error: {error}", style="bold red", highlight=False, markup=False)
-        return Exit.USAGE
-    verdicts.show(report, console)
-    verdicts.write(report, options.json, options.junit, options.markdown)
-    return report.exit
+        ),
+        options,
+    )
 
 
 if __name__ == "__main__":

@@ -44,12 +44,13 @@ from bench.launches import (
     rank_count,
     side,
 )
+from bench.verdicts import Unusable
 
 STORAGE = Path(".benchmarks")
 FORMAT = 1
 
 
-class BaselineError(ValueError):
+class BaselineError(Unusable):
     """A baseline that cannot be used, and why."""
 
 
@@ -225,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = reserve(known.storage, known.save)
     done: list[Launch] = []
 
-    def keep(launch: Launch) -> None:
+    def keep(_: Grid, launch: Launch) -> None:
         done.append(launch)
         devices = {line["device"] for one in done for line in one.cells.values()}
         write(path, done, fingerprint(known.ranks, devices), rest)

@@ -30,7 +30,7 @@ from bench.launches import (
     rank_count,
     side,
 )
-from bench.verdicts import Exit, Report
+from bench.verdicts import Exit, Report, Unusable
 
 
 def after_side(launches: Sequence[Launch]) -> dict[str, list[gate.Arms]]:
@@ -114,6 +114,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{kind}", type=Path, metavar="FILE")
 
 
+def conclude(judge: Callable[[], Report], options: argparse.Namespace) -> Exit:
+    """Judge, show the verdicts, and write the files that `arguments` were given."""
+    console = Console()
+    try:
+        report = judge()
+    except Unusable as error:
+        console.print(f"error: {error}", style="bold red", highlight=False, markup=False)
+        return Exit.USAGE
+    verdicts.show(report, console)
+    verdicts.write(report, options.json, options.junit, options.markdown)
+    return report.exit
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="bench.compare",
@@ -124,16 +137,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--storage", type=Path, default=baseline.STORAGE)
     arguments(parser)
     options = parser.parse_args(argv)
-    console = Console()
-    try:
+
+    def judge() -> Report:
         saved = baseline.load(options.storage, options.name)
-        report = compare(saved, options.ranks, options.launches, options.tolerance)
-    except baseline.BaselineError as error:
-        console.print(f"error: {error}", style="bold red", highlight=False, markup=False)
-        return Exit.USAGE
-    verdicts.show(report, console)
-    verdicts.write(report, options.json, options.junit, options.markdown)
-    return report.exit
+        return compare(saved, options.ranks, options.launches, options.tolerance)
+
+    return conclude(judge, options)
 
 
 if __name__ == "__main__":

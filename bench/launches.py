@@ -187,7 +187,7 @@ def collect(
     grids: Sequence[Grid],
     launches: int,
     only: Collection[str] | None = None,
-    keep: Callable[[Launch], None] = lambda launch: None,
+    keep: Callable[[Grid, Launch], None] = lambda grid, launch: None,
 ) -> list[list[Launch]]:
     """Launch every grid that often, and up to as often again for cells that neighbours disturbed.
 
@@ -206,7 +206,7 @@ def collect(
         for grid, own in order if turn % 2 == 0 else reversed(order):
             again = " again, for disturbed cells" if turn >= launches else f" of {launches}"
             own.append(_announced(grid, f"launch {turn + 1}{again}", wanted))
-            keep(own[-1])
+            keep(grid, own[-1])
     return done
 
 
@@ -221,7 +221,7 @@ def _announced(grid: Grid, name: str, only: Collection[str] | None) -> Launch:
         note += f", {len(taken)} disturbed by neighbours (up to {worst:.1f} cores)"
     if launch.failure:
         note += f", {launch.failure}"
-    grid.console.print(note, highlight=False)
+    grid.console.print(note, highlight=False, soft_wrap=True)
     return launch
 
 

@@ -27,6 +27,10 @@ class Exit(IntEnum):
     INCONCLUSIVE = 4
 
 
+class Unusable(ValueError):
+    """What was to be compared with, and why it cannot be."""
+
+
 COLOUR = {
     Outcome.PASS: "green",
     Outcome.FASTER: "bold green",
@@ -39,6 +43,9 @@ COLOUR = {
     Outcome.NOT_GATED: "dim",
     Outcome.NEW: "dim",
 }
+
+LOG_WIDTH = 120
+"""Characters of a table in a log."""
 
 HEADER = (
     "cell",
@@ -65,6 +72,14 @@ class Report:
     incomparable: Sequence[str] = ()
     """Differences of the machines' fingerprints; nothing is judged where there are any."""
     notes: Sequence[str] = ()
+
+    @property
+    def worst_first(self) -> list[Verdict]:
+        """Failed, undecided, held; otherwise in the order of the grid."""
+        return sorted(
+            self.verdicts,
+            key=lambda verdict: (verdict.outcome not in FAILED, verdict.outcome not in UNDECIDED),
+        )
 
     @property
     def exit(self) -> Exit:
@@ -100,21 +115,33 @@ class Report:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the table, worst first."""
+    """Print the table, worst first, and below it the reasons that say more than "pass"."""
+    # A log keeps no width, and what is cut off there is lost: rather let its reader wrap lines.
+    console.width = console.width if console.is_terminal else max(console.width, LOG_WIDTH)
     table = Table(
         title=f"speedup: {report.before} -> {report.after}",
         caption=report.method,
         box=box.SIMPLE_HEAD,
+        collapse_padding=True,
     )
-    for name in HEADER:
-        figure = name not in ("cell", "verdict", "why")
-        table.add_column(name, justify="right" if figure else "left", no_wrap=name != "why")
-    for verdict in report.verdicts:
-        table.add_row(*_row(verdict), style=COLOUR[verdict.outcome])
+    *columns, _ = HEADER
+    for name in columns:
+        text = name in ("cell", "verdict")
+        # Figures are of no use in part; a cell's name may take two lines.
+        table.add_column(
+            name.replace(" ", "\n"),
+            justify="left" if text else "right",
+            no_wrap=not text,
+            overflow="fold",
+        )
+    for verdict in report.worst_first:
+        *figures, _ = _row(verdict)
+        table.add_row(*figures, style=COLOUR[verdict.outcome])
     if report.verdicts:
         console.print(table)
-    for line in (*report.incomparable, *report.notes):
-        console.print(f"- {line}", highlight=False, markup=False)
+    reasons = [f"{v.cell}: {v.reason}" for v in report.worst_first if v.outcome != Outcome.PASS]
+    for line in (*reasons, *report.incomparable, *report.notes):
+        console.print(f"- {line}", highlight=False, markup=False, soft_wrap=True)
     style = {Exit.HELD: "bold green", Exit.INCONCLUSIVE: "bold yellow"}.get(report.exit, "bold red")
     console.print(report.summary, style=style, highlight=False)
 
@@ -169,7 +196,7 @@ def to_junit(report: Report) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """A summary for a CI page."""
+    """A summary for a CI page, worst first."""
     lines = [f"### Speedup gate: {report.summary}", ""]
     lines += [f"`{report.before}` before, `{report.after}` after.", ""]
     if report.verdicts:
@@ -177,7 +204,7 @@ def to_markdown(report: Report) -> str:
         lines += ["|" + "|".join("---" for _ in HEADER) + "|"]
         lines += [
             "| " + " | ".join(text.replace("|", "\\|") for text in _row(verdict)) + " |"
-            for verdict in report.verdicts
+            for verdict in report.worst_first
         ]
         lines += [""]
     lines += [f"- {line}" for line in (*report.incomparable, *report.notes)]

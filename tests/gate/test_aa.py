@@ -59,7 +59,8 @@ def test_quiet_launches(reported):
     assert found["false alarms", "resampled"].hits <= 1
     assert found["10% slowdown found", "resampled"].hits >= 57
     assert found["20% slowdown found", "resampled"].hits == 60
-    assert "20 undisturbed launches of 20" in notes[0]
+    assert "20 launches on Abacus, 2 cores, 2 ranks, Pigeons 1.0" in notes[0]
+    assert "20 to 20 of each cell undisturbed" in notes[1]
 
 
 def test_launches_of_other_code_and_a_line_cut_off_are_left_out(reported):
@@ -67,8 +68,26 @@ def test_launches_of_other_code_and_a_line_cut_off_are_left_out(reported):
     entries = [entry(rng, Noise()) for _ in range(12)]
     entries[3]["code"] = "other"
     _, notes = reported(entries, rest='{"code": "c", "cel')
-    assert "11 undisturbed launches of 11" in notes[0]
+    assert "11 launches on" in notes[0]
     assert "1 launches of other code or machines left out" in notes[1]
+
+
+def test_a_disturbed_measurement_costs_that_cell_one_launch_and_no_other_cell(reported):
+    rng = np.random.default_rng(4)
+    entries = [entry(rng, Noise()) for _ in range(20)]
+    for number, disturbed in enumerate(entries):
+        line = disturbed["cells"][number % 2]  # one that would be an alarm
+        line["foreign"] = 0.6
+        line["rounds"]["parallel"] = [2 * seconds for seconds in line["rounds"]["parallel"]]
+    rates, notes = reported(entries)
+    assert "10 to 20 of each cell undisturbed" in notes[1]
+    assert rates == []
+    rates, notes = reported(entries + [entry(rng, Noise()) for _ in range(2)])
+    found = by_name(rates)
+    assert "12 to 22 of each cell undisturbed" in notes[1]
+    assert found["false alarms", "resampled"].hits <= 1
+    slower = found["20% slowdown found", "resampled"]
+    assert slower.hits == slower.of > 0
 
 
 def test_too_few_launches_give_no_rates(reported):

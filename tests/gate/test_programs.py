@@ -1,5 +1,6 @@
 """The programs from end to end, on benchmarks that only pretend: see fake_mpiexec."""
 
+import io
 import json
 import shlex
 import subprocess
@@ -9,11 +10,14 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from rich.console import Console
 
 from bench import ab, baseline, compare, launches
 from bench.aa import busy_neighbour
+from bench.gate import Outcome, Verdict
 from bench.launches import CELLS, LAUNCHER, Launch
 from bench.neighbours import Neighbours, disturbed
+from bench.verdicts import Report, show
 from tests.gate.fake_mpiexec import cells
 
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
@@ -147,7 +151,25 @@ class TestCompare:
         assert failed == {"c", "d"}
         summary = Path("summary.md").read_text()
         assert "failed: 4 pass, 1 slower, 1 missing" in summary
-        assert sum(line.startswith("| ") for line in summary.splitlines()) == 7
+        table = [line.split(" | ")[0] for line in summary.splitlines() if line.startswith("| ")]
+        assert table == ["| cell", *(f"| {cell}" for cell in "cdabef")]  # worst first
+
+    @pytest.mark.parametrize("width", [None, 80])
+    def test_nothing_is_cut_off_in_a_log_or_a_narrow_terminal(self, width):
+        cell = "speedup/SharedDataParallel-mlp-2w-b256-n10000-cpu"
+        why = f"as if the parallel arm were 26.4% slower, {'confirmed, ' * 10}finally"
+        figures = {"before": 1.57, "after": 1.24, "ratio": 0.791, "low": 0.772, "high": 0.811}
+        verdict = Verdict(cell, Outcome.SLOWER, why, **figures, parallel_ratio=1.276)
+        page = io.StringIO()
+        console = Console(
+            file=page, width=width, force_terminal=width is not None, color_system=None
+        )
+        show(Report("then", "now", [verdict]), console)
+        rows = [line.split() for line in page.getvalue().splitlines()]
+        assert any({"0.791", "0.772", "0.811", "1.276", "slower"} <= set(row) for row in rows)
+        assert f"{cell}: {why}" in page.getvalue()
+        if not width:
+            assert any(row[:1] == [cell] and "slower" in row for row in rows)
 
     @pytest.mark.parametrize("text", ["0", "-5%", "100%", "five", "nan"])
     def test_refuses_a_tolerance_that_is_none(self, text, capsys):
@@ -284,15 +306,17 @@ def _with_round(content, seconds):
     return content
 
 
+def commit(paths):
+    subprocess.run(["git", "add", *paths], check=True)
+    author = ["-c", "user.name=n", "-c", "user.email=e"]
+    subprocess.run(["git", *author, "commit", "--quiet", "-m", "as it is"], check=True)
+
+
 class TestAB:
     @pytest.fixture
     def repository(self, project):
-        for command in (
-            ["init", "--quiet"],
-            ["add", "grid.json"],
-            ["-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "-m", "first"],
-        ):
-            subprocess.run(["git", *command], check=True)
+        subprocess.run(["git", "init", "--quiet"], check=True)
+        commit(["grid.json"])
         return project
 
     def test_the_same_code_is_green(self, repository):
@@ -321,6 +345,13 @@ class TestAB:
         ab.main(["HEAD", "-n", "2"])
         assert order == ["before", "after", "after", "before", "before", "after"]
 
+    def test_says_which_commits_they_are(self, repository):
+        ab.main(["HEAD", "-n", "2", "--json", "report.json"])
+        report = json.loads(Path("report.json").read_text())
+        describe = ["git", "describe", "--always"]
+        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+        assert (report["before"], report["after"]) == (f"HEAD ({commit})", commit)
+
     def test_leaves_no_worktree_behind(self, repository, monkeypatch):
         monkeypatch.setattr(ab, "collect", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -336,12 +367,29 @@ class TestAB:
             code = ended.code
         assert code == 2
 
-    def test_a_commit_that_measures_nothing_is_wrong_usage(self, repository, capsys):
-        subprocess.run(["git", "rm", "--quiet", "--cached", "grid.json"], check=True)
-        commit = ["-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "-m", "second"]
-        subprocess.run(["git", *commit], check=True)
+    @pytest.mark.parametrize(
+        ("conftest", "says"),
+        [('addoption("--cells")', "ended with code 3"), ("", "it is from before this gate")],
+    )
+    def test_a_commit_that_measures_nothing_is_wrong_usage_at_once(
+        self, repository, monkeypatch, capsys, conftest, says
+    ):
+        (repository / "bench").mkdir()
+        (repository / "bench" / "conftest.py").write_text(conftest)
+        grid(repository, a={"crash": True})
+        commit(["bench", "grid.json"])
+        grid(repository)
+        started = []
+
+        def noted(ranks, command, root, label):
+            started.append(label)
+            return pretended(ranks, command, root)
+
+        monkeypatch.setattr(launches, "start", noted)
         assert ab.main(["HEAD", "-n", "2"]) == 2
-        assert "measured nothing" in capsys.readouterr().out
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"HEAD measured nothing: {says}" in said
+        assert started == ["before"]
 
 
 class TestStart:

@@ -4,6 +4,7 @@ import tracemalloc
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 from mpi4py import MPI
 
@@ -185,19 +186,25 @@ def test_rows_of_others_in_the_batch_take_no_memory(comm, promise):
 @pytest.mark.full
 @pytest.mark.workers(2)
 def test_rows_not_read_take_no_memory(comm, promise):
-    """What 60,000 further rows of the data set cost a rank that does not read them."""
+    """What 60,000 further rows of the data set cost a rank that does not read them.
 
-    def train(size):
+    Resident memory, which counts pages of the file, as `tracemalloc` does not. For each of the
+    640 rows that a rank reads, Linux maps the 64 KB around it, which are 0.22 of those rows.
+    """
+    process = psutil.Process()
+
+    def taken(size):
+        before = process.memory_info().rss
         data = nn.data.load("digits", size)
         strategy = DataParallel(nn.mlp(SIZES), nn.SGD(0.01), comm)
         batches = data.batches(256)
         for _ in range(5):
             strategy.step(next(batches))
+        return process.memory_info().rss - before
 
-    train(70_000)
-    more = _peak(lambda: train(70_000)) - _peak(lambda: train(10_000))
-    value = _largest(comm, more / (60_000 * 784 * 4))
-    promise("memory that 60,000 rows of others take / their size", value, 0.01)
+    taken(70_000)
+    value = _largest(comm, (taken(70_000) - taken(10_000)) / (60_000 * 784 * 4))
+    promise("memory that 60,000 rows of others take / their size", value, 0.25)
 
 
 def _ratio(times, over, under):

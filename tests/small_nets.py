@@ -3,6 +3,7 @@
 import numpy as np
 
 from nn import Model, cnn, lenet, mlp
+from nn.embedding import EmbeddingBag
 from nn.layers import Conv2d, Flatten, Layer, Linear, ReLU, Tanh
 from nn.residual import Residual
 
@@ -52,6 +53,13 @@ NETS = {
     ),
     "strangers": lambda: Model(
         [Linear(5, 6), Scale(6), Linear(6, 5), Linear(5, 4), Reversed(), Scale(4)], "float64", 1
+    ),
+    # Random inputs are taken for numbers of words: most for 0, 1, 2, or none.
+    "words": lambda: Model(
+        [EmbeddingBag(9, 5, std=1.0), Tanh(), Linear(5, 4), Tanh(), Linear(4, 3)],
+        "float64",
+        seed=1,
+        input_shape=(6,),
     ),
     "convolutions_only": lambda: Model(
         [Conv2d(2, 3, 2), ReLU(), Conv2d(3, 2, 2, padding=1), Flatten()],

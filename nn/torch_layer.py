@@ -157,9 +157,10 @@ class TorchLayer(Layer):
 
     def _run(self, x: torch.Tensor) -> Any:
         if not in_host_memory(self.device):
-            with torch.no_grad():
-                for weight, value in zip(self._weights, self._host_weights):
-                    weight.copy_(value)
+            for weight, value in zip(self._weights, self._host_weights):
+                # `data`, for the graphs of other micro-batches may still need the weights. They
+                # can have them: the values change between steps alone.
+                weight.data.copy_(value)
         lower = torch.autocast(self.device.type, self.compute) if self.compute else nullcontext()
         with lower:
             return self.module(x)

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils import skip_init
 
 from nn.layers import Linear
 from nn.torch_layer import TorchLayer
@@ -32,9 +31,15 @@ class TorchLinear(TorchLayer, Linear):
         module = self._module(inputs, self.outputs, False)
         return TorchRowLinear(module, self.device, self.compute, comm, len(self.shapes) > 1)
 
-    def _module(self, inputs: int, outputs: int, bias: bool) -> torch.nn.Module:
-        dtype = self._weights[0].dtype
-        return skip_init(torch.nn.Linear, inputs, outputs, bias, dtype=dtype)
+    def _module(self, inputs: int, outputs: int, bias: bool) -> torch.nn.Linear:
+        """Made small and then given its size: torch warns of initial values for no neurons."""
+        module = torch.nn.Linear(1, 1, bias)
+        module.in_features, module.out_features = inputs, outputs
+        empty = self._weights[0].new_empty
+        module.weight = torch.nn.Parameter(empty(outputs, inputs))
+        if bias:
+            module.bias = torch.nn.Parameter(empty(outputs))
+        return module
 
 
 class TorchRowLinear(TorchLayer):

@@ -1,0 +1,58 @@
+"""What does it cost to train a torch module by a strategy?"""
+
+import copy
+
+import pytest
+
+import nn
+from bench.interleave import interleaved
+from bench.test_promises import SIZES, _batch, _ratio, promise  # noqa: F401  # a fixture
+from strategies import Sequential
+
+torch = pytest.importorskip("torch")
+
+
+def net():
+    a, b, c, d = SIZES
+    return torch.nn.Sequential(
+        *(torch.nn.Linear(a, b), torch.nn.ReLU()),
+        *(torch.nn.Linear(b, c), torch.nn.ReLU(), torch.nn.Linear(c, d)),
+    )
+
+
+def plain_loop(net, batch, device):
+    """A step as people write it, and the loss read, as `step` returns it: that waits for all."""
+    net = copy.deepcopy(net).to(device)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+
+    def step():
+        x, y = torch.from_numpy(batch.x).to(device), torch.from_numpy(batch.y).to(device)
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    "batch_size",
+    [pytest.param(64, marks=pytest.mark.full), 256, pytest.param(1024, marks=pytest.mark.full)],
+)
+def test_overhead(promise, device, batch_size):  # noqa: F811
+    """A promise where the machine is the one it was made for: one thread, batch 256."""
+    from nn.torch_model import TorchModel
+
+    torch.set_num_threads(1)
+    batch = _batch(batch_size)
+    training = Sequential(TorchModel(net(), device), nn.SGD(0.01))
+    arms = {
+        "TorchModel": lambda: training.step(batch),
+        "plain": plain_loop(net(), batch, device),
+    }
+    times = interleaved(arms, rounds=51)
+    limit = 1.10 if (device, batch_size) == ("cpu", 256) else None
+    name = f"TorchModel step / plain torch step on {device}, batch {batch_size}"
+    promise(name, _ratio(times, "TorchModel", "plain"), limit, times["TorchModel"])

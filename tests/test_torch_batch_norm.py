@@ -1,0 +1,157 @@
+"""Batch norm: of each shard by itself as in one process, or of the whole batch; and what it keeps.
+
+Running statistics do not enter a training step: weights are compared by the oracles of other
+nets, statistics with what one process collects that normalises shard by shard.
+"""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn as tnn
+
+from nn import SGD
+from nn.torch_model import TorchModel
+from strategies import Hybrid, Pipeline, Sequential, TensorParallel
+from tests.oracles import MatchedOrder, assert_trains_like, random_batches
+from tests.test_torch_model import EXACT
+
+torch.set_num_threads(1)
+DATA_PARALLEL = ("data_parallel", "two_buckets", "shared", "zero_1", "zero_2", "zero_3")
+
+
+def build(sync=None, part=0.1):
+    layers = [
+        *(tnn.Conv2d(2, 3, 3), tnn.BatchNorm2d(3, momentum=part), tnn.ReLU(), tnn.Flatten(2)),
+        *(tnn.Linear(16, 5), tnn.BatchNorm1d(3, momentum=part), tnn.Tanh(), tnn.Flatten()),
+        tnn.Linear(15, 3),
+    ]
+    return TorchModel(layers, dtype="float64", seed=1, input_shape=(2, 6, 6), sync_batch_norm=sync)
+
+
+def momentum():
+    return SGD(0.1, momentum=0.9)
+
+
+class Ghosts(MatchedOrder):
+    """One process that normalises shard by shard, with running statistics for each.
+
+    Hoffer, Hubara, Soudry, "Train longer, generalize better" (2017), algorithm 1.
+    """
+
+    def __init__(self, model, optimizer, shards):
+        super().__init__(model, optimizer, shards)
+        self.kept = [model.statistics() for _ in range(shards)]
+        self.rows = np.zeros(shards)
+
+    def gradients(self, batch):
+        parts, losses = [], []
+        for k in range(self.shards):
+            self.model.load_statistics(self.kept[k])
+            losses.append(self.model.gradients(batch.shard(k, self.shards)))
+            parts.append(self.model.grads.copy())
+            self.kept[k] = self.model.statistics()
+            self.rows[k] += len(batch.shard(k, self.shards))
+        self.model.grads[:] = np.sum(parts, axis=0)
+        return float(sum(losses))
+
+    def statistics(self):
+        return {
+            name: np.average([kept[name] for kept in self.kept], axis=0, weights=self.rows)
+            for name in self.kept[0]
+            if not name.endswith("tracked")
+        }
+
+
+def assert_statistics(model, expected):
+    found = model.statistics()
+    assert expected
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-11, atol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("strategy", DATA_PARALLEL)
+@pytest.mark.parametrize("rows", [9, 2])
+def test_equals_ghost_batches(comm, strategy, rows):
+    """9 rows are uneven shards; of 2 rows, some of 3 workers or more have none."""
+    model = build()
+    parallel = EXACT[strategy](model, momentum(), comm)
+    oracle = Ghosts(build(), momentum(), comm.size)
+    assert_trains_like(oracle, parallel, random_batches(build(), rows), comm)
+    parallel.close()
+    model.gather_statistics(comm)
+    assert_statistics(model, oracle.statistics())
+    for others in comm.allgather(model.statistics()):
+        assert_statistics(model, others)
+
+
+@pytest.mark.parametrize("rows", [9, 2])
+@pytest.mark.parametrize("part", [0.1, None])
+@pytest.mark.parametrize("strategy", ["data_parallel", "shared", "zero_3"])
+def test_synchronised_equals_the_whole_batch(comm, strategy, rows, part):
+    """Weights, statistics and predictions; `part` None keeps a mean over all steps."""
+    model, single = build(comm, part), build(None, part)
+    parallel, oracle = EXACT[strategy](model, momentum(), comm), Sequential(single, momentum())
+    batches = random_batches(single, rows)
+    assert_trains_like(oracle, parallel, batches, comm)
+    weights = parallel.weights()
+    parallel.close()
+    model.gather_statistics(comm)
+    assert_statistics(model, single.statistics())
+    model.params[:] = weights
+    np.testing.assert_array_equal(model.predict(batches[0].x), single.predict(batches[0].x))
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_a_pipeline_normalises_micro_batches(comm, micro_batches):
+    """Each stage keeps the statistics of its layers; measuring the stages leaves none."""
+    model, single = build(), build()
+    parallel = Pipeline(model, momentum(), comm, micro_batches)
+    oracle = MatchedOrder(single, momentum(), micro_batches)
+    assert_trains_like(oracle, parallel, random_batches(single, 8), comm)
+    model.gather_statistics(comm)
+    assert_statistics(model, single.statistics())
+    parallel.close()
+
+
+def test_gathering_weighs_rows_since_the_last_time(comm):
+    """Twice is once; and the last rank, alone in having rows after that, counts alone."""
+    model = build()
+    batches = random_batches(model, 8, steps=2)
+    model.gradients(batches[0].shard(comm.rank, comm.size))
+    model.gather_statistics(comm)
+    once = model.statistics()
+    model.gather_statistics(comm)
+    for name, value in model.statistics().items():
+        np.testing.assert_array_equal(value, once[name])
+    if comm.rank == comm.size - 1:
+        model.gradients(batches[1])
+    expected = comm.bcast(model.statistics(), comm.size - 1)
+    assert np.abs(expected["1.running_mean"] - once["1.running_mean"]).max() > 1e-3
+    model.gather_statistics(comm)
+    assert_statistics(model, expected)
+
+
+@pytest.mark.workers(1)
+def test_predictions_use_the_running_statistics():
+    model = build()
+    x = random_batches(model, 6, steps=1)[0].x
+    together = model.predict(x)
+    np.testing.assert_array_equal(model.predict(x, rows=1), together)
+    with torch.no_grad():
+        theirs = model.module.eval()(torch.from_numpy(x)).argmax(dim=1).numpy()
+    np.testing.assert_array_equal(together, theirs)
+
+
+@pytest.mark.workers(2)
+def test_synchronised_batch_norm_is_refused_where_ranks_do_different_things(comm):
+    for strategy in (Pipeline, TensorParallel, lambda *a: Hybrid(*a, data=2)):
+        with pytest.raises(ValueError, match=r"sync_batch_norm=\.\.\. is for strategies whose"):
+            strategy(build(comm), momentum(), comm)
+
+
+@pytest.mark.workers(1)
+def test_statistics_of_another_model_are_refused():
+    statistics = build().statistics()
+    statistics["1.running_mean"] = np.zeros(4)
+    with pytest.raises(ValueError, match="statistics of"):
+        build().load_statistics(statistics)

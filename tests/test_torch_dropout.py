@@ -1,0 +1,134 @@
+"""Dropout drops the same units of the same rows, however a batch is split."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn as tnn
+
+from nn import SGD, Batch
+from nn.dropout import mask, rows_of
+from nn.torch_model import TorchModel
+from strategies import Hybrid, Sequential
+from tests.oracles import assert_trains_like
+from tests.test_torch_model import EXACT
+
+torch.set_num_threads(1)
+
+
+class Block(tnn.Module):
+    """Dropout inside a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = tnn.Sequential(tnn.Linear(6, 6), tnn.Dropout(0.5))
+
+    def forward(self, x):
+        return x + self.f(x)
+
+
+def build(strategy, comm=None, seed=1):
+    """A strategy whose optimizer is the clock of its model's dropout."""
+    optimizer = SGD(0.1, momentum=0.9)
+    dropout = tnn.Dropout(0.3)  # one object in two places: two different masks
+    layers = [
+        *(tnn.Linear(5, 6), tnn.ReLU(), dropout, Block()),
+        *(tnn.Linear(6, 6), tnn.Tanh(), dropout, tnn.Linear(6, 3)),
+    ]
+    model = TorchModel(layers, dtype="float64", seed=seed, clock=optimizer)
+    return strategy(model, optimizer, *([comm] if comm else []))
+
+
+def shuffled(rows, steps):
+    """Batches of rows of one data set in a random order, each row once."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((rows * steps, 5)), rng.integers(0, 3, rows * steps)
+    return [Batch(x, y, index) for index in rng.permutation(rows * steps).reshape(steps, rows)]
+
+
+def batch_of(rows):
+    return Batch(np.empty((rows, 1)), np.zeros(rows, np.intp))
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [name for name in EXACT if name not in ("local_sgd", "server")] + ["copies_and_micro_batches"],
+)
+def test_equals_sequential(comm, strategy):
+    """7 rows are uneven shards, of which pipelines make uneven micro-batches."""
+    make = EXACT.get(strategy, lambda *a: Hybrid(*a, data=a[-1].size, micro_batches=2))
+    parallel = build(make, comm)
+    assert_trains_like(build(Sequential), parallel, shuffled(7, 4), comm)
+    parallel.close()
+
+
+def test_a_resumed_run_draws_the_masks_of_the_next_step(comm):
+    batches = shuffled(8, 4)
+    one, other = build(EXACT["data_parallel"], comm), build(EXACT["data_parallel"], comm)
+    for batch in batches[:2]:
+        one.step(batch)
+    other.load_state(one.state())
+    for batch in batches[2:]:
+        one.step(batch)
+        other.step(batch)
+    np.testing.assert_array_equal(one.weights(), other.weights())
+
+
+@pytest.mark.workers(1)
+def test_masks_are_of_seed_layer_step_row_and_unit():
+    def draw(key, batch):
+        with rows_of(batch):
+            return mask(0.3, key, 50)
+
+    whole = draw((1, 2, 3), batch_of(400))
+    assert whole.shape == (400, 50)
+    assert abs(whole.mean() - 0.7) < 4 * np.sqrt(0.21 / whole.size)
+    parts = [draw((1, 2, 3), batch_of(400).shard(k, 7)) for k in range(7)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    independent = 2 * 0.3 * 0.7
+    for other in (
+        *(draw(key, batch_of(400)) for key in ((0, 2, 3), (1, 3, 3), (1, 2, 4), (2, 1, 3))),
+        np.roll(whole, 1, axis=0),
+        np.roll(whole, 1, axis=1),
+    ):
+        assert abs((whole != other).mean() - independent) < 5 * np.sqrt(0.25 / whole.size)
+
+
+@pytest.mark.workers(1)
+def test_keeps_the_mean_and_does_nothing_in_evaluation():
+    model = TorchModel([tnn.Dropout(0.25)], dtype="float64", input_shape=(1000,), clock=SGD(0.1))
+    x = np.ones((40, 1000))
+    with rows_of(batch_of(40)):
+        y, _ = model.forward(x)
+    assert set(np.unique(y)) == {0, 1 / 0.75}
+    assert abs(y.mean() - 1) < 0.02
+    for rows in range(1, 4):
+        np.testing.assert_array_equal(model.predict(x, rows), np.zeros(40))
+
+
+@pytest.mark.workers(1)
+def test_every_layer_and_every_step_draws_anew():
+    dropout, optimizer = tnn.Dropout(0.5), SGD(0.1)
+    model = TorchModel(
+        [dropout, dropout], dtype="float64", input_shape=(1000,), clock=optimizer, seed=3
+    )
+    kept = []
+    for optimizer.steps in range(3):
+        with rows_of(batch_of(1)):
+            kept.append(model.forward(np.ones((1, 1000)))[0] > 0)
+    for a, b in pairwise(kept):
+        assert 0.1 < (a & b).mean() * 4 < 0.5  # both layers, both times: 1/16
+    assert abs(np.mean(kept) - 0.25) < 0.05
+
+
+@pytest.mark.workers(1)
+def test_says_what_it_needs():
+    model = TorchModel([tnn.Dropout(0.5), tnn.Linear(3, 2)], input_shape=(3,))
+    batch = Batch(np.ones((2, 3)), np.zeros(2, int))
+    with pytest.raises(ValueError, match="clock=optimizer"):
+        model.gradients(batch)
+    model.clock = SGD(0.1)
+    model.gradients(batch)
+    with pytest.raises(ValueError, match="outside of rows_of"):
+        model.forward(np.ones((2, 3)))

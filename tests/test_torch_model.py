@@ -1,0 +1,534 @@
+"""Torch modules, under every strategy, learn what they learn in a plain torch loop."""
+
+import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn as tnn
+
+import nn
+from nn import SGD, Adam, Batch, torch_layer
+from nn.torch_model import TorchModel, devices
+from strategies import (
+    CompressedDataParallel,
+    DataParallel,
+    Hogwild,
+    Hybrid,
+    LocalSGD,
+    ParameterServer,
+    Pipeline,
+    Sequential,
+    SharedDataParallel,
+    TensorParallel,
+    TopK,
+    ZeRO,
+)
+from tests.oracles import STEP_TOLERANCE, assert_trains_like, random_batches
+
+torch.set_num_threads(1)
+
+
+class Block(tnn.Module):
+    """x + f(x), one layer."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.f = tnn.Sequential(
+            tnn.ReLU(inplace=True), tnn.Linear(width, width), tnn.LayerNorm(width)
+        )
+
+    def forward(self, x):
+        return x + self.f(x)
+
+
+NETS = {
+    "linear": (
+        lambda: tnn.Sequential(
+            *(tnn.Linear(5, 6), tnn.Tanh(), tnn.Linear(6, 4, bias=False), tnn.ReLU(inplace=True)),
+            *(tnn.Linear(4, 2), tnn.GELU(), tnn.Linear(2, 3)),  # fewer neurons than ranks
+        ),
+        (5,),
+    ),
+    "conv": (
+        lambda: tnn.Sequential(
+            *(tnn.Conv2d(2, 3, 3, padding=1), tnn.MaxPool2d(2), tnn.ReLU()),
+            *(tnn.Conv2d(3, 4, 2), tnn.Tanh(), tnn.Flatten(), tnn.Linear(16, 3)),
+        ),
+        (2, 6, 6),
+    ),
+    "residual": (
+        lambda: tnn.Sequential(tnn.Linear(5, 4), Block(4), Block(4), tnn.Linear(4, 3)),
+        (5,),
+    ),
+}
+every_net = pytest.mark.parametrize("net", NETS)
+
+EXACT: dict[str, Any] = {
+    "data_parallel": DataParallel,
+    "two_buckets": partial(DataParallel, buckets=2),
+    "shared": SharedDataParallel,
+    "zero_1": ZeRO,
+    "zero_2": partial(ZeRO, stage=2),
+    "zero_3": partial(ZeRO, stage=3),
+    "pipeline": partial(Pipeline, micro_batches=2),
+    "gpipe": partial(Pipeline, micro_batches=2, schedule="gpipe"),
+    "tensor": TensorParallel,
+    "hybrid_tensor": lambda model, optimizer, comm: Hybrid(
+        model, optimizer, comm, tensor=comm.size, micro_batches=2
+    ),
+    "local_sgd": LocalSGD,
+    "server": ParameterServer,
+    "compressed": lambda model, optimizer, comm: CompressedDataParallel(
+        model, optimizer, comm, TopK(10**6)
+    ),
+}
+every_strategy = pytest.mark.parametrize("strategy", EXACT)
+
+
+def build(net="linear", **arguments):
+    make, shape = NETS[net]
+    return TorchModel(make(), dtype="float64", seed=1, input_shape=shape, **arguments)
+
+
+def momentum():
+    return SGD(0.1, momentum=0.9)
+
+
+def assert_same_weights(strategy, oracle, batches, tolerance=STEP_TOLERANCE):
+    """Where `step` does not return the global loss: weights alone."""
+    start = strategy.weights()
+    for batch in batches:
+        strategy.step(batch)
+        oracle.step(batch)
+        expected = oracle.weights()
+        error = np.abs(strategy.weights() - expected).max() / np.abs(expected).max()
+        assert error <= tolerance, f"weights differ by {error:.1e} of the largest"
+    assert np.abs(strategy.weights() - start).max() > 1e-4
+
+
+# Equality
+
+
+@every_strategy
+@every_net
+def test_equals_sequential(comm, strategy, net):
+    """7 rows are uneven shards, 2 rows leave some empty."""
+    parallel = EXACT[strategy](build(net), momentum(), comm)
+    oracle = Sequential(build(net), momentum())
+    batches = [*random_batches(build(net), 7, steps=2), *random_batches(build(net), 2, steps=1)]
+    if strategy in ("local_sgd", "server"):
+        assert_same_weights(parallel, oracle, batches)
+    else:
+        assert_trains_like(oracle, parallel, batches, comm)
+    parallel.close()
+
+
+@pytest.mark.parametrize("strategy", sorted(set(EXACT) - {"compressed"}))  # has a state of its own
+def test_a_chaotic_net_gradient_by_gradient(comm, strategy):
+    """Twelve narrow layers, with batches of 2 rows: every step from the state of the oracle."""
+
+    def deep():
+        layers = [tnn.Linear(5, 4), tnn.ReLU()]
+        for _ in range(10):
+            layers += [tnn.Linear(4, 4), tnn.Tanh()]
+        return TorchModel([*layers, tnn.Linear(4, 3)], dtype="float64", seed=4)
+
+    parallel = EXACT[strategy](deep(), SGD(0.5), comm)
+    oracle = Sequential(deep(), SGD(0.5))
+    for batch in random_batches(deep(), 2, steps=6):
+        parallel.load_state(oracle.state())
+        before = oracle.weights()
+        oracle.step(batch)
+        parallel.step(batch)
+        moved = oracle.weights() - before
+        difference = np.abs(parallel.weights() - before - moved).max()
+        assert difference <= 1e-12 * np.abs(moved).max() + 1e-15
+        assert moved.any()
+    parallel.close()
+
+
+TWINS = {
+    "mlp": (
+        lambda: nn.mlp([6, 7, 5, 4], dtype="float64", seed=3),
+        lambda: [tnn.Linear(6, 7), tnn.ReLU(), tnn.Linear(7, 5), tnn.ReLU(), tnn.Linear(5, 4)],
+    ),
+    "tanh": (
+        lambda: nn.mlp([6, 5, 4], activation="tanh", dtype="float64", seed=3),
+        lambda: [tnn.Linear(6, 5), tnn.Tanh(), tnn.Linear(5, 4)],
+    ),
+    "cnn": (
+        lambda: nn.cnn(3, (1, 10, 10), "float64", seed=3),
+        lambda: [
+            *(tnn.Conv2d(1, 32, 3), tnn.MaxPool2d(2), tnn.ReLU()),
+            *(tnn.Conv2d(32, 64, 3), tnn.MaxPool2d(2), tnn.ReLU(), tnn.Flatten()),
+            *(tnn.Linear(64, 128), tnn.ReLU(), tnn.Linear(128, 64), tnn.ReLU()),
+            tnn.Linear(64, 3),
+        ],
+    ),
+    "lenet": (
+        lambda: nn.lenet(3, (1, 12, 12), "float64", seed=3),
+        lambda: [
+            *(tnn.Conv2d(1, 6, 5, padding=2), tnn.Tanh(), tnn.MaxPool2d(2)),
+            *(tnn.Conv2d(6, 16, 5), tnn.Tanh(), tnn.MaxPool2d(2), tnn.Flatten()),
+            *(tnn.Linear(16, 120), tnn.Tanh(), tnn.Linear(120, 84), tnn.Tanh()),
+            tnn.Linear(84, 3),
+        ],
+    ),
+}
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("twin", TWINS)
+def test_numpy_and_torch_versions_of_one_seed_train_alike(comm, twin):
+    numpy_version, modules = TWINS[twin]
+    numpy_model = numpy_version()
+    model = TorchModel(modules(), dtype="float64", seed=3, input_shape=numpy_model.input_shape)
+    batches = random_batches(numpy_model, 9, steps=4) * 5
+    oracle = Sequential(numpy_model, momentum())
+    assert_trains_like(oracle, Sequential(model, momentum()), batches, comm, tolerance=1e-10)
+
+
+@pytest.mark.workers(1)
+@every_net
+@pytest.mark.parametrize(
+    ("optimizer", "theirs"),
+    [
+        (momentum, partial(torch.optim.SGD, lr=0.1, momentum=0.9)),
+        (lambda: Adam(1e-2), partial(torch.optim.Adam, lr=1e-2)),
+    ],
+    ids=["momentum", "adam"],
+)
+def test_equals_a_plain_torch_loop(net, optimizer, theirs):
+    model = build(net)
+    plain = copy.deepcopy(model.module)
+    ours, optimizer_of_torch = Sequential(model, optimizer()), theirs(plain.parameters())
+    for batch in random_batches(model, 9, steps=10):
+        optimizer_of_torch.zero_grad()
+        expected = tnn.functional.cross_entropy(
+            plain(torch.from_numpy(batch.x)), torch.from_numpy(batch.y)
+        )
+        expected.backward()
+        optimizer_of_torch.step()
+        assert ours.step(batch) == pytest.approx(expected.item(), rel=1e-12)
+    weights = torch.cat([weight.detach().ravel() for weight in plain.parameters()]).numpy()
+    np.testing.assert_allclose(ours.weights(), weights, rtol=0, atol=1e-12)
+
+
+def test_hogwild_with_a_torch_model(comm):
+    """One rank is Sequential; several reach a low loss, whoever wrote last."""
+    (batch,) = random_batches(build("residual"), 12, steps=1)
+    hogwild = Hogwild(build("residual"), SGD(0.1), comm)
+    oracle = Sequential(build("residual"), SGD(0.1))
+    losses = [oracle.step(batch) for _ in range(60)]
+    assert losses[-1] < losses[0] / 2.5
+    for _ in range(60):
+        hogwild.step(batch)
+    weights = hogwild.weights()
+    if comm.size == 1:
+        np.testing.assert_array_equal(weights, oracle.weights())
+    model = build("residual")
+    model.params[:] = weights
+    assert model.gradients(batch) < losses[0] / 2
+    assert hogwild.updates == 60 * comm.size
+    hogwild.close()
+
+
+@pytest.mark.workers(2)
+def test_equals_sequential_in_float32(comm):
+    def single():
+        return TorchModel(NETS["linear"][0](), seed=2)
+
+    parallel = SharedDataParallel(single(), momentum(), comm)
+    batches = random_batches(single(), 33, steps=5)
+    assert single().params.dtype == np.float32
+    assert_trains_like(Sequential(single(), momentum()), parallel, batches, comm, tolerance=1e-5)
+    parallel.close()
+
+
+# One vector
+
+
+@pytest.mark.workers(1)
+def test_modules_compute_in_the_flat_vector_wherever_it_is_bound():
+    model = build()
+    for _ in range(2):
+        at = 0
+        for weight in model.module.parameters():
+            own = model.params[at : at + weight.numel()]
+            assert np.shares_memory(weight.detach().numpy(), own)
+            at += weight.numel()
+        assert at == len(model.params)
+        model.bind(model.params.copy(), model.grads.copy())
+
+
+@pytest.mark.workers(1)
+def test_zero_grad_of_torch_does_not_stop_training():
+    """It sets `.grad` to None, which cuts off a view that lies there."""
+    model, oracle = build(), Sequential(build(), SGD(0.1))
+    ours = Sequential(model, SGD(0.1))
+    for batch in random_batches(model, 5, steps=3):
+        model.module.zero_grad()
+        ours.step(batch)
+        oracle.step(batch)
+        assert model.grads.any()
+        assert all(weight.grad is None for weight in model.module.parameters())
+        np.testing.assert_array_equal(ours.weights(), oracle.weights())
+
+
+@pytest.mark.workers(1)
+def test_a_parameter_that_is_not_used_has_a_gradient_of_zero():
+    class Half(tnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = tnn.Linear(5, 3), tnn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.used(x)
+
+    model = TorchModel(Half(), dtype="float64", input_shape=(5,))
+    model.grads[:] = 7
+    model.gradients(*random_batches(model, 4, steps=1))
+    assert model.grads[:18].all()
+    assert not model.grads[18:].any()
+
+
+@pytest.mark.workers(1)
+def test_the_modules_given_are_not_touched():
+    net = NETS["linear"][0]()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    one, other = TorchModel(net, seed=None), TorchModel(net, seed=None)
+    (batch,) = random_batches(one, 5, steps=1)
+    Sequential(one, SGD(0.5)).step(batch)
+    assert not np.array_equal(one.params, other.params)
+    assert net[3].inplace
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.workers(1)
+def test_data_that_is_read_only_reversed_or_flat_is_taken():
+    model = build("conv")
+    (batch,) = random_batches(model, 5, steps=1)
+    loss, gradient = model.gradients(batch), model.grads.copy()
+    frozen = batch.x[::-1].copy()
+    frozen.flags.writeable = False
+    for x in (frozen[::-1], np.moveaxis(np.moveaxis(batch.x, 1, -1).copy(), -1, 1)):
+        assert model.gradients(Batch(x, batch.y)) == pytest.approx(loss, rel=1e-12)
+        np.testing.assert_allclose(model.grads, gradient, rtol=0, atol=1e-13)
+    assert model.gradients(Batch(batch.x.reshape(5, -1), batch.y)) == loss
+
+
+@pytest.mark.workers(1)
+def test_an_embedding_takes_word_numbers():
+    def words():
+        return TorchModel(
+            [tnn.EmbeddingBag(9, 4), tnn.Linear(4, 3)], dtype="float64", input_shape=(6,)
+        )
+
+    rng = np.random.default_rng(0)
+    model = words()
+    model.gradients(Batch(np.full((2, 6), 7), rng.integers(0, 3, 2)))
+    touched = model.grads[:36].reshape(9, 4).any(axis=1)
+    np.testing.assert_array_equal(touched, np.arange(9) == 7)
+
+
+# Initial parameters
+
+
+@pytest.mark.workers(1)
+def test_seeds():
+    def factory():
+        return NETS["residual"][0]()
+
+    before = torch.get_rng_state()
+    one, same, other = (
+        TorchModel(modules, input_shape=(5,), seed=seed)
+        for modules, seed in ((factory, 1), (factory, 1), (factory, 2))
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(one.params, same.params)
+    assert not np.array_equal(one.params, other.params)
+    net = factory()
+    drawn, again = TorchModel(net, input_shape=(5,)), TorchModel(factory(), input_shape=(5,))
+    np.testing.assert_array_equal(drawn.params, again.params)
+    kept = TorchModel(net, input_shape=(5,), seed=None)
+    theirs = torch.cat([weight.detach().ravel() for weight in net.parameters()])
+    np.testing.assert_array_equal(kept.params, theirs.numpy())
+    given = TorchModel(net, input_shape=(5,), params=one.params)
+    np.testing.assert_array_equal(given.params, one.params)
+
+
+@pytest.mark.workers(1)
+def test_layers_of_one_shape_do_not_start_equal():
+    model = TorchModel([tnn.Linear(5, 5), tnn.Linear(5, 5)])
+    assert not np.array_equal(*np.split(model.params, 2))
+
+
+# Devices and precisions
+
+
+@pytest.mark.workers(1, 2)
+def test_devices_learn_the_same(comm, device):
+    """`device` is parametrized by the plugin bench.devices."""
+
+    def single(device):
+        return TorchModel(NETS["conv"][0](), device, "float32", 1, (2, 6, 6))
+
+    batches = random_batches(single("cpu"), 8)
+    for strategy in (DataParallel, SharedDataParallel, Pipeline):
+        parallel = strategy(single(device), momentum(), comm)
+        oracle = Sequential(single("cpu"), momentum())
+        assert_trains_like(oracle, parallel, batches, comm, tolerance=1e-4)
+        parallel.close()
+
+
+@every_net
+@every_strategy
+@pytest.mark.workers(2)
+def test_a_device_with_memory_of_its_own(comm, net, strategy, monkeypatch):
+    """Played by the CPU: modules hold copies of their parameters and compute on these."""
+    oracle = Sequential(build(net), momentum())
+    monkeypatch.setattr(torch_layer, "in_host_memory", lambda device: False)
+    parallel = EXACT[strategy](build(net), momentum(), comm)
+    batches = random_batches(build(net), 7, steps=2)
+    if strategy in ("local_sgd", "server"):
+        assert_same_weights(parallel, oracle, batches)
+    else:
+        assert_trains_like(oracle, parallel, batches, comm)
+    model = build(net)
+    for weight in model.module.parameters():
+        assert not np.shares_memory(weight.detach().numpy(), model.params)
+    parallel.close()
+
+
+@pytest.mark.workers(1, 2)
+def test_computing_in_bfloat16_keeps_float32_parameters(comm):
+    def mixed(compute="bfloat16"):
+        return TorchModel(NETS["linear"][0](), seed=1, compute=compute)
+
+    (batch,) = random_batches(mixed(), 64, steps=1)
+    model, single = mixed(), mixed(None)
+    losses = model.gradients(batch), single.gradients(batch)
+    assert 0 < abs(losses[0] - losses[1]) < 1e-2
+    assert 0 < np.abs(model.grads - single.grads).max() < 2e-2 * np.abs(single.grads).max()
+    assert model.grads.dtype == model.params.dtype == np.float32
+    # Steps of 1e-5 are nothing to a bfloat16 near 1, and do add up in the parameters.
+    parallel = DataParallel(mixed(), SGD(1e-4), comm)
+    start = parallel.weights()
+    for _ in range(10):
+        parallel.step(batch)
+    expected = -1e-3 * single.grads
+    error = np.abs(parallel.weights() - start - expected).max()
+    assert error < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.workers(1)
+def test_a_device_that_is_not_there_is_named():
+    absent = next(name for name in ("cuda:99", "mps") if name not in devices())
+    with pytest.raises(ValueError, match=f"device='{absent}' is not there: torch finds cpu"):
+        TorchModel(NETS["linear"][0](), device=absent)
+    with pytest.raises(ValueError, match="device='gpu': expected one of cpu"):
+        TorchModel(NETS["linear"][0](), device="gpu")
+
+
+# What is refused
+
+
+def tied():
+    net = tnn.Sequential(tnn.Linear(4, 4), tnn.Tanh(), tnn.Linear(4, 4))
+    net[2].weight = net[0].weight
+    return net
+
+
+def frozen():
+    net = tnn.Sequential(tnn.Linear(4, 4), tnn.Linear(4, 3))
+    net[0].weight.requires_grad_(False)
+    return net
+
+
+class Pair(tnn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class Total(tnn.Module):
+    def forward(self, x):
+        return x.sum()
+
+
+class Raw(tnn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = tnn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    ("modules", "arguments", "error", "message"),
+    [
+        (3, {}, TypeError, "expected a torch.nn.Sequential"),
+        ([tnn.Linear(3, 2), np.tanh], {}, TypeError, "list of modules"),
+        ([], {}, ValueError, "no layers"),
+        (tied(), {}, ValueError, "weight of layer 2 is weight of layer 0: layers share no weights"),
+        (frozen(), {}, ValueError, "does not require a gradient"),
+        (tnn.Linear(3, 2).half(), {}, ValueError, r"float16: expected all float32 .* dtype="),
+        (
+            [tnn.Linear(3, 2), tnn.Linear(2, 2).double()],
+            {},
+            ValueError,
+            "float32, float64: expected all",
+        ),
+        (tnn.Linear(3, 2), {"dtype": "float16"}, ValueError, "expected one of float32, float64"),
+        (tnn.LazyLinear(3), {}, ValueError, "has no shape yet"),
+        (tnn.Conv2d(1, 1, 3), {}, ValueError, r"input_shape=\.\.\. of one row"),
+        (tnn.Linear(3, 2), {"input_shape": (4,)}, ValueError, r"rows of shape \(4,\)"),
+        (Pair(), {"input_shape": (4,)}, ValueError, "makes tuple of two rows"),
+        (Total(), {"input_shape": (4,)}, ValueError, r"makes shape \(\) of two rows"),
+        (Raw(), {"input_shape": (4,)}, ValueError, "no reset_parameters"),
+        (tnn.Linear(3, 2), {"compute": "float16"}, ValueError, 'expected None, or "bfloat16"'),
+        (
+            tnn.Linear(3, 2),
+            {"compute": "bfloat16", "dtype": "float64"},
+            ValueError,
+            "parameters of float64",
+        ),
+        (tnn.Linear(3, 2), {"seed": 1.5}, TypeError, "seed=1.5"),
+        (tnn.Linear(3, 2), {"params": np.zeros(3)}, ValueError, "params"),
+        (tnn.Linear(3, 2), {"sync_batch_norm": True}, TypeError, "communicator"),
+        (tnn.Dropout2d(), {"input_shape": (4,)}, ValueError, "use torch.nn.Dropout"),
+    ],
+)
+def test_what_cannot_be_wrapped_is_refused(modules, arguments, error, message):
+    with pytest.raises(error, match=message):
+        TorchModel(modules, **arguments)
+
+
+@pytest.mark.workers(1)
+def test_parameters_without_reset_are_taken_from_a_function():
+    model = TorchModel(lambda: [Raw(), tnn.Linear(4, 3)], input_shape=(4,))
+    np.testing.assert_array_equal(model.params[:4], 1)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    "module",
+    [tnn.RReLU(), tnn.InstanceNorm1d(4, affine=True, track_running_stats=True)],
+    ids=["random", "statistics"],
+)
+def test_what_depends_on_how_rows_are_split_is_refused_when_it_shows(module):
+    model = TorchModel([module, tnn.Flatten(), tnn.Linear(8, 3)], input_shape=(4, 2))
+    with pytest.raises(ValueError, match="depends on how rows are split"):
+        model.gradients(*random_batches(model, 4, steps=1))
+
+
+@pytest.mark.workers(2)
+def test_a_pipeline_of_one_module_says_why_not(comm):
+    model = TorchModel(Block(4), input_shape=(4,))
+    with pytest.raises(ValueError, match="a torch module that is no Sequential is one layer"):
+        Pipeline(model, momentum(), comm)

@@ -44,6 +44,22 @@ def test_allreduce(comm, timed, workers, size):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("workers", WORKERS)
+def test_gloo(comm, timed, workers, size):
+    """The same sum by torch.distributed, which goes through sockets also within one machine."""
+    from strategies.torch_comm import TorchComm  # torch takes seconds to load: here alone
+
+    buffer = np.zeros(size // 4, np.float32)
+
+    def run(first, times):
+        for _ in range(times):
+            ranks.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
+
+    with TorchComm.from_mpi(comm) as ranks:
+        timed("Allreduce, gloo", size, run)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("workers", WORKERS)
 def test_shared_window(comm, timed, workers, size):
     """Every rank sums its slice of all rows, between two barriers."""
     window = SharedWindow(comm, np.float32, workers, size // 4)

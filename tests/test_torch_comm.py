@@ -208,6 +208,16 @@ def test_messages_of_a_duplicate_are_its_own(comm):
 
 
 @pytest.mark.workers(2)
+def test_duplicates_do_not_find_those_before_them(comm):
+    with connect(comm) as ranks:
+        for _ in range(3):
+            if ranks.rank == 0:
+                time.sleep(0.1)  # time to find where it was before
+            with ranks.Dup() as other:
+                assert other.allgather(other.rank) == [0, 1]
+
+
+@pytest.mark.workers(2)
 def test_tags_tell_messages_apart(comm):
     with connect(comm) as ranks:
         data = np.zeros((2, 3))
@@ -295,10 +305,12 @@ def test_waiting_for_a_rank_that_has_left_is_an_error_at_once(comm):
 @pytest.mark.workers(2)
 def test_waiting_for_a_rank_that_does_not_come_ends_in_time(comm):
     with TorchComm.from_mpi(comm, timeout=0.5) as ranks:
+        begin = time.monotonic()
         if ranks.rank == 0:
             with pytest.raises(RuntimeError, match=r"(?i)timed out"):
                 ranks.Allreduce(MPI.IN_PLACE, np.zeros(3))
         comm.Barrier()
+        assert time.monotonic() - begin < 5
 
 
 @pytest.mark.workers(2)

@@ -24,8 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "device" not in metafunc.fixturenames:
-        return
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "device" not in metafunc.fixturenames or any(mark.args[0] == "device" for mark in marks):
+        return  # or the test has a list of its own
     asked = metafunc.config.option.device
     metafunc.parametrize("device", asked or [_or_skipped(name) for name in KINDS])
 

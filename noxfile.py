@@ -59,13 +59,15 @@ def environment(session: nox.Session) -> None:
 def launcher() -> list[str]:
     """The command that starts ranks: the wheel's mpiexec, else the system's.
 
-    Open MPI tells survivors of a rank's death only where it is asked to.
+    Open MPI tells survivors of a rank's death only where it is asked to. MPICH's Hydra kills them
+    before they can say where they are, unless it is asked not to.
     """
     path = shutil.which("mpiexec", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
     if path is None:
         raise SystemExit("no mpiexec: install an MPI, or unset LOCKSTEP_SYSTEM_MPI for the wheel")
     version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
-    return [path, *(["--with-ft", "ulfm"] if "Open MPI" in version else [])]
+    asked = {"Open MPI": ["--with-ft", "ulfm"], "HYDRA": ["-disable-auto-cleanup"]}
+    return [path, *(option for name in asked if name in version for option in asked[name])]
 
 
 def python(session: nox.Session, *command: str, **env: str) -> None:

@@ -1,13 +1,17 @@
 """The rank-aware layer, seen from tests that run in it."""
 
+import os
+import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mpi4py import MPI
 
-from tests.ranks import clashes
+from tests.ranks import clashes, guard
 from tests.ranks.control import allgather
 from tests.ranks.verdict import Word, agreed
 from tests.ranks.waiting import wait
@@ -62,6 +66,50 @@ def test_shrinking_stays_together(world: MPI.Comm, n: int) -> None:
     assert n < 10 or world.rank < world.size - 1
 
 
+class TestGuard:
+    """MPICH's launcher does not bury the dead before all that they have started has gone."""
+
+    @pytest.fixture
+    def watched(self, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """A process that has a guard, which writes to ``last_word``."""
+        folder = guard.Table.create(1)
+        with subprocess.Popen(["sleep", "100"]) as process:
+            guard.Table(folder)[0] = guard.Row(pid=process.pid, rank=7)
+            guard.Table(folder).notes(7).write_text("it was here\n")
+            with (tmp_path / "last_word").open("w") as output:
+                guard.start(folder, output.fileno(), launcher=0)
+            yield process
+            process.kill()
+            wait(lambda: not Path(folder).exists(), self.give_up)
+
+    @staticmethod
+    def give_up(waited: float) -> None:
+        assert waited < 5.0, "the guard has not ended"
+
+    def test_a_dead_process_that_nobody_buries_has_gone(
+        self, watched: subprocess.Popen[bytes], tmp_path: Path
+    ) -> None:
+        watched.kill()
+        wait(lambda: "[rank 7] it was here" in (tmp_path / "last_word").read_text(), self.give_up)
+        assert watched.returncode is None
+
+    def test_nothing_is_inherited(self, request: pytest.FixtureRequest) -> None:
+        ours, inherited = os.pipe()
+        os.set_inheritable(inherited, True)
+        request.getfixturevalue("watched")
+        os.close(inherited)
+        os.set_blocking(ours, False)
+        wait(lambda: _ended(ours), self.give_up)
+        os.close(ours)
+
+
+def _ended(pipe: int) -> bool:
+    try:
+        return os.read(pipe, 1) == b""
+    except BlockingIOError:
+        return False
+
+
 class TestVerdict:
     def test_equal_outcomes_stand(self) -> None:
         for outcome in ("passed", "skipped", "xfailed", "xpassed"):
@@ -101,6 +149,11 @@ class TestCollections:
         text = clashes.collections({0: ["a", "b"], 1: ["a"]}, {0: [], 1: ["broken"]})
         assert text is not None
         assert "rank 1 lacks b" in text
+        assert "rank 1: broken" in text
+
+    def test_an_error_on_some_ranks_is_a_difference(self) -> None:
+        text = clashes.collections({0: ["a"], 1: ["a"]}, {0: [], 1: ["broken"]})
+        assert text is not None
         assert "rank 1: broken" in text
 
     def test_order_counts(self) -> None:

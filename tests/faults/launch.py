@@ -16,13 +16,15 @@ PLANTED = Path(__file__).parent / "planted"
 ULFM = ("--with-ft", "ulfm")
 # Far beyond every bound that is tested: a launch that gets there hangs.
 _HANGS = 90.0
+# A guard may speak last, after the launcher has ended.
+_GUARD_ENDS = 5.0
 # What the MPI of this very process has put into the environment.
 _OWN = ("PMIX_", "PMI_", "OMPI_COMM_WORLD", "OMPI_MCA_ess", "OMPI_UNIVERSE", "LOCKSTEP_RANKS")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One finished launch. Times are seconds since the epoch."""
+    """One finished launch, with its guards. Times are seconds since the epoch."""
 
     code: int
     output: str
@@ -59,6 +61,14 @@ def mpiexec() -> str:
     return found
 
 
+def _wait_for_guards(folder: Path) -> None:
+    """Guards remove their tables when they end."""
+    end = time.monotonic() + _GUARD_ENDS
+    while tables := list(folder.glob("ranks-*")):
+        assert time.monotonic() < end, f"the guard of {tables[0]} has not ended"
+        time.sleep(0.02)
+
+
 def launch(
     suite: str,
     folder: Path,
@@ -77,6 +87,7 @@ def launch(
     log.touch()
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(_OWN)}
     planted = {"PLANTED_LOG": str(log), "PLANTED_VICTIM": str(victim), "PYTHONPATH": str(ROOT)}
+    planted["TMPDIR"] = str(folder)
     start = [mpiexec(), *ULFM] if launcher is None else list(launcher)
     count = ["-n", str(ranks)] if start else []
     command = [*start, *count, python, "-m", "pytest", "-p", "tests.ranks.plugin"]
@@ -93,6 +104,7 @@ def launch(
             stderr=subprocess.STDOUT,
             timeout=_HANGS,
         )
+        _wait_for_guards(folder)
         ended = time.time()
         output.seek(0)
         text = output.read()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.launch import launch
 
-VICTIMS = [(4, 3), (4, 1), (4, 0), (2, 1)]
+VICTIMS = [(4, 3), (4, 1), (4, 0), (2, 1), (2, 0)]
 
 
 @pytest.mark.parametrize(("ranks", "victim"), VICTIMS)
@@ -26,28 +26,38 @@ def test_leaving(tmp_path: Path, leave: str, shown: str, ranks: int, victim: int
     assert result.code not in (0, None)
 
 
-def test_interrupted_launcher(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [4, 2])
+def test_interrupted_launcher(tmp_path: Path, ranks: int) -> None:
+    """Ctrl-C shows where every rank was."""
     environment = {"PLANTED_LEAVE": "sigint"}
-    result = launch("leaving", tmp_path, 4, victim=1, deadline=30.0, environment=environment)
+    result = launch("leaving", tmp_path, ranks, victim=1, deadline=30.0, environment=environment)
+    for rank in range(ranks):
+        assert any(
+            line.startswith(f"[rank {rank}]") and "in test_leave" in line
+            for line in result.output.splitlines()
+        ), result.output
     assert result.ended - result.fault() < 6.0
     assert result.passed("test_before")
     assert not result.reports("test_later")
     assert result.code not in (0, None)
 
 
-@pytest.mark.parametrize(("ranks", "victim"), VICTIMS)
 @pytest.mark.parametrize(
-    ("clash", "shown"), [("import", "planted import error"), ("collection", "test_additional")]
+    ("clash", "ranks", "victim"),
+    [
+        *[("import", 4, 3), ("import", 4, 1), ("import", 4, 0), ("import", 2, 1)],
+        *[("collection", 4, 3), ("collection", 4, 0), ("collection", 2, 0)],
+    ],
 )
-def test_different_collection(
-    tmp_path: Path, clash: str, shown: str, ranks: int, victim: int
-) -> None:
+def test_different_collection(tmp_path: Path, clash: str, ranks: int, victim: int) -> None:
+    shown = {"import": "planted import error", "collection": "test_additional"}[clash]
     environment = {"PLANTED_CLASH": clash}
     result = launch("clashing", tmp_path, ranks, victim=victim, environment=environment)
     assert "the ranks have not collected the same tests" in result.output
     assert f"rank {victim}" in result.output
     assert shown in result.output
-    assert not result.log
+    assert result.ended - result.fault() < 6.0
+    assert not result.reports("test_same")
     assert result.code not in (0, None)
 
 

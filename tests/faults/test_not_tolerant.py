@@ -17,12 +17,12 @@ DEADLINE = 2.0
 
 @pytest.fixture(params=["plain mpiexec", "mpich"])
 def run(request: pytest.FixtureRequest, tmp_path: Path):
-    python, launcher = sys.executable, mpiexec()
+    python, launcher = sys.executable, [mpiexec()]
     if request.param == "mpich":
         if "MPICH_PYTHON" not in os.environ:
             pytest.skip("MPICH_PYTHON is not set: see the session faults of nox")
         python = os.environ["MPICH_PYTHON"]
-        launcher = str(Path(python).with_name("mpiexec"))
+        launcher = [str(Path(python).with_name("mpiexec")), "-disable-auto-cleanup"]
 
     def run(suite: str, victim: int, *arguments: str, death: str = "") -> Launch:
         environment = {"PLANTED_DEATH": death}
@@ -34,37 +34,58 @@ def run(request: pytest.FixtureRequest, tmp_path: Path):
             deadline=DEADLINE,
             arguments=arguments,
             environment=environment,
-            launcher=[launcher],
+            launcher=launcher,
             python=python,
         )
 
     return run
 
 
-@pytest.mark.parametrize("victim", [3, 1, 0])
-@pytest.mark.parametrize(
-    ("fault", "shown"),
-    [
-        ("call", "RuntimeError: planted in call"),
-        ("deadlock_receive", "in test_deadlock_receive"),
-        ("python_loop", "in test_python_loop"),
-    ],
-)
-def test_aborted(run, fault: str, shown: str, victim: int) -> None:
+def says(result: Launch, rank: int, what: str) -> bool:
+    """Whether a line under the name of ``rank`` has ``what`` in it."""
+    lines = result.output.splitlines()
+    return any(line.startswith(f"[rank {rank}]") and what in line for line in lines)
+
+
+@pytest.mark.parametrize(("fault", "victim"), [("deadlock_receive", 1), ("python_loop", 0)])
+def test_stuck(run, fault: str, victim: int) -> None:
     result = run("survivable", victim, "-k", f"test_{fault}")
-    lines = [line for line in result.output.splitlines() if line.startswith(f"[rank {victim}]")]
-    assert any(shown in line for line in lines), result.output
     for rank in range(4):
-        assert f"[rank {rank}]" in result.output
+        assert says(result, rank, f"in test_{fault}"), result.output
     assert result.ended - result.fault() < DEADLINE + 10.0
     assert result.code not in (0, None)
 
 
 @pytest.mark.parametrize("victim", [3, 0])
-@pytest.mark.parametrize("death", ["kill", "os_exit", "gil"])
-def test_death(run, death: str, victim: int) -> None:
-    """The launcher ends the run, and has its own words for it."""
+def test_killed(run, victim: int) -> None:
+    """The launcher ends the other ranks; MPICH's may do it before they can say anything."""
+    result = run("lethal", victim, death="kill")
+    if "prterun" in result.output:
+        assert f"in this order: {victim}, " in result.output
+        for rank in {0, 1, 2, 3} - {victim}:
+            assert says(result, rank, "in test_death"), result.output
+    else:
+        told = ("No rank of this node is left", f"since rank {victim} has gone")
+        assert any(text in result.output for text in told), result.output
+    assert result.ended - result.fault() < DEADLINE + 10.0
+    assert result.passed("test_before")
+    assert result.code not in (0, None)
+
+
+@pytest.mark.parametrize(
+    ("death", "victim"), [("raise", 3), ("raise", 0), ("os_exit", 1), ("gil", 3)]
+)
+def test_aborted(run, death: str, victim: int) -> None:
+    """Every rank says where it is, or has it said if it cannot."""
+    shown = {
+        "raise": "RuntimeError: planted",
+        "os_exit": "os._exit(3) was called here",
+        "gil": "in hold_the_interpreter",
+    }[death]
     result = run("lethal", victim, death=death)
+    assert says(result, victim, shown), result.output
+    for rank in {0, 1, 2, 3} - {victim}:
+        assert says(result, rank, "in test_death"), result.output
     assert result.ended - result.fault() < DEADLINE + 10.0
     assert result.passed("test_before")
     assert result.code not in (0, None)
@@ -73,7 +94,7 @@ def test_death(run, death: str, victim: int) -> None:
 def test_without_faults(run) -> None:
     result = run("survivable", -1, "-k", "test_after")
     assert result.code == 0, result.output
-    assert "15 passed" in result.output
+    assert "16 passed" in result.output
 
 
 def test_without_launcher(tmp_path: Path) -> None:
@@ -81,4 +102,4 @@ def test_without_launcher(tmp_path: Path) -> None:
     result = launch("survivable", tmp_path, 1, launcher=[], arguments=["-k", "test_after"])
     assert result.code == 0, result.output
     assert "ranks: 1" in result.output
-    assert "15 passed" in result.output
+    assert "16 passed" in result.output

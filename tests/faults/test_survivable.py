@@ -4,8 +4,27 @@ import pytest
 
 from tests.faults.launch import Launch, launch
 
-# Longer than the grace that a skip is given.
-DEADLINE = 1.5
+DEADLINE = 1.0
+
+FAULTS = {  # what is shown of each, and the bound
+    "setup": ("RuntimeError: planted in setup", 2.0),
+    "call": ("RuntimeError: planted in call", 2.0),
+    "teardown": ("RuntimeError: planted in teardown", 2.0),
+    "sys_exit": ("SystemExit: 3", 2.0),
+    "mixed_skip": ("skipped planted skip", 2.0),
+    "mixed_skip_in_collective": ("skipped planted skip", 2.0),
+    "mixed_xfail": ("xfailed planted xfail", 2.0),
+    "memory": ("MemoryError", 2.0),
+    "deadlock_mismatched": ("in others_wait", DEADLINE + 3.0),
+    "deadlock_receive": ("in test_deadlock_receive", DEADLINE + 3.0),
+    "deadlock_pickled": ("in test_deadlock_pickled", DEADLINE + 3.0),
+    "deadlock_split": ("in test_deadlock_split", DEADLINE + 3.0),
+    "deadlock_world": ("in test_deadlock_world", DEADLINE + 3.0),
+    "python_loop": ("in test_python_loop", DEADLINE + 2.0),
+    "sleep": ("in test_sleep", DEADLINE + 2.0),
+    "blocking_call": ("in test_blocking_call", DEADLINE + 2.0),
+    "alone": ("in test_alone", DEADLINE + 2.0),
+}
 
 
 @pytest.fixture(
@@ -21,30 +40,10 @@ def run(
     return launch("survivable", folder, ranks, victim=victim, deadline=DEADLINE), victim
 
 
-@pytest.mark.parametrize(
-    ("fault", "shown", "bound"),
-    [
-        ("setup", "RuntimeError: planted in setup", 2.0),
-        ("call", "RuntimeError: planted in call", 2.0),
-        ("teardown", "RuntimeError: planted in teardown", 2.0),
-        ("sys_exit", "SystemExit: 3", 2.0),
-        ("mixed_skip", "skipped planted skip", 2.0),
-        ("mixed_skip_in_collective", "skipped planted skip", 2.0),
-        ("mixed_xfail", "xfailed planted xfail", 2.0),
-        ("memory", "MemoryError", 2.0),
-        ("deadlock_mismatched", "in others_wait", DEADLINE + 3.0),
-        ("deadlock_receive", "in test_deadlock_receive", DEADLINE + 3.0),
-        ("deadlock_pickled", "in test_deadlock_pickled", DEADLINE + 3.0),
-        ("deadlock_split", "in test_deadlock_split", DEADLINE + 3.0),
-        ("deadlock_world", "in test_deadlock_world", DEADLINE + 3.0),
-        ("python_loop", "in test_python_loop", DEADLINE + 2.0),
-        ("sleep", "in test_sleep", DEADLINE + 2.0),
-        ("blocking_call", "in test_blocking_call", DEADLINE + 2.0),
-        ("alone", "in test_alone", DEADLINE + 2.0),
-    ],
-)
-def test_reported(run: tuple[Launch, int], fault: str, shown: str, bound: float) -> None:
+@pytest.mark.parametrize("fault", FAULTS)
+def test_reported(run: tuple[Launch, int], fault: str) -> None:
     result, victim = run
+    shown, bound = FAULTS[fault]
     failure = result.failure(f"test_{fault}")
     assert shown in failure["text"]
     assert f"rank {victim}" in failure["text"]
@@ -54,6 +53,9 @@ def test_reported(run: tuple[Launch, int], fault: str, shown: str, bound: float)
 def test_everything_else_passes(run: tuple[Launch, int]) -> None:
     result, _ = run
     healthy = {e["test"].split("[")[0] for e in result.log if "test_after" in e.get("test", "")}
-    assert len(healthy) == 15, result.output
+    assert len(healthy) == 16, result.output
     assert [test for test in sorted(healthy) if not result.passed(test)] == []
+    assert {e["outcome"] for e in result.reports("test_all_skip") if e["when"] == "call"} == {
+        "skipped"
+    }
     assert result.code == 1

@@ -11,10 +11,11 @@ from tests.ranks.watchdog import Watchdog
 exit_now = os._exit  # as it was before leave_traces
 
 
-def leave_traces(watchdog: Watchdog) -> None:
-    """Make crashes of this rank write their stack to the notes, and ``os._exit`` survivable.
+def leave_traces(watchdog: Watchdog, tolerant: bool) -> None:
+    """Make this rank's crashes, and ``os._exit``, write their stack to the notes.
 
-    Open MPI tells the other ranks of a death by a signal, but not of an exit with an error code.
+    If ranks can be survived, ``os._exit`` becomes a death by a signal: Open MPI tells the others of
+    that, but not of an exit with an error code.
     """
     faulthandler.enable(watchdog.notes, all_threads=False)
     rank_itself = os.getpid()
@@ -23,14 +24,14 @@ def leave_traces(watchdog: Watchdog) -> None:
         if os.getpid() != rank_itself:  # a fork, which leaves the ordinary way
             exit_now(status)
         watchdog.notes.write(f"os._exit({status}) was called here:\n{stacks.main_thread()}")
-        os.kill(rank_itself, signal.SIGKILL)
-        raise AssertionError("unreachable")
+        if tolerant:
+            os.kill(rank_itself, signal.SIGKILL)
+        exit_now(status)
 
     os._exit = _exit
 
 
 def last_words(watchdog: Watchdog, rank: int) -> str:
     """What is known of the end of a dead ``rank``."""
-    path = watchdog.table.notes(rank)
-    text = path.read_text() if path.exists() else ""
-    return text or "It left no trace: SIGKILL, no memory left, or an exit in C code."
+    left = watchdog.table.last_words(rank)
+    return left or "It left no trace: SIGKILL, no memory left, or an exit in C code."

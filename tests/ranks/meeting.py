@@ -5,12 +5,15 @@ from typing import Any
 
 from tests.ranks import deaths
 from tests.ranks.control import Control
+from tests.ranks.mpi import MPI
 from tests.ranks.watchdog import Watchdog
 
 # A rank waits for another this much longer than the deadline; by then the guard has acted.
 _PATIENCE = 12.0
 # The time MPI has to report a death before it is clear that it will not: an exit in C, or an abort.
 _UNREPORTED = 2.0
+# Without fault tolerance: the time the other ranks have to say where they are.
+_ALL_TELL = 2.0
 
 
 class RunEnds(Exception):
@@ -45,6 +48,10 @@ class Meeting:
             self.control.whole = False
             self.over = True
             raise RunEnds(f"{lost} during {topic}, which MPI cannot survive") from None
+        except MPI.Exception as error:  # only without fault tolerance
+            self.watchdog.say(f"{topic}: {error}\n{_failure(message)}")
+            time.sleep(_ALL_TELL)
+            self.watchdog.abort()
         finally:
             self.watchdog.kill_in(None)
         self._bury([r for r in before if r not in self.control.alive])
@@ -78,12 +85,17 @@ class Meeting:
             self.dead[rank] = deaths.last_words(self.watchdog, rank)
 
 
+def _failure(message: dict[str, Any]) -> str:
+    return str(message.get("word", {}).get("text", ""))
+
+
 class Lost(Exception):
     """Ranks have gone, and MPI does not say so."""
 
-    def __init__(self, ranks: list[int]) -> None:
+    def __init__(self, ranks: list[int], tolerant: bool) -> None:
         names = ", ".join(map(str, ranks))
-        super().__init__(f"rank {names} ended in C code, by _exit or MPI_Abort,")
+        how = "ended in C code, by _exit or MPI_Abort," if tolerant else "died"
+        super().__init__(f"rank {names} {how}")
         self.ranks = ranks
 
 
@@ -101,7 +113,7 @@ class _Waiting:
         self._control = meeting.control
         self._watchdog = meeting.watchdog
         self._topic = topic
-        self._failure = message.get("word", {}).get("text", "")
+        self._failure = _failure(message)
         self._grace = grace
         self._limit = deadline + _PATIENCE
 
@@ -112,7 +124,7 @@ class _Waiting:
         gone = self._watchdog.table.gone(_UNREPORTED)
         if lost := [rank for rank in gone if rank in self._control.alive]:
             self._control.unblock()
-            raise Lost(lost)
+            raise Lost(lost, self._control.tolerant)
         if not self._control.tolerant and self._failure and self._overdue():
             # The ranks that are stuck say where they are now, and then abort the launch.
             self._watchdog.say(f"{self._topic} failed here:\n{self._failure}")

@@ -77,8 +77,8 @@ class RankAware:
 
     def pytest_sessionstart(self) -> None:
         # After pytest's own faulthandler plugin, which would print without saying which rank.
-        if self.control.tolerant and len(self.control.alive) > 1:
-            deaths.leave_traces(self.watchdog)
+        if len(self.control.alive) > 1:
+            deaths.leave_traces(self.watchdog, self.control.tolerant)
 
     # Collection
 

@@ -10,8 +10,8 @@ deadline the stack of this rank is kept
 ======== ===========================================================================================
 
 The death of another rank brings the deadline forward. Without fault tolerance there is nothing to
-go on with: stacks are printed, and the launch is aborted a second later, so that the other ranks
-can print theirs.
+go on with: stacks are printed, and the launch is aborted two seconds later, when all other ranks
+have printed theirs, or have it written from C.
 """
 
 import faulthandler
@@ -30,7 +30,9 @@ from tests.ranks.control import Control, allgather
 from tests.ranks.mpi import MPI
 
 _KILL_AFTER = 4.0
-_LOOK_AROUND = 0.5  # seconds between two looks at who has gone
+_LOOK_AROUND = 0.25  # seconds between two looks at who has gone
+_MPI_TELLS = 0.5  # MPI needs less to report a death, if it does
+_TELLING = 0.5
 
 Step = tuple[float, Callable[[], object]]
 
@@ -60,11 +62,14 @@ class Watchdog:
         self.deadline = 0.0  # of the current or latest phase, as time.monotonic()
         self._steps: list[Step] = []
         self._changed = threading.Condition()
+        self._terminated = False  # by the launcher, which may not pass on what is printed now
         self._stderr = os.dup(2)  # the real one: capturing puts a file in the place of fd 2
         self._join_node()
         self.notes = self.table.notes(self.rank).open("a", buffering=1)
         signal.signal(signal.SIGUSR1, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_termination)
+        # Python's handler comes late or never to a rank that waits in C, and SIGKILL follows soon.
+        faulthandler.register(signal.SIGTERM, self.notes, all_threads=False, chain=True)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def _join_node(self) -> None:
@@ -91,6 +96,8 @@ class Watchdog:
 
     def arm(self, seconds: float) -> None:
         with self._changed:
+            if self.overrun is not None:
+                self.notes.truncate(0)  # of a phase that is over
             self.overrun = None
             self._seconds, self.deadline = seconds, time.monotonic() + seconds
             self._steps = self._escalation()
@@ -110,21 +117,33 @@ class Watchdog:
     def kill_in(self, seconds: float | None) -> None:
         """Have the guard kill this rank unless it says otherwise within ``seconds``."""
         kill_at = 0.0 if seconds is None else time.monotonic() + seconds
-        self.table[self._row] = guard.Row(os.getpid(), self.rank, kill_at)
+        held = self._stderr if self._control.tolerant else -1
+        self.table[self._row] = guard.Row(os.getpid(), self.rank, held, kill_at)
 
-    def say(self, text: str) -> None:
-        """Print at once, under this rank's name, past all capturing and buffering."""
-        lines = "".join(f"[rank {self.rank}] {line}\n" for line in text.splitlines())
+    def say(self, text: str, rank: int | None = None) -> None:
+        """Print at once, under a rank's name, past all capturing and buffering."""
+        name = self.rank if rank is None else rank
+        lines = "".join(f"[rank {name}] {line}\n" for line in text.splitlines())
         os.write(self._stderr, lines.encode(errors="replace"))
 
     def abort(self) -> NoReturn:
-        """End the whole launch, now."""
+        """End the whole launch, now. Also says what is known of ranks that cannot say it."""
+        try:
+            self.table.told.touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(_TELLING)  # another rank was first, and is about to say it
+        else:
+            for rank in self._control.alive:
+                self.say(self.table.last_words(rank), rank)
         MPI.COMM_WORLD.Abort(1)
         raise SystemExit(1)
 
     def leave(self) -> None:
         """Tell the guard that this rank is about to end in order."""
-        self.table[self._row] = guard.Row()
+        # MPICH's launcher may send it when another rank ends, and Python is about to let go of it.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        if not self._terminated:
+            self.table[self._row] = guard.Row()
 
     # In the thread
 
@@ -136,7 +155,7 @@ class Watchdog:
                 (0.5, self._interrupt),
                 (2.0, lambda: self._control.unblock(world=True)),
             ]
-        return [(0.0, self._keep_stack), (0.0, self._say_stack), (1.0, self.abort)]
+        return [(0.0, self._keep_stack), (0.0, self._say_stack), (2.0, self.abort)]
 
     def _watch(self) -> None:
         with self._changed:
@@ -155,7 +174,8 @@ class Watchdog:
 
     def _look_around(self) -> None:
         """Make the rank leave its phase if another one has gone: the test cannot pass any more."""
-        gone = [rank for rank in self.table.gone(_LOOK_AROUND) if rank in self._control.alive]
+        seconds = _MPI_TELLS if self._control.tolerant else 0.0
+        gone = [rank for rank in self.table.gone(seconds) if rank in self._control.alive]
         if gone:
             self._steps.pop(0)
             self._keep_stack(f"interrupted, since rank {gone[0]} has gone")
@@ -170,6 +190,8 @@ class Watchdog:
     def _say_stack(self) -> None:
         if self.overrun:
             self.say(f"{self.overrun.reason}; it was here:\n{self.overrun.stack}")
+            faulthandler.cancel_dump_traceback_later()
+            self.notes.truncate(0)  # said
 
     def _interrupt(self) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
@@ -180,10 +202,5 @@ class Watchdog:
 
     def _on_termination(self, signum: int, frame: FrameType | None) -> None:
         """The launcher ends the run: Ctrl-C, or a rank has gone and it does not want to go on."""
-        gone = ", ".join(map(str, self.table.gone(0.0)))
-        reason = "terminated by the launcher" + (
-            f", after rank {gone} ended in C code" if gone else ""
-        )
-        # It leaves a quarter of a second, which may be too short for anything else.
-        self.say(f"{reason}; this rank was here:\n{stacks.main_thread()}")
-        raise KeyboardInterrupt(reason)
+        self._terminated = True
+        raise KeyboardInterrupt("terminated by the launcher")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -10,11 +11,17 @@ from mpi4py import MPI
 
 LOG = Path(os.environ["PLANTED_LOG"])
 RANK = MPI.COMM_WORLD.rank
+VICTIM = int(os.environ["PLANTED_VICTIM"])
 
 
 def note(**entry: object) -> None:
     with LOG.open("a") as log:
         log.write(json.dumps({"time": time.time(), "rank": RANK, **entry}) + "\n")
+
+
+def pytest_collection() -> None:
+    if "PLANTED_CLASH" in os.environ and VICTIM == RANK:
+        note(fault="collection")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -27,10 +34,17 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         )
 
 
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    last = nodeid.endswith("test_everyone_left")
+    if last and VICTIM == RANK and os.environ["PLANTED_DEATH"] == "between_tests":
+        note(fault="between_tests")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.fixture
 def victim() -> int:
     """The world rank that is to go wrong."""
-    return int(os.environ["PLANTED_VICTIM"])
+    return VICTIM
 
 
 @pytest.fixture
@@ -39,3 +53,13 @@ def faulty(victim: int, request: pytest.FixtureRequest) -> bool:
     if victim == RANK:
         note(fault=request.node.name)
     return victim == RANK
+
+
+@pytest.fixture
+def next_death(request: pytest.FixtureRequest) -> str:
+    """The death of which this rank is to die after ``victim`` has, or nothing; noted."""
+    death, _, rank = os.environ.get("PLANTED_NEXT", "").partition(" ")
+    if death and int(rank) == RANK:
+        note(fault=request.node.name)
+        return death
+    return ""

@@ -23,7 +23,12 @@ def hold_the_interpreter() -> None:
     ctypes.PyDLL(None).sleep(1000)
 
 
+def raise_an_error() -> None:
+    raise RuntimeError("planted")
+
+
 DEATHS = {
+    "raise": raise_an_error,  # where there is no fault tolerance
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segv": lambda: ctypes.string_at(0),
     "os_exit": lambda: os._exit(3),
@@ -44,12 +49,19 @@ def test_before(comm: MPI.Comm) -> None:
 def test_death(world: MPI.Comm, faulty: bool) -> None:
     if DEATH == "gil_everywhere":
         hold_the_interpreter()
-    if faulty:
+    if faulty and DEATH in DEATHS:
         DEATHS[DEATH]()
     world.allreduce(1)
 
 
-@pytest.mark.workers(1, ALL - 1, ALL)
+def test_next_death(world: MPI.Comm, next_death: str) -> None:
+    """The survivors of the first are fewer, and have another numbering."""
+    if next_death:
+        DEATHS[next_death]()
+    world.allreduce(1)
+
+
+@pytest.mark.workers(*range(1, ALL + 1))
 def test_survivors(comm: MPI.Comm, workers: int) -> None:
     assert comm.allreduce(1) == workers
 

@@ -13,6 +13,8 @@ from mpi4py import MPI
 
 ALL = MPI.COMM_WORLD.size
 pytestmark = pytest.mark.workers(ALL)
+# For faults that have to be reported long before any deadline.
+at_once = pytest.mark.deadline(30.0)
 
 
 def calm(comm: MPI.Comm) -> None:
@@ -34,6 +36,7 @@ def raises_in_setup(comm: MPI.Comm, faulty: bool) -> None:
     comm.Barrier()
 
 
+@at_once
 def test_setup(raises_in_setup: None) -> None:
     pass
 
@@ -42,6 +45,7 @@ def test_after_setup(comm: MPI.Comm) -> None:
     calm(comm)
 
 
+@at_once
 def test_call(comm: MPI.Comm, faulty: bool) -> None:
     if faulty:
         raise RuntimeError("planted in call")
@@ -60,6 +64,7 @@ def raises_in_teardown(comm: MPI.Comm, faulty: bool) -> Iterator[None]:
     comm.Barrier()
 
 
+@at_once
 def test_teardown(raises_in_teardown: None) -> None:
     pass
 
@@ -68,6 +73,7 @@ def test_after_teardown(comm: MPI.Comm) -> None:
     calm(comm)
 
 
+@at_once
 def test_sys_exit(comm: MPI.Comm, faulty: bool) -> None:
     if faulty:
         sys.exit(3)
@@ -78,26 +84,41 @@ def test_after_sys_exit(comm: MPI.Comm) -> None:
     calm(comm)
 
 
+@at_once
 def test_mixed_skip(comm: MPI.Comm, faulty: bool) -> None:
     if faulty:
         pytest.skip("planted skip")
 
 
+@at_once
 def test_mixed_skip_in_collective(comm: MPI.Comm, faulty: bool) -> None:
     if faulty:
         pytest.skip("planted skip")
     comm.Barrier()
 
 
+@at_once
 def test_mixed_xfail(comm: MPI.Comm, faulty: bool) -> None:
     if faulty:
         pytest.xfail("planted xfail")
+
+
+@at_once
+def test_all_skip(comm: MPI.Comm, victim: int) -> None:
+    """The last one comes late, and still has to hear from another one before it skips."""
+    if MPI.COMM_WORLD.rank == victim:
+        time.sleep(0.5)
+        comm.recv(source=(victim + 1) % ALL)
+    elif MPI.COMM_WORLD.rank == (victim + 1) % ALL:
+        comm.send(None, victim)
+    pytest.skip("planted skip")
 
 
 def test_after_mixed(comm: MPI.Comm) -> None:
     calm(comm)
 
 
+@at_once
 def test_memory(comm: MPI.Comm, faulty: bool) -> None:
     """An allocation that a memory limit refuses."""
     if faulty:
@@ -192,6 +213,11 @@ def test_alone(comm: MPI.Comm, faulty: bool) -> None:
 
 def test_after_alone(comm: MPI.Comm) -> None:
     calm(comm)
+
+
+def test_after_world_untouched(comm: MPI.Comm) -> None:
+    """So far COMM_WORLD had no part in it, and works."""
+    calm(MPI.COMM_WORLD)
 
 
 def test_deadlock_world(comm: MPI.Comm, faulty: bool) -> None:

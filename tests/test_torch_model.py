@@ -218,7 +218,10 @@ def test_equals_a_plain_torch_loop(net, optimizer, theirs):
 
 
 def test_hogwild_with_a_torch_model(comm):
-    """One rank is Sequential; several reach a low loss, whoever wrote last."""
+    """One rank is Sequential; several reach a low loss, whoever writes last.
+
+    They keep step with each other: the last to run alone would fit the rows of its own.
+    """
     (batch,) = random_batches(build("residual"), 12, steps=1)
     hogwild = Hogwild(build("residual"), SGD(0.1), comm)
     oracle = Sequential(build("residual"), SGD(0.1))
@@ -226,6 +229,7 @@ def test_hogwild_with_a_torch_model(comm):
     assert losses[-1] < losses[0] / 2.5
     for _ in range(60):
         hogwild.step(batch)
+        comm.Barrier()
     weights = hogwild.weights()
     if comm.size == 1:
         np.testing.assert_array_equal(weights, oracle.weights())

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.linalg.blas import daxpy, saxpy
 
 from nn.arguments import number
 
@@ -20,22 +19,11 @@ def zeros_like(vector: Vector) -> Vector:
     )
 
 
-def add(vector: Vector, factor: float, other: Vector) -> None:
-    """vector += factor * other in one pass over memory, where numpy's operators take two.
-
-    Raises:
-        ValueError: `vector` is not contiguous, or not float32 or float64.
-    """
-    if not isinstance(vector, np.ndarray):
-        vector.add_(other, alpha=factor)
-        return
-    axpy = daxpy if vector.dtype == np.float64 else saxpy
-    # Given anything else, the wrapper of BLAS would update a copy.
-    if axpy(other, vector, a=factor) is not vector:
-        raise ValueError(
-            f"a vector of {vector.dtype} and strides {vector.strides}: expected contiguous float32 "
-            "or float64"
-        )
+def multiply(vector: Vector, factor: float, out: Vector) -> None:
+    if isinstance(vector, np.ndarray):
+        np.multiply(vector, factor, out=out)
+    else:
+        out.copy_(vector).mul_(factor)
 
 
 class Optimizer:
@@ -114,16 +102,19 @@ class SGD(Optimizer):
 
     def apply(self, params: Vector, grads: Vector, lr: float) -> None:
         if self.weight_decay:
-            add(grads, self.weight_decay, params)
+            grads += self.weight_decay * params
         if self.momentum:
             velocity = self.state["velocity"]
             velocity *= self.momentum
             velocity += grads
             if self.nesterov:
-                add(grads, self.momentum, velocity)
-            else:
-                grads = velocity
-        add(params, -lr, grads)
+                grads += self.momentum * velocity
+                velocity = grads
+            # The gradient is spent: its memory takes the product, which saves an allocation.
+            multiply(velocity, lr, out=grads)
+        else:
+            grads *= lr
+        params -= grads
 
 
 class Adam(Optimizer):
@@ -154,9 +145,9 @@ class Adam(Optimizer):
         beta1, beta2 = self.betas
         mean, square = self.state["mean"], self.state["square"]
         if self.weight_decay:
-            add(grads, self.weight_decay, params)
+            grads += self.weight_decay * params
         mean *= beta1
-        add(mean, 1 - beta1, grads)
+        mean += (1 - beta1) * grads
         square *= beta2
         square += (1 - beta2) * grads * grads
         root = (square / (1 - beta2**self.steps)) ** 0.5
@@ -181,6 +172,6 @@ class AdaGrad(Optimizer):
     def apply(self, params: Vector, grads: Vector, lr: float) -> None:
         square = self.state["square"]
         if self.weight_decay:
-            add(grads, self.weight_decay, params)
+            grads += self.weight_decay * params
         square += grads * grads
         params -= lr * grads / (square**0.5 + self.eps)

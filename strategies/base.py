@@ -83,6 +83,8 @@ class Strategy:
         if dtype not in COMM_DTYPES:
             raise ValueError(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
         self._check_start(model.params, comm)
+        if getattr(model, "clock", optimizer) is None:
+            model.clock = optimizer  # type: ignore[attr-defined]  # counts the steps for dropout
         self.model, self.optimizer, self.comm = model, optimizer, comm
         self.length = len(model.params)
         """Parameters of the whole model, however many of them this rank holds."""

@@ -52,12 +52,6 @@ def test_slices_move_as_the_whole_to_the_bit(kind):
     np.testing.assert_array_equal(parts, whole)
 
 
-@pytest.mark.parametrize("values", [np.zeros(8)[::2], np.zeros(4, np.longdouble)])
-def test_only_vectors_that_move_in_place(values):
-    with pytest.raises(ValueError, match="expected contiguous float32 or float64"):
-        SGD(0.1).step(values, np.ones(4))
-
-
 def test_a_schedule_is_called_with_the_number_of_steps_taken():
     seen = []
     optimizer = SGD(lambda step: seen.append(step) or 0.5)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 import nn
 from nn.data import cifar10, load
@@ -141,11 +142,24 @@ def test_the_painted_set() -> None:
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first[0], other[0])
     assert not {image.tobytes() for image in first[0]} & {image.tobytes() for image in first[2]}
-    assert len({image.tobytes() for image in first[0]}) == 1_001  # the second chunk is no copy
     for a in first[1::2]:
         assert set(a) == set(range(10))
     with pytest.raises(ValueError, match="size=999: expected from 1,000 to 50,000 images"):
         load("cifar10", size=999)
+
+
+def test_every_chunk_is_painted_with_random_numbers_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draws = []
+
+    def record(labels: NDArray, rng: np.random.Generator) -> NDArray:
+        draws.append(int(rng.integers(1 << 62)))
+        return labels[:, None]
+
+    monkeypatch.setattr(cifar10, "paint", record)
+    cifar10.make(5_000, seed=0)
+    assert len(set(draws)) == len(draws) == 5 + 1  # chunks of 1,000, of both parts
 
 
 def test_the_painted_set_is_not_called_by_another_name() -> None:
@@ -154,7 +168,33 @@ def test_the_painted_set_is_not_called_by_another_name() -> None:
     assert "CIFAR" not in repr(dataset)
 
 
-def test_the_painted_set_is_learnable_but_not_by_colour_alone() -> None:
+def test_labels_are_the_number_of_petals_and_the_hole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in white flowers on black, by the strongest harmonic around their middle."""
+    hues = []
+
+    def black_then_white(hue: NDArray) -> NDArray:
+        hues.append(hue)
+        return np.full((len(hue), 3, 1, 1), len(hues) - 1.0)
+
+    monkeypatch.setattr(cifar10, "_colour", black_then_white)
+    monkeypatch.setattr(cifar10, "_NOISE", 0)
+    monkeypatch.setattr(ndimage, "gaussian_filter", lambda noise, sigma: 0 * noise)
+    labels = np.arange(400) % 10
+    images = cifar10.paint(labels, np.random.default_rng(0)).reshape(400, 3, 32, 32)[:, 0]
+    petals, hollow = [], []
+    for image in images:
+        middle = np.array(ndimage.center_of_mass(image))
+        down, right = np.indices((32, 32)) - middle[:, None, None]
+        circle = image * np.hypot(down, right)
+        waves = [np.exp(1j * k * np.arctan2(down, right)) for k in range(2, 7)]
+        petals.append(2 + np.argmax([abs((circle * wave).sum()) for wave in waves]))
+        hollow.append(image[tuple(np.rint(middle).astype(int))] < 128)
+    assert np.mean(np.array(petals) == 2 + labels % 5) > 0.85
+    assert np.mean(np.array(hollow) == (labels >= 5)) > 0.95
+    assert np.std(hues[1] - labels / 10) == pytest.approx(0.15, rel=0.1)
+
+
+def test_the_painted_set_is_learnable_but_not_by_the_means_of_its_pixels() -> None:
     dataset = load("cifar10", size=2_000)
     assert 0.1 < accuracy_of_class_means(dataset) < 0.25
     model, optimizer = nn.lenet(input_shape=(3, 32, 32)), nn.Adam(0.002)

@@ -1,0 +1,241 @@
+"""The torch nets are the published ones; every exact strategy trains them as Sequential does."""
+
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import nn
+from nn import SGD, Batch
+from nn.sequences import Sequences
+from nn.torch_model import TorchModel
+from nn.torch_zoo import NETS, NORMS, build
+from strategies import (
+    DataParallel,
+    Hybrid,
+    Pipeline,
+    Sequential,
+    SharedDataParallel,
+    TensorParallel,
+    ZeRO,
+)
+from tests.oracles import assert_trains_like
+
+IMAGES = (3, 32, 32)
+SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "mlp": (dict(sizes=(5, 9, 6, 3)), (5,)),
+    "cnn": (dict(input_shape=(1, 10, 10), width=3, classes=3), (1, 10, 10)),
+    "lenet": (dict(input_shape=(1, 12, 12), classes=3), (1, 12, 12)),
+    "vgg11": (dict(width=2, classes=3), IMAGES),
+    "vgg16": (dict(width=2, classes=3), IMAGES),
+    "mobilenet": (dict(width=2, input_shape=(3, 12, 12), classes=3), (3, 12, 12)),
+    "resnet18": (dict(width=2, input_shape=(3, 8, 8), classes=3), (3, 8, 8)),
+    "resnet20": (dict(width=4, input_shape=(3, 8, 8), classes=3), (3, 8, 8)),
+    "gpt2": (dict(layers=3, heads=2, width=8, vocabulary=11, context=5), (5,)),
+}
+"""Arguments and shape of a row, of each net as small as it is still itself."""
+
+
+def model(name: str, norm: str | None = None) -> TorchModel:
+    arguments, shape = SMALL[name]
+    net = partial(build, name, norm, **arguments)
+    return TorchModel(net, dtype="float64", seed=1, input_shape=shape)
+
+
+@cache
+def batch(name: str, rows: int = 5) -> Batch:
+    """5 rows: uneven shards."""
+    rng = np.random.default_rng(0)
+    if name == "gpt2":
+        return Sequences(rng.integers(0, 11, (rows, 6)))
+    return Batch(rng.standard_normal((rows, *SMALL[name][1])), rng.integers(0, 3, rows))
+
+
+def cuts(model: TorchModel, stages: int) -> list[int]:
+    return [len(model.layers) * stage // stages for stage in range(1, stages)]
+
+
+def pipeline(model, optimizer, comm):
+    return Pipeline(model, optimizer, comm, micro_batches=2, cuts=cuts(model, comm.size))
+
+
+def grid(model, optimizer, comm):
+    data, stages, tensor = {1: (1, 1, 1), 2: (1, 1, 2), 3: (1, 3, 1), 4: (2, 2, 1)}[comm.size]
+    return Hybrid(model, optimizer, comm, data, stages, tensor, cuts=cuts(model, stages))
+
+
+EXACT = {
+    "data": DataParallel,
+    "shared": SharedDataParallel,
+    "zero": partial(ZeRO, stage=2),
+    "tensor": TensorParallel,
+    "pipeline": pipeline,
+    "hybrid": grid,
+}
+
+
+@cache
+def sequential(name: str) -> tuple[float, list[np.ndarray]]:
+    """Loss of the batch, and weights before and after the step."""
+    oracle = Sequential(model(name), SGD(0.1))
+    before = oracle.weights()
+    return oracle.step(batch(name)), [before, oracle.weights()]
+
+
+class Recorded:
+    """What `Sequential` did, for all strategies to be held against."""
+
+    def __init__(self, name: str):
+        self.loss, (self.now, self.then) = sequential(name)
+
+    def weights(self) -> np.ndarray:
+        return self.now
+
+    def step(self, batch: Batch) -> float:
+        self.now = self.then
+        return self.loss
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+@pytest.mark.parametrize("name", NETS)
+def test_every_strategy_trains_every_net(comm, name, strategy):
+    """From one state, one gradient: rounding grows from step to step in nets as deep as these."""
+    parallel = EXACT[strategy](model(name), SGD(0.1), comm)
+    assert_trains_like(Recorded(name), parallel, [batch(name)], comm)
+    parallel.close()
+
+
+@pytest.fixture
+def meta():
+    """Modules built without memory for their parameters."""
+    with torch.device("meta"):
+        yield
+
+
+def count(net: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in net.parameters())
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    ("name", "norm", "published"),
+    [
+        ("mlp", None, 4 * 50 + 50 + 50 * 3 + 3),
+        ("lenet", None, 61_706),  # of its usual modern form, all maps connected
+        # Convolutions as published (Simonyan and Zisserman, table 1), and a Linear of 512 inputs.
+        ("vgg11", "none", 9_220_480 + 5_130),
+        ("vgg16", "none", 14_714_688 + 5_130),
+        # 4.2M (Howard et al., table 8), of which a Linear of 1024 inputs, 1000 outputs.
+        ("mobilenet", "batch", 4_231_976 - 1_025_000 + 10_250),
+        ("resnet18", "batch", 11_173_962),  # 11.7M less the stem of 7x7 and 990 outputs
+        ("resnet20", "batch", 269_722),  # 0.27M (He et al., table 6)
+        ("resnet20", "group", 269_722),
+        ("gpt2", None, 124_439_808 + 50_257 * 768),  # the output has weights of its own
+    ],
+)
+def test_nets_have_the_published_number_of_parameters(meta, name, norm, published):
+    assert count(build(name, norm)) == published
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("vgg11", 1), ("vgg16", 1), ("mobilenet", 2), ("resnet18", 4), ("resnet20", 8)],
+)
+def test_images_are_halved_as_often_as_published(name, size):
+    """Before the average over what is left of 32x32."""
+    net = build(name, width=2)
+    assert net[:-3](torch.zeros(1, *IMAGES)).shape[2:] == (size, size)
+
+
+NORMED = [name for name in NETS if name != "gpt2"]
+KINDS = {
+    "group": torch.nn.GroupNorm,
+    "batch": (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d),
+    "none": (),
+}
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", NORMED)
+def test_every_net_with_every_norm(name, norm):
+    net = build(name, norm, **SMALL[name][0])
+    norms = [m for m in net.modules() if isinstance(m, (*KINDS["batch"], KINDS["group"]))]
+    assert all(isinstance(m, KINDS[norm]) for m in norms)
+    convolutions = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
+    hidden = len(SMALL[name][0].get("sizes", (0, 0))) - 2
+    assert len(norms) == (0 if norm == "none" else len(convolutions) + hidden)
+    assert all((m.bias is None) == (norm != "none") for m in convolutions)
+    logits = net(torch.randn(4, *SMALL[name][1], generator=torch.Generator().manual_seed(0)))
+    assert logits.shape == (4, 3)
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
+    assert all(weight.grad is not None for weight in net.parameters())  # each has a part in it
+
+
+@pytest.mark.workers(1)
+def test_groups_divide_the_channels_whatever_their_number():
+    net = build("mlp", "group", sizes=[3, 50, 7, 24, 2])
+    groups = [m.num_groups for m in net if isinstance(m, torch.nn.GroupNorm)]
+    assert groups == [2, 1, 8]
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("name", ["mlp", "cnn", "lenet"])
+def test_nets_of_numpy_and_torch_train_to_the_same_weights(name):
+    arguments, shape = {
+        "mlp": (dict(sizes=[4, 50, 3]), (4,)),
+        "cnn": (dict(classes=3, input_shape=(1, 10, 12)), (1, 10, 12)),
+        "lenet": (dict(classes=3, input_shape=(2, 14, 12)), (2, 14, 12)),
+    }[name]
+    ours = getattr(nn, name)(**arguments, dtype="float64", seed=3)
+    theirs = TorchModel(build(name, **arguments), dtype="float64", seed=3, input_shape=shape)
+    start = ours.params.copy()
+    np.testing.assert_array_equal(theirs.params, start)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        rows = Batch(rng.standard_normal((6, *shape)), rng.integers(0, 3, 6))
+        for net in (ours, theirs):
+            net.gradients(rows)
+            net.params[:] -= 0.1 * net.grads
+    np.testing.assert_allclose(theirs.params, ours.params, rtol=0, atol=1e-12)
+    assert np.abs(ours.params - start).max() > 1e-3
+
+
+@pytest.mark.workers(1)
+def test_shortcuts_without_parameters_take_every_second_pixel_and_add_empty_channels():
+    block = build("resnet20", width=2)[6]
+    for weight in block.parameters():
+        torch.nn.init.zeros_(weight)
+    x = torch.arange(1, 33.0).reshape(1, 2, 4, 4) - 10
+    expected = torch.zeros(1, 4, 2, 2)
+    expected[0, :2] = torch.relu(x[0, :, ::2, ::2])
+    torch.testing.assert_close(block(x), expected, rtol=0, atol=0)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"name": "vgg19"}, ValueError, "'vgg19': no such net; expected one of mlp, cnn"),
+        ({"name": "vgg11", "norm": "layer"}, ValueError, "'layer': expected one of group, batch"),
+        ({"name": "gpt2", "norm": "batch"}, ValueError, "gpt2 has layer norm.*expected no norm="),
+        ({"name": "mlp", "sizes": [4]}, ValueError, r"sizes=\[4\]: expected inputs"),
+        ({"name": "mlp", "sizes": [4, 0, 3]}, ValueError, "sizes=0: expected 1 or more"),
+        ({"name": "mlp", "activation": "gelu"}, ValueError, "'gelu': expected one of relu"),
+        ({"name": "cnn", "input_shape": (1, 9, 28)}, ValueError, "images of at least 10x10"),
+        ({"name": "lenet", "input_shape": (1, 12, 11)}, ValueError, "images of at least 12x12"),
+        ({"name": "lenet", "input_shape": (1, 28)}, ValueError, r"expected \(channels, height"),
+        ({"name": "vgg16", "input_shape": (3, 31, 32)}, ValueError, "at least 32x32"),
+        ({"name": "resnet20", "width": 0}, ValueError, "width=0: expected 1 or more"),
+        ({"name": "mobilenet", "classes": 2.5}, TypeError, "classes=2.5: expected a whole number"),
+        ({"name": "resnet18", "depth": 2}, TypeError, "unexpected keyword argument 'depth'"),
+        ({"name": "gpt2", "width": 10, "heads": 3}, ValueError, "expected a multiple of heads=3"),
+        ({"name": "gpt2", "layers": 0}, ValueError, "layers=0: expected 1 or more"),
+    ],
+)
+def test_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        build(**arguments)

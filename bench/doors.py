@@ -19,13 +19,13 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nn import Batch, Model, data
+from nn import SGD, Batch, Model, data
 from nn.data import Dataset
 from strategies import DataParallel, Hybrid, Pipeline, SharedDataParallel, TensorParallel, ZeRO
 
@@ -70,6 +70,13 @@ class Net:
     name: str
     build: Callable[[str], Any]
     rows: tuple[Any, NDArray] | None = None
+
+    def model(self, dtype: str, optimizer: Any) -> Any:
+        """A new model that `optimizer` is to train: dropout draws its masks by the step."""
+        model = self.build(dtype)
+        if hasattr(model, "clock"):
+            model.clock = optimizer
+        return model
 
     def batches(self, sizes: Sequence[int], dtype: str = "float64", seed: int = 0) -> list[Batch]:
         """Global batches of the given sizes, the same on every rank.
@@ -146,16 +153,19 @@ def load_model(door: str, rows: tuple[Any, NDArray] | None = None) -> Net:
 
     net = Net(name, build, rows)
     start, again = (np.array(build("float64").params) for _ in range(2))
-    if start.shape != again.shape or not np.array_equal(start, again):
+    if not np.array_equal(start, again, equal_nan=True):
         raise DoorError(
             f"--model {door}: {name}() gives other parameters at each call; expected the same "
             "ones, since every rank calls it for itself: seed what it draws from"
         )
     if not start.size:
         raise DoorError(f"--model {door}: {name}() has no parameters; expected something to train")
-    with _blamed(f"--model {door}: training on two rows"):
-        (batch,) = net.batches([min(2, len(rows[1]) if rows else 2)])
-        if not np.isfinite(build("float64").gradients(batch)):
+    with _blamed(f"--model {door}: training on its rows"):
+        if rows:
+            batch = Batch(*rows, index=np.array([rows[1].argmin(), rows[1].argmax()]))
+        else:
+            (batch,) = net.batches([2])
+        if not np.isfinite(net.model("float64", SGD(0.0)).gradients(batch)):
             raise DoorError(f"--model {door}: the loss of the first rows is not finite")
     return net
 
@@ -299,7 +309,16 @@ def _as_model(made: Any, dtype: str, factory: Any, door: str, rows: Any) -> Mode
 def _wrapped(module: Any, dtype: str, input_shape: Any, door: str) -> Model:
     from nn.torch_model import TorchModel  # torch takes a second to import
 
-    return TorchModel(module, dtype=dtype, seed=None, input_shape=input_shape)
+    try:
+        return TorchModel(module, dtype=dtype, seed=None, input_shape=input_shape)
+    except ValueError as error:
+        if input_shape is None and "input_shape" in str(error):
+            name = door.rpartition(":")[2]
+            raise DoorError(
+                f"--model {door}: its first layer does not say what rows it takes; write "
+                f"`{name}.input_shape = (1, 28, 28)`, or whatever it is, below the function"
+            ) from error
+        raise
 
 
 def _input_shape(module: Any, factory: Any, rows: Any) -> tuple[int, ...] | None:
@@ -316,7 +335,7 @@ def _kind(value: Any) -> str:
         return "a class"
     if inspect.isfunction(value):
         return "a function"
-    return "None" if value is None else f"of type {type(value).__name__}"
+    return "None" if value is None else f"an object of type {type(value).__name__}"
 
 
 def _classes(model: Any) -> int:
@@ -345,18 +364,33 @@ def pytest_configure(config: pytest.Config) -> None:
     model, strategy, rows = (config.getoption(f"--{d}") for d in ("model", "strategy", "data"))
     if not (model or strategy or rows):
         return
+    ranks: Any = config.pluginmanager.get_plugin("ranks")
     try:
-        config.stash[YOURS] = _load(model, strategy, rows)
+        with ranks.watchdog.phase(ranks.deadline):
+            config.stash[YOURS] = _load(model, strategy, rows)
     except DoorError as error:
         problem = str(error)
-    ranks: Any = config.pluginmanager.get_plugin("ranks")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as stopped:  # by the watchdog
+        problem = f"loading your own files: {stopped}"
     answers = ranks.meeting.exchange("your own files", {"problem": problem}, ranks.deadline)
     problems = {rank: answer["problem"] for rank, answer in answers.items() if answer["problem"]}
+    for rank, text in ranks.meeting.dead.items():
+        problems[rank] = f"loading your own files: {text or 'it died'}"
     if problems:
         rank, said = min(problems.items())
-        alone = "" if len(problems) == len(answers) else f" (on rank {rank}, not on all)"
-        # One sentence, not one from every rank.
-        raise pytest.UsageError(*([said + alone] if ranks.control.rank == 0 else []))
+        alone = "" if len(problems) == ranks.control.comm.size else f" (rank {rank}, not all)"
+        _end(ranks, said + alone)
+
+
+def _end(ranks: Any, said: str) -> NoReturn:
+    """One sentence, not one from every rank, and the exit code of wrong usage."""
+    ranks.code = int(pytest.ExitCode.USAGE_ERROR)
+    leads = ranks.control.rank == ranks.control.leader
+    if leads and not ranks.control.whole:
+        ranks.watchdog.say(f"ERROR: {said}")  # ranks have died: pytest itself is not to end
+    raise pytest.UsageError(*([said] if leads else []))
 
 
 def _load(model: str | None, strategy: str | None, rows: str | None) -> Yours:

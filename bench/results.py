@@ -37,6 +37,25 @@ class Ratio:
         return self.limit is None or self.value <= self.limit
 
 
+@dataclass(frozen=True)
+class Training:
+    """One way to train a net, to compare with a base.
+
+    Attributes:
+        batches: how they were read.
+        seconds: of an epoch.
+        over_base: seconds of an epoch over those of the base.
+        accuracy: share of the test rows that the net has right in the end.
+    """
+
+    net: str
+    device: str
+    batches: str
+    seconds: float
+    over_base: float
+    accuracy: float
+
+
 def append(path: Path, record: dict[str, Any]) -> None:
     """Add a JSON line to a file, and return when it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)

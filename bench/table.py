@@ -2,7 +2,8 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.measure import Measurement, WrongTraining
-from bench.results import Ratio, Transfer
+from bench.results import Ratio, Training, Transfer
 
 LEGEND = """\
 [b]plain[/b]     plain training: one process with one thread, the other ranks asleep
@@ -41,6 +42,8 @@ def render(results: Mapping[str, Sequence[Any]], width: int, colour: bool) -> st
             console.print(_cells(model, list(of_model)))
         if transfers := [r for r in group if isinstance(r, Transfer)]:
             console.print(_transfers(transfers))
+        if trainings := [r for r in group if isinstance(r, Training)]:
+            console.print(_trainings(trainings))
         if ratios := [r for r in group if isinstance(r, Ratio)]:
             console.print(_ratios(ratios))
     wrong = [r for group in results.values() for r in group if isinstance(r, WrongTraining)]
@@ -88,6 +91,9 @@ def _cells(model: str, cells: Sequence[Measurement | WrongTraining]) -> Table:
         "\ncheck",
         title=model,
     )
+    # Rows of one strategy stand together; or, after a race, those of one batch size.
+    together = any(a.cell.strategy == b.cell.strategy for a, b in pairwise(cells))
+    kind = attrgetter("cell.strategy" if together else "cell.batch_size")
     for i, m in enumerate(cells):
         cell = m.cell
         crowded = isinstance(m, Measurement) and m.oversubscribed
@@ -98,7 +104,7 @@ def _cells(model: str, cells: Sequence[Measurement | WrongTraining]) -> Table:
             *([f"{cell.dataset_size:,}"] if epochs else []),
             *(_figures(m, epochs) if isinstance(m, Measurement) else _wrong(m)),
             style="dim" if crowded else None,
-            end_section=_last(cells, i, lambda m: m.cell.strategy),
+            end_section=_last(cells, i, kind),
         )
     return table
 
@@ -112,7 +118,8 @@ def _figures(m: Measurement, epochs: bool) -> list[str]:
     plain, strategy = (
         float(np.median(m.rounds[arm])) * scale for arm in ("sequential", "parallel")
     )
-    shares = [100 * float(np.mean(m.profile[k])) for k in ("compute", "communication", "waiting")]
+    kinds = ("compute", "communication", "waiting")
+    shares = [100 * float(np.mean(m.profile[kind])) for kind in kinds if m.profile]
     return [
         f"{plain:.2f}",
         f"{strategy:.2f}",
@@ -167,6 +174,21 @@ def _transfers(transfers: Sequence[Transfer]) -> Table:
             f"{1e-9 * t.bandwidth:.2f}",
             style="dim" if t.oversubscribed else None,
             end_section=_last(transfers, i, lambda t: (t.verb, t.workers)),
+        )
+    return table
+
+
+def _trainings(trainings: Sequence[Training]) -> Table:
+    table = _table("net", "computed by", "batches", "s/epoch", "of base", "test accuracy")
+    for i, t in enumerate(trainings):
+        table.add_row(
+            t.net,
+            t.device,
+            t.batches,
+            f"{t.seconds:.4f}",
+            f"{t.over_base:.2f}",
+            f"{100 * t.accuracy:.1f}%",
+            end_section=_last(trainings, i, lambda t: t.net),
         )
     return table
 

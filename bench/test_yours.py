@@ -38,10 +38,15 @@ def test_yours(request, speedup, strategy, model, workers, batch_size):
     sizes = [batch_size] * (ROWS // batch_size) + [batch_size - 1]
     *batches, short = net.batches(sizes, "float32")
     cell = Cell(strategy, model, workers, batch_size, rows)
+
+    def trained(strategy, *comm):
+        optimizer = cells.optimizer()
+        return strategy(net.model("float32", optimizer), optimizer, *comm)
+
     case = Case(
         cell=cell,
-        build=lambda comm: build(net.build("float32"), cells.optimizer(), comm),
-        sequential=lambda: Sequential(net.build("float32"), cells.optimizer()),
+        build=lambda comm: trained(build, comm),
+        sequential=lambda: trained(Sequential),
         batches=batches,
         check_batches=[*batches[:2], short],
         bounded=doors.bounded(build),

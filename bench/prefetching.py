@@ -1,0 +1,95 @@
+"""Does it pay to have threads read batches ahead of the step?
+
+Runtime and accuracy of a training run as it is (the base), with batches read ahead by threads, and
+on each device. Not part of the common run: `nox -s bench_mpi -- -n 1 bench/prefetching.py`.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.results import Ratio, Training
+from nn import SGD, cnn, data, mlp
+from nn.data.prefetch import prefetch
+from strategies import Sequential
+
+pytestmark = pytest.mark.workers(1)
+
+READERS = {"base": 0, "ahead, 1 thread": 1, "ahead, 2 threads": 2}
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net and its data; a round is so many epochs that it can be timed."""
+
+    name: str
+    dataset: str
+    size: int | None
+    batch_size: int
+    epochs: int
+    lr: float
+
+
+IRIS = Net("iris", "iris", None, batch_size=16, epochs=20, lr=0.1)
+CNN = Net("cnn", "digits", 1000, batch_size=64, epochs=1, lr=0.05)
+
+
+every_net = pytest.mark.parametrize("net", [IRIS, CNN], ids=lambda net: net.name)
+
+
+@every_net
+def test_reading_ahead(record, net):
+    compare(record, net, "numpy", lambda: mlp([4, 50, 3]) if net is IRIS else cnn())
+
+
+@every_net
+def test_reading_ahead_in_torch(record, net, device):
+    pytest.importorskip("torch").set_num_threads(1)
+    from nn import torch_zoo
+    from nn.torch_model import TorchModel
+
+    name, shape = ("mlp", (4,)) if net is IRIS else ("cnn", (1, 28, 28))
+    compare(
+        record,
+        net,
+        f"torch, {device}",
+        lambda: TorchModel(torch_zoo.build(name), device, input_shape=shape),
+    )
+
+
+def compare(record: Any, net: Net, computed_by: str, model: Callable[[], Any]) -> None:
+    """Train in turn, an epoch or some at a time, with and without threads that read ahead."""
+    rows = data.load(net.dataset, net.size)
+    runs = {how: Sequential(model(), SGD(net.lr, momentum=0.9)) for how in READERS}
+    times: dict[str, list[float]] = {how: [] for how in runs}
+    order = list(runs)
+    for i in range(ROUNDS + 1):  # the first to warm up
+        for how in order:
+            batches = rows.batches(net.batch_size, epochs=net.epochs, seed=i)
+            start = time.perf_counter()
+            if threads := READERS[how]:
+                batches = prefetch(batches, ahead=2 * threads, threads=threads)
+            for batch in batches:
+                runs[how].step(batch)
+            times[how].append((time.perf_counter() - start) / net.epochs)
+        order.reverse()
+    seconds = {how: float(np.median(each[1:])) for how, each in times.items()}
+    base = runs["base"].weights()
+    for how, run in runs.items():
+        np.testing.assert_array_equal(run.weights(), base, f"{how}: other weights")
+        accuracy = float(np.mean(run.model.predict(rows.x_test) == rows.y_test))
+        ratio = seconds[how] / seconds["base"]
+        record(Training(net.name, computed_by, how, seconds[how], ratio, accuracy), "", [], {})
+    ahead = seconds["ahead, 1 thread"] / seconds["base"]
+    if net is IRIS:  # steps of microseconds: a thread costs more than it gives
+        limit = 1.0 if computed_by == "numpy" else None
+        kept = Ratio(f"iris, {computed_by}: base / read ahead", 1 / ahead, limit)
+    else:
+        kept = Ratio(f"cnn, {computed_by}: read ahead / base", ahead, 1.05)
+    record(kept, f"{ahead:.2f}", times["ahead, 1 thread"][1:], {"ahead": ahead, "seconds": seconds})
+    assert kept.kept, f"{kept.what}: {kept.value:.3f}, expected at most {kept.limit}"

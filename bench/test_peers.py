@@ -1,0 +1,135 @@
+"""Is it faster than what others offer?
+
+The same torch net by our strategies, by torch's own ways to train in parallel, and by one process
+with all cores, all in one interleaved run, after the weights of each were checked. scikit-learn's
+net of the same size is timed only.
+"""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from bench.cores import all_cores, available
+from bench.measure import Cell, equals_sequential
+from bench.race import Entrant, measurements, race
+from bench.results import Ratio
+from nn import SGD, Batch
+from strategies import DataParallel, Pipeline, Sequential, SharedDataParallel
+
+pytestmark = [pytest.mark.workers(2), pytest.mark.full]
+
+SIZES = [784, 256, 128, 10]
+NETS = {
+    "mlp": (("mlp", {"sizes": SIZES}), (784,)),
+    "cnn": (("cnn", {}), (1, 28, 28)),
+    "resnet20": (("resnet20", {"width": 8}), (3, 32, 32)),
+}
+ROWS = 4096
+PLAIN = "plain"
+THREADS = "torch, all cores"
+OURS = {
+    "DataParallel": DataParallel,
+    "SharedDataParallel": SharedDataParallel,
+    "Pipeline, 4 parts": Pipeline,
+}
+
+
+def _optimizer():
+    return SGD(0.01, momentum=0.9)
+
+
+@contextmanager
+def _all_threads():
+    """All cores for torch, whose matrix products do not ask OpenMP alone how many there are."""
+    import torch
+
+    with all_cores():
+        torch.set_num_threads(available())
+        try:
+            yield
+        finally:
+            torch.set_num_threads(1)
+
+
+def _sklearn_step():
+    """scikit-learn's MLPClassifier: a partial_fit is one step on the rows that it is given."""
+    from sklearn.neural_network import MLPClassifier
+
+    net = MLPClassifier(
+        SIZES[1:-1], solver="sgd", alpha=0, learning_rate_init=0.01, nesterovs_momentum=False
+    )
+    labels = np.arange(SIZES[-1])
+
+    def step(batch):
+        net.batch_size = len(batch)
+        net.partial_fit(batch.x, batch.y, classes=labels)
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("net", "batch_size", "limit"),
+    [
+        ("mlp", 64, 1 / 1.5),
+        ("mlp", 256, 1 / 1.5),
+        ("mlp", 1024, 1 / 1.5),
+        ("cnn", 64, 1.0),
+        ("resnet20", 32, 1.0),
+    ],
+    ids=lambda value: str(value) if not isinstance(value, float) else "",
+)
+def test_peers(comm, record, net, batch_size, limit):
+    if comm.size > available():
+        pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
+    pytest.importorskip("torch").set_num_threads(1)
+    from bench import peers
+    from nn import torch_zoo
+    from nn.torch_model import TorchModel
+
+    (name, arguments), shape = NETS[net]
+
+    def build(strategy, *on):
+        model = TorchModel(lambda: torch_zoo.build(name, **arguments), input_shape=shape)
+        return strategy(model, _optimizer(), *on)
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((ROWS, *shape), np.float32), rng.integers(0, 10, ROWS)
+    batches = [
+        Batch(x[lo : lo + batch_size], y[lo : lo + batch_size]) for lo in range(0, ROWS, batch_size)
+    ]
+    short = Batch(x[1:batch_size], y[1:batch_size])
+    strategies = {
+        "torch, plain loop": build(peers.Peer),
+        THREADS: build(peers.Peer),
+        **{name: build(ours, comm) for name, ours in OURS.items()},
+        **{peer.__name__: build(peer, comm) for peer in peers.PEERS},
+    }
+    entrants = {PLAIN: Entrant(build(Sequential).step, 1)}
+    for label, strategy in strategies.items():
+        check = equals_sequential(strategy, build(Sequential), [*batches[:2], short], comm)
+        assert not check.problem, f"{label}: {check.problem}"
+        entrants[label] = Entrant(
+            strategy.step,
+            workers=strategy.comm.size,
+            error=check.error,
+            **({"within": _all_threads} if label == THREADS else {}),
+        )
+    if net == "mlp":
+        note = "scikit-learn draws weights of its own: only its time is compared"
+        entrants["scikit-learn"] = Entrant(_sklearn_step(), 1, note=note)
+    rounds, steps = race(entrants, batches, comm)
+    for strategy in strategies.values():
+        strategy.close()
+
+    def cell(label, workers):
+        return Cell(label, f"torch {net}", workers, batch_size, ROWS)
+
+    for result in measurements(entrants, rounds, steps, cell, PLAIN, THREADS):
+        record(result, "", [], {})
+    medians = {label: np.median(times) for label, times in rounds.items()}
+    value = float(medians["SharedDataParallel"] / medians["DistributedDataParallel"])
+    ratio = Ratio(f"SharedDataParallel / torch DDP, {net}, batch {batch_size}", value, limit)
+    extra = {"ratio": value, "limit": limit, "rounds": rounds, "steps_per_round": steps}
+    record(ratio, f"{value:.3f}", rounds["SharedDataParallel"], extra)
+    assert ratio.kept, f"{ratio.what}: {value:.3f}, promised is at most {limit:.3f}"

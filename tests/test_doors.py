@@ -1,0 +1,193 @@
+"""What is behind a door is loaded once, or refused in a sentence that says what to do."""
+
+import sys
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from bench import doors
+from nn import SGD, mlp
+from strategies import DataParallel
+
+pytestmark = pytest.mark.workers(1)  # that ranks agree is shown by launches, in tests/mutants
+
+MODELS = """
+import numpy as np
+from torch.nn import Conv2d, Dropout, Flatten, Linear, Sequential, Tanh
+from nn import cnn, mlp
+from nn.torch_model import TorchModel
+
+seven = 7
+def plain(): return mlp([3, 4, 2], seed=1)
+def image(): return cnn(3, (1, 10, 10))
+def module(): return Sequential(Linear(3, 4), Tanh(), Linear(4, 2))
+def wrapped(): return TorchModel(module, seed=3)
+def noisy(): return Sequential(Linear(3, 4), Dropout(), Linear(4, 2))
+def conv(): return Sequential(Conv2d(1, 2, 3), Flatten())
+def shaped(): return conv()
+shaped.input_shape = (1, 4, 4)
+
+def raises(): return 1 / 0
+def leaves(): raise SystemExit(3)
+def nothing(): pass
+def takes(x): return plain()
+def unseeded(): return mlp([3, 2], seed=int(np.random.default_rng().integers(10**9)))
+def nan():
+    model = plain()
+    model.params[:] = np.nan
+    return model
+
+def rows(): return np.ones((5, 3)), np.array([0, 1, 1, 0, 1])
+def no_rows(): return np.ones((0, 3)), np.zeros(0, int)
+def triple(): return 1, 2, 3
+def floats(): return np.ones((5, 3)), np.ones(5)
+def wide(): return np.ones((5, 4)), np.array([0, 1, 1, 0, 1])
+def many(): return np.ones((5, 3)), np.arange(5)
+def pictures(): return np.ones((5, 1, 4, 4)), np.arange(5)
+
+class Nope: pass
+class Half:
+    def step(self, batch): ...
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MODELS)
+    yield path
+    sys.modules.pop("yours_mine", None)
+    if str(tmp_path) in sys.path:
+        sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["plain", "image", "module", "wrapped", "noisy", "shaped"])
+def test_any_kind_of_model_is_built_in_both_dtypes_alike(file, name):
+    net = doors.load_model(f"{file}:{name}")
+    single, double = net.model("float32", SGD(0.1)), net.model("float64", SGD(0.1))
+    assert (str(single.dtype), str(double.dtype)) == ("float32", "float64")
+    np.testing.assert_allclose(single.params, double.params, rtol=1e-6)
+    for batch in net.batches([4, 3]):
+        assert np.isfinite(double.gradients(batch))
+    assert double.grads.any()
+
+
+def test_a_module_keeps_its_own_parameters(file):
+    torch = pytest.importorskip("torch")
+    net = doors.load_model(f"{file}:module")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = sys.modules["yours_mine"].module()[0].weight
+    np.testing.assert_array_equal(net.build("float32").params[:12], first.detach().numpy().ravel())
+
+
+def test_global_generators_go_on_as_if_nothing_had_been(file):
+    torch = pytest.importorskip("torch")
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    expected = np.random.random(), torch.rand(1).item()  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    doors.load_model(f"{file}:module")
+    assert (np.random.random(), torch.rand(1).item()) == expected  # noqa: NPY002
+
+
+def test_rows_are_those_of_the_data(file):
+    net = doors.load_model(f"{file}:plain", doors.load_data(f"{file}:rows"))
+    (batch,) = net.batches([5])
+    assert sorted(batch.y) == [0, 0, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"batch of 6 rows.* has 5"):
+        net.batches([6])
+    assert doors.load_model(f"{file}:conv", doors.load_data(f"{file}:pictures"))
+
+
+def test_named_sets_and_files_are_rows_too(file):
+    x, y = doors.load_data("iris")
+    assert x.shape[1:] == (4,)
+    np.savez(file.with_suffix(".npz"), x=np.eye(20), y=np.arange(20) % 2)
+    x, y = doors.load_data(str(file.with_suffix(".npz")))
+    assert x.shape[1:] == (20,)
+    assert set(y) == {0, 1}
+
+
+def test_a_strategy_may_have_arguments_bound(file):
+    file.write_text(
+        "from functools import partial\nfrom strategies import DataParallel\n"
+        "Two = partial(DataParallel, buckets=2)\n"
+    )
+    name, build = doors.load_strategy(f"{file}:Two")
+    assert name == "Two"
+    assert doors.bounded(build)
+    assert isinstance(build(mlp([3, 3, 2]), SGD(0.1), MPI.COMM_SELF), DataParallel)
+
+
+@pytest.mark.parametrize(
+    ("door", "said"),
+    [
+        ("nowhere.py:net", "there is no file nowhere.py"),
+        ("{file}", "expected path/to/file.py:factory"),
+        ("{file}:plian", "defines no plian; did you mean plain"),
+        ("{file}:zzzzzz", "defines no zzzzzz; expected one of .*plain"),
+        ("{file}:seven", "seven is an object of type int; expected a function without arguments"),
+        ("{file}:raises", r"raises\(\) raised ZeroDivisionError at mine.py:17: division by zero"),
+        ("{file}:leaves", r"raised SystemExit at mine.py:18: 3"),
+        ("{file}:nothing", "returned None; expected a nn.Model"),
+        ("{file}:takes", "raised TypeError.* missing 1 required"),
+        ("{file}:unseeded", "other parameters at each call.* seed what it draws from"),
+        ("{file}:nan", "loss of the first rows is not finite"),
+        ("{file}:conv", r"write `conv.input_shape = \(1, 28, 28\)`"),
+    ],
+)
+def test_a_model_that_is_none(file, door, said):
+    with pytest.raises(doors.DoorError, match=said):
+        doors.load_model(door.format(file=file))
+
+
+@pytest.mark.parametrize(
+    ("door", "said"),
+    [
+        ("{file}:Nope", "Nope is a class without step, weights, close; expected a class with"),
+        ("{file}:Half", "Half is a class without weights, close"),
+        ("{file}:plain", "plain is a function; expected a class"),
+        ("{file}:seven", "seven is an object of type int; expected a class"),
+        ("nowhere.py:Mine", "there is no file"),
+    ],
+)
+def test_a_strategy_that_is_none(file, door, said):
+    with pytest.raises(doors.DoorError, match=said):
+        doors.load_strategy(door.format(file=file))
+
+
+@pytest.mark.parametrize(
+    ("door", "said"),
+    [
+        ("nosuch", "no such data set; expected one of .*iris"),
+        ("nosuch.npz", "no such file"),
+        ("{file}:seven", r"got an object of type int; expected \(x, y\)"),
+        ("{file}:triple", r"expected \(x, y\)"),
+        ("{file}:no_rows", "no rows; expected at least one"),
+        ("{file}:floats", "labels: expected a vector of integers"),
+    ],
+)
+def test_data_that_is_none(file, door, said):
+    with pytest.raises(doors.DoorError, match=said):
+        doors.load_data(door.format(file=file))
+
+
+@pytest.mark.parametrize("rows", ["wide", "many"])
+def test_rows_that_the_model_cannot_take(file, rows):
+    with pytest.raises(doors.DoorError, match="training on its rows raised ValueError"):
+        doors.load_model(f"{file}:plain", doors.load_data(f"{file}:{rows}"))
+
+
+@pytest.mark.parametrize("text", ["1 = 2", "import numpyy", "raise OSError('x')"])
+def test_a_file_that_cannot_be_imported(file, text):
+    file.write_text(text)
+    with pytest.raises(doors.DoorError, match=r"importing .*mine.py raised (Syntax|Module|OS)"):
+        doors.load_strategy(f"{file}:Mine")
+
+
+def test_data_without_a_model():
+    with pytest.raises(doors.DoorError, match="expected --model too"):
+        doors._load(None, None, "iris")

@@ -1,0 +1,135 @@
+"""What is proven of a strategy of one's own: the right example passes, and every bug is caught.
+
+Bugs are caught by the test that the documentation names for them (`strategies/YOUR_OWN.md`).
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from bench import doors
+from nn import SGD
+from strategies import DataParallel, Sequential
+from tests import test_yours
+from tests.examples.mean_of_means import MeanOfMeans
+from tests.examples.ring import RingDataParallel
+from tests.test_yours import (  # noqa: F401  # the proof
+    OURS,
+    Trial,
+    test_batches_of_changing_size,
+    test_closing_twice,
+    test_even_shards,
+    test_fewer_rows_than_ranks,
+    test_it_begins_with_the_weights_of_the_model,
+    test_many_steps,
+    test_two_at_once,
+    test_uneven_shards,
+)
+
+NET = OURS["four_tanh"]
+
+
+@pytest.fixture
+def trial(comm):
+    return Trial(RingDataParallel, NET, comm, theirs=True)
+
+
+class Reversed(DataParallel):
+    def weights(self):
+        return super().weights()[::-1].copy()
+
+
+class View(DataParallel):
+    def weights(self):
+        return self.model.params
+
+
+class SummedTwice(DataParallel):
+    def reduce(self, loss):
+        loss = super().reduce(loss)
+        self.model.grads[:] *= 2
+        return loss
+
+
+class SkipsOneRow(DataParallel):
+    def gradients(self, batch):
+        if batch.rows > 1:
+            return super().gradients(batch)
+        self.model.grads[:] = 0
+        return 0.0
+
+
+class RemembersTheFirstSize(DataParallel):
+    rows = 0
+
+    def gradients(self, batch):
+        self.rows = self.rows or batch.rows
+        loss = super().gradients(batch)
+        self.model.grads[:] *= batch.rows / self.rows
+        return loss
+
+
+class LosesItsState(DataParallel):
+    def update(self):
+        super().update()
+        if self.optimizer.steps > 20:
+            self.optimizer.state.clear()
+
+
+class OfTheClass(DataParallel):
+    def __init__(self, model, optimizer, comm):
+        super().__init__(model, optimizer, comm)
+        type(self).latest = model
+
+    def update(self):
+        self.optimizer.step(self.latest.params, self.latest.grads)
+
+
+class ClosesOnce(DataParallel):
+    def close(self):
+        if self.closed:
+            raise RuntimeError("closed already")
+        self.closed = True
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize(
+    ("bug", "test"),
+    [
+        (Reversed, "test_it_begins_with_the_weights_of_the_model"),
+        (View, "test_it_begins_with_the_weights_of_the_model"),
+        (SummedTwice, "test_even_shards"),
+        (MeanOfMeans, "test_uneven_shards"),
+        (SkipsOneRow, "test_fewer_rows_than_ranks"),
+        (RemembersTheFirstSize, "test_batches_of_changing_size"),
+        (LosesItsState, "test_many_steps"),
+        (OfTheClass, "test_two_at_once"),
+        (ClosesOnce, "test_closing_twice"),
+    ],
+)
+def test_a_bug_is_caught_by_the_test_named_for_it(comm, bug, test):
+    proof = getattr(test_yours, test)
+    wanted = proof.__code__.co_varnames[: proof.__code__.co_argcount]
+    arguments = {"optimizer": "sgd", "workers": comm.size}
+    with pytest.raises((AssertionError, RuntimeError)):
+        proof(
+            Trial(bug, NET, comm, theirs=True),
+            **{name: value for name, value in arguments.items() if name in wanted},
+        )
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_means_of_means_are_right_on_even_shards(comm, optimizer):
+    """So that nothing but the uneven shards shows the bug."""
+    test_even_shards(Trial(MeanOfMeans, NET, comm, theirs=True), optimizer, comm.size)
+
+
+@pytest.mark.workers(1)
+def test_the_model_learns_from_its_own_rows(comm):
+    rows = doors.load_data("tests/examples/model.py:rows")
+    net = doors.load_model("tests/examples/model.py:net", rows)
+    assert isinstance(net.build("float64").module, torch.nn.Sequential)
+    training = Sequential(net.build("float32"), SGD(0.05, momentum=0.9))
+    losses = [training.step(batch) for batch in net.batches([50] * 40, "float32")]
+    assert np.mean(losses[-5:]) < losses[0] / 2

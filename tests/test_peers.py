@@ -1,0 +1,74 @@
+"""Torch's own parallel training keeps the contract too, by the proof that anybody's strategy has.
+
+Where it were not equal to plain training, it would be measured beside ours for nothing.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from bench.doors import Net
+from bench.peers import PEERS, PIPELINES, Peer, torch_optimizer
+from nn import SGD, mlp
+from nn.torch_model import TorchModel
+from strategies import Sequential
+from tests.oracles import assert_trains_like
+from tests.test_yours import (  # noqa: F401  # the proof
+    OPTIMIZERS,
+    Trial,
+    test_batches_of_changing_size,
+    test_closing_twice,
+    test_fewer_rows_than_ranks,
+    test_it_begins_with_the_weights_of_the_model,
+    test_two_at_once,
+    test_uneven_shards,
+)
+
+pytestmark = pytest.mark.workers(3)
+
+
+def _module():
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 3),
+        torch.nn.Tanh(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(18, 5),
+        torch.nn.Tanh(),
+        torch.nn.Linear(5, 4),
+    )
+
+
+NET = Net("net", lambda dtype: TorchModel(_module, dtype=dtype, input_shape=(1, 5, 5)))
+
+
+@pytest.fixture(params=PEERS, ids=lambda peer: peer.__name__)
+def trial(request, comm):
+    return Trial(request.param, NET, comm, theirs=True)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_plain_loop_of_torch_is_sequential_training(comm, optimizer):
+    peer = Peer(NET.build("float64"), OPTIMIZERS[optimizer]())
+    oracle = Sequential(NET.build("float64"), OPTIMIZERS[optimizer]())
+    assert_trains_like(oracle, peer, NET.batches([5, 3, 1]), comm)
+
+
+@pytest.mark.workers(1)
+def test_what_torch_cannot_train_is_refused(comm):
+    with pytest.raises(TypeError, match="expected a TorchModel"):
+        Peer(mlp([3, 2]), SGD(0.1))
+    with pytest.raises(TypeError, match=r"expected nn\.SGD"):
+        torch_optimizer(object(), [])
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("peer", PIPELINES)
+def test_pipelines_of_peers_pass_several_micro_batches(comm, peer):
+    pipeline = peer(NET.build("float32"), SGD(0.1), comm)
+    (batch,) = NET.batches([8], "float32")
+    pipeline.step(batch)
+    (schedule,) = pipeline._schedules.values()
+    assert schedule._n_microbatches == 4
+    assert np.isfinite(pipeline.weights()).all()
+    pipeline.close()

@@ -65,7 +65,8 @@ def test_reading_ahead_in_torch(record, net, device):
 def compare(record: Any, net: Net, computed_by: str, model: Callable[[], Any]) -> None:
     """Train in turn, an epoch or some at a time, with and without threads that read ahead."""
     rows = data.load(net.dataset, net.size)
-    runs = {how: Sequential(model(), SGD(net.lr, momentum=0.9)) for how in READERS}
+    models = {how: model() for how in READERS}
+    runs = {how: Sequential(models[how], SGD(net.lr, momentum=0.9)) for how in READERS}
     times: dict[str, list[float]] = {how: [] for how in runs}
     order = list(runs)
     for i in range(ROUNDS + 1):  # the first to warm up
@@ -82,7 +83,7 @@ def compare(record: Any, net: Net, computed_by: str, model: Callable[[], Any]) -
     base = runs["base"].weights()
     for how, run in runs.items():
         np.testing.assert_array_equal(run.weights(), base, f"{how}: other weights")
-        accuracy = float(np.mean(run.model.predict(rows.x_test) == rows.y_test))
+        accuracy = float(np.mean(models[how].predict(rows.x_test) == rows.y_test))
         ratio = seconds[how] / seconds["base"]
         record(Training(net.name, computed_by, how, seconds[how], ratio, accuracy), "", [], {})
     ahead = seconds["ahead, 1 thread"] / seconds["base"]

@@ -49,8 +49,8 @@ class TorchLayer(Layer):
     optimizers update is in host memory on every device.
 
     Args:
-        module: takes one tensor (rows, ...) and returns one with as many rows. It is moved to
-            `device`, and kept.
+        module: takes one tensor (rows, ...) and returns one with as many rows, or the same number
+            of rows for each (a language model's: one a token). It is moved to `device`, and kept.
         device: where it computes.
         compute: a lower precision to compute in where autocast does so, e.g. torch.bfloat16;
             parameters, gradients, inputs and outputs stay as they are.

@@ -48,9 +48,9 @@ class TorchModel(Model):
         input_shape: of one row, e.g. (1, 28, 28); a Linear first layer knows its own. Batches may
             hold the rows flattened.
         params: values to begin with instead of drawn ones, a flat vector; copied.
-        clock: the optimizer that the strategy is given, which counts the steps. Needed for
-            dropout, whose masks are a function of seed, step, row and unit: the same on however
-            many ranks and micro-batches. It may be set later: `model.clock = optimizer`.
+        clock: what counts the steps (in `steps`), by default the optimizer of the strategy that
+            trains the model. Needed for dropout, whose masks are a function of seed, step, row and
+            unit: the same on however many ranks and micro-batches.
         sync_batch_norm: a communicator, that of a data-parallel strategy, over whose ranks batch
             norm takes mean and variance: the same as over the whole batch in one process. By
             default each rank (and micro-batch) takes its own; see also `gather_statistics`.
@@ -118,8 +118,8 @@ class TorchModel(Model):
     def _step(self) -> int:
         if self.clock is None:
             raise ValueError(
-                "dropout needs to know the step: TorchModel(..., clock=optimizer) with the "
-                "optimizer that the strategy is given"
+                "dropout needs to know the step: give the model to a strategy, or "
+                "TorchModel(..., clock=optimizer)"
             )
         return self.clock.steps
 

@@ -123,6 +123,13 @@ def test_every_layer_and_every_step_draws_anew():
 
 
 @pytest.mark.workers(1)
+def test_a_strategy_says_who_counts_the_steps():
+    model, optimizer = TorchModel([tnn.Dropout(0.5), tnn.Linear(3, 2)], input_shape=(3,)), SGD(0.1)
+    Sequential(model, optimizer).step(Batch(np.ones((2, 3)), np.zeros(2, int)))
+    assert model.clock is optimizer
+
+
+@pytest.mark.workers(1)
 def test_says_what_it_needs():
     model = TorchModel([tnn.Dropout(0.5), tnn.Linear(3, 2)], input_shape=(3,))
     batch = Batch(np.ones((2, 3)), np.zeros(2, int))

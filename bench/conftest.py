@@ -5,7 +5,7 @@ Every benchmark file asks one question; the first line of its docstring is that 
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mpi4py import MPI
 from bench import cells
 from bench.measure import Case, Cell, Measurement, WrongTraining, measure
 from bench.progress import Progress
-from bench.results import append, replay
+from bench.results import Ratio, append, replay
 from bench.table import render
 
 HERE = Path(__file__).parent
@@ -100,6 +100,20 @@ def record(
             benchmark.pedantic(lambda: None, rounds=len(seconds), iterations=1)
 
     return record
+
+
+@pytest.fixture
+def promise(record: Callable[..., None]) -> Callable[..., None]:
+    """Record a ratio and hold it against its limit, if it has one."""
+
+    def promise(
+        what: str, value: float, limit: float | None, seconds: Sequence[float] = ()
+    ) -> None:
+        ratio = Ratio(what, float(value), limit)
+        record(ratio, f"{value:.3f}", list(seconds), {"ratio": float(value), "limit": limit})
+        assert ratio.kept, f"{what}: {value:.3f}, promised is at most {limit}"
+
+    return promise
 
 
 @pytest.fixture

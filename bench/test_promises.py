@@ -13,22 +13,9 @@ from bench import cells
 from bench.cores import available
 from bench.interleave import interleaved
 from bench.measure import Cell, measure
-from bench.results import Ratio
 from strategies import DataParallel, Sequential, SharedDataParallel
 
 SIZES = [784, 256, 128, 10]
-
-
-@pytest.fixture
-def promise(comm, record):
-    """Record a ratio and hold it against its limit, if it has one."""
-
-    def promise(what, value, limit, seconds=()):
-        ratio = Ratio(what, float(value), limit)
-        record(ratio, f"{value:.3f}", list(seconds), {"ratio": float(value), "limit": limit})
-        assert ratio.kept, f"{what}: {value:.3f}, promised is at most {limit}"
-
-    return promise
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 import nn
 from bench.interleave import interleaved
-from bench.test_promises import SIZES, _batch, _ratio, promise  # noqa: F401  # a fixture
+from bench.test_promises import SIZES, _batch, _ratio
 from strategies import Sequential
 
 torch = pytest.importorskip("torch")
@@ -41,7 +41,7 @@ def plain_loop(net, batch, device):
     "batch_size",
     [pytest.param(64, marks=pytest.mark.full), 256, pytest.param(1024, marks=pytest.mark.full)],
 )
-def test_overhead(promise, device, batch_size):  # noqa: F811
+def test_overhead(promise, device, batch_size):
     """A promise where the machine is the one it was made for: one thread, batch 256."""
     from nn.torch_model import TorchModel
 

@@ -17,7 +17,7 @@ from bench.results import Ratio
 from nn import SGD, Batch
 from strategies import DataParallel, Pipeline, Sequential, SharedDataParallel
 
-pytestmark = [pytest.mark.workers(2), pytest.mark.full]
+pytestmark = pytest.mark.workers(2)
 
 SIZES = [784, 256, 128, 10]
 NETS = {

@@ -376,7 +376,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rates:
         console.print(table)
     for note in notes:
-        console.print(f"- {note}", highlight=False, markup=False)
+        console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
     if options.write and rates:
         write(markdown(rates, notes), options.write)
     return 0 if rates else 1

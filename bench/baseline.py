@@ -234,7 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     collect([grid], known.launches, keep=keep)
     usable = side(done)
     few = [cell for cell, launches in usable.items() if len(launches) < MIN_LAUNCHES]
-    grid.console.print(f"saved {len(usable)} cells of {len(done)} launches in {path}")
+    said = f"saved {len(usable)} cells of {len(done)} launches in {path}"
+    grid.console.print(said, highlight=False, soft_wrap=True)
     if not usable or any(launch.failure for launch in done):
         grid.console.print("[red]a launch failed: the baseline holds what was measured")
         return 1

@@ -154,6 +154,13 @@ class TestCompare:
         table = [line.split(" | ")[0] for line in summary.splitlines() if line.startswith("| ")]
         assert table == ["| cell", *(f"| {cell}" for cell in "cdabef")]  # worst first
 
+    def test_the_worst_come_first(self, project, capsys):
+        saved()
+        grid(project, c={"parallel": 1.7}, d=None)
+        judged()
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert [row[0] for row in rows if row and row[0] in GRID] == list("cdabef")
+
     @pytest.mark.parametrize("width", [None, 80])
     def test_nothing_is_cut_off_in_a_log_or_a_narrow_terminal(self, width):
         cell = "speedup/SharedDataParallel-mlp-2w-b256-n10000-cpu"
@@ -168,6 +175,7 @@ class TestCompare:
         rows = [line.split() for line in page.getvalue().splitlines()]
         assert any({"0.791", "0.772", "0.811", "1.276", "slower"} <= set(row) for row in rows)
         assert f"{cell}: {why}" in page.getvalue()
+        assert cell in "".join(row[0] for row in rows if row)
         if not width:
             assert any(row[:1] == [cell] and "slower" in row for row in rows)
 
@@ -346,11 +354,13 @@ class TestAB:
         assert order == ["before", "after", "after", "before", "before", "after"]
 
     def test_says_which_commits_they_are(self, repository):
-        ab.main(["HEAD", "-n", "2", "--json", "report.json"])
+        (repository / "more").touch()
+        commit(["more"])
+        ab.main(["HEAD^", "-n", "2", "--json", "report.json"])
         report = json.loads(Path("report.json").read_text())
-        describe = ["git", "describe", "--always"]
-        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
-        assert (report["before"], report["after"]) == (f"HEAD ({commit})", commit)
+        log = ["git", "log", "--format=%h"]
+        newer, older = subprocess.run(log, capture_output=True, text=True).stdout.split()
+        assert (report["before"], report["after"]) == (f"HEAD^ ({older})", newer)
 
     def test_leaves_no_worktree_behind(self, repository, monkeypatch):
         monkeypatch.setattr(ab, "collect", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -149,8 +149,9 @@ def mutants(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Does a failing, hanging or dying rank end in a failed test, and never in a hang?"""
     # The session's own environment has MPICH, to try an MPI without fault tolerance.
-    tests = ["mpi4py", "numpy", "psutil", "pytest", "pytest-benchmark", "hypothesis"]
-    session.install("-c", "constraints.txt", "mpich", *tests)
+    tests = ["psutil", "pytest", "pytest-benchmark", "hypothesis"]
+    needed = PROJECT["project"]["dependencies"]  # of the plugins that the root conftest.py loads
+    session.install("-c", "constraints.txt", "mpich", *needed, *tests)
     command = ["pytest", "--deadline=120", *(session.posargs or ["tests/faults"])]
     python(session, *command, MPICH_PYTHON=str(Path(session.bin, "python").absolute()))
 

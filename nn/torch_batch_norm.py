@@ -1,8 +1,10 @@
-"""Batch norm over the rows of all ranks."""
+"""Batch norm over the rows of all ranks: in training if asked for, in what it keeps always."""
 
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -76,6 +78,76 @@ class SyncBatchNorm(_BatchNorm):
         part = 1 / float(batches) if self.momentum is None else self.momentum
         running_mean.lerp_(mean, part)
         running_variance.lerp_(variance, part)
+
+
+class RunningStatistics:
+    """What the batch norms of a net keep of the rows that they normalised in training.
+
+    It holds their buffers and not the modules: a strategy that has copied its part of the
+    parameters out of a model can let go of the rest.
+
+    Args:
+        net: each of whose batch norms counts, in `seen`, its rows since statistics were gathered.
+    """
+
+    def __init__(self, net: torch.nn.Module):
+        self._norms: dict[str, tuple[NDArray, dict[str, torch.Tensor]]] = {
+            name: (cast(NDArray, norm.seen), dict(norm.named_buffers()))
+            for name, norm in net.named_modules()
+            if isinstance(norm, _BatchNorm) and norm.track_running_stats
+        }
+
+    def gather(self, comm: Any) -> None:
+        """Give every rank the statistics over the rows of all ranks. Collective.
+
+        Each rank's are of the rows that it computed on; they become their mean, weighted by the
+        number of rows since they were gathered last.
+
+        Args:
+            comm: the communicator of a strategy.
+        """
+        if comm.size == 1:
+            return  # to the bit
+        for seen, buffers in self._norms.values():
+            weighted = (buffer.cpu().numpy().ravel() * seen for buffer in buffers.values())
+            own = np.concatenate([seen, *weighted])
+            total = np.empty_like(own)
+            comm.Allreduce(own, total)
+            rows, mean = total[0], total[1:]
+            seen[:] = 0
+            at = 0
+            for buffer in buffers.values() if rows else ():
+                value = mean[at : at + buffer.numel()] / rows
+                at += buffer.numel()
+                if not buffer.is_floating_point():
+                    value = value.round()
+                buffer.copy_(torch.from_numpy(value).view_as(buffer))
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Copies, by the name of the module and of what it is: "1.running_mean", ..."""
+        return {name: buffer.cpu().numpy().copy() for name, buffer in self._buffers().items()}
+
+    def load(self, arrays: dict[str, NDArray]) -> None:
+        """Go on from what `arrays` returned.
+
+        Raises:
+            ValueError: it is of another model; nothing is changed then.
+        """
+        own = self._buffers()
+        shapes = {name: tuple(np.shape(value)) for name, value in arrays.items()}
+        if shapes != {name: tuple(buffer.shape) for name, buffer in own.items()}:
+            raise ValueError(f"statistics of {sorted(shapes)}: expected {sorted(own)}")
+        for name, buffer in own.items():
+            buffer.copy_(torch.from_numpy(np.asarray(arrays[name])))
+        for seen, _ in self._norms.values():
+            seen[:] = 0
+
+    def _buffers(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{name}.{kind}": buffer
+            for name, (_, buffers) in self._norms.items()
+            for kind, buffer in buffers.items()
+        }
 
 
 def synchronise(net: torch.nn.Module, comm: Any) -> None:

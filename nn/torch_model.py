@@ -17,7 +17,7 @@ from nn.dropout import rows_of
 from nn.layers import Shape
 from nn.loss import cross_entropy
 from nn.model import DTYPES, Model, as_rows
-from nn.torch_batch_norm import synchronise
+from nn.torch_batch_norm import RunningStatistics, synchronise
 from nn.torch_dropout import replace_dropout
 from nn.torch_layer import TorchLayer
 from nn.torch_linear import TorchLinear
@@ -53,7 +53,7 @@ class TorchModel(Model):
             unit: the same on however many ranks and micro-batches.
         sync_batch_norm: a communicator, that of a data-parallel strategy, over whose ranks batch
             norm takes mean and variance: the same as over the whole batch in one process. By
-            default each rank (and micro-batch) takes its own; see also `gather_statistics`.
+            default each rank (and micro-batch) takes its own; see also `statistics`.
         compute: "bfloat16" computes in mixed precision (torch.autocast): parameters, gradients
             and what is sent stay in `dtype`, which must be float32.
 
@@ -103,6 +103,9 @@ class TorchModel(Model):
         precision = torch.bfloat16 if compute else None
         self._whole = TorchLayer(net, where, precision)
         """All layers as one: torch then builds one graph, which costs less than one a layer."""
+        self.statistics = RunningStatistics(net)
+        """What batch norm keeps: of this rank's rows, until a strategy's `weights` or `state`
+        gathers those of all ranks."""
         super().__init__(
             [
                 (TorchLinear if type(layer) is torch.nn.Linear else TorchLayer)(
@@ -171,58 +174,6 @@ class TorchModel(Model):
                 return super().predict(x, rows)
         finally:
             self.module.train()
-
-    def gather_statistics(self, comm: Any) -> None:
-        """Give every rank the running statistics of batch norm over all ranks. Collective.
-
-        Each rank's statistics are of the rows that it computed on; here they become their mean,
-        weighted by the number of rows since they were gathered last. Call it, on the model that
-        the strategy was given, where weights are fetched, before `predict` or `statistics`.
-
-        Args:
-            comm: the communicator of the strategy.
-        """
-        for norm in self._whole.norms:
-            if not norm.track_running_stats:
-                continue
-            buffers = list(norm.buffers())
-            own = np.concatenate(
-                [norm.seen, *(b.cpu().numpy().ravel() * norm.seen for b in buffers)]
-            )
-            total = np.empty_like(own)
-            comm.Allreduce(own, total)
-            rows, mean = total[0], total[1:]
-            norm.seen[:] = 0
-            at = 0
-            for buffer in buffers if rows else ():
-                value = mean[at : at + buffer.numel()] / rows
-                at += buffer.numel()
-                if not buffer.is_floating_point():
-                    value = value.round()
-                buffer.copy_(torch.from_numpy(value).view_as(buffer))
-
-    def statistics(self) -> dict[str, NDArray]:
-        """Running statistics of batch norm, name -> a copy. See `gather_statistics`."""
-        return {name: buffer.cpu().numpy().copy() for name, buffer in self._statistics()}
-
-    def load_statistics(self, statistics: dict[str, NDArray]) -> None:
-        """Go on from what `statistics` returned.
-
-        Raises:
-            ValueError: it is of another model; nothing is changed then.
-        """
-        own = dict(self._statistics())
-        shapes = {name: tuple(np.shape(value)) for name, value in statistics.items()}
-        if shapes != {name: tuple(buffer.shape) for name, buffer in own.items()}:
-            raise ValueError(f"statistics of {sorted(shapes)}: expected {sorted(own)}")
-        for name, buffer in own.items():
-            buffer.copy_(torch.from_numpy(np.asarray(statistics[name])))
-
-    def _statistics(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, module in self.module.named_modules():
-            if module in self._whole.norms:
-                for kind, buffer in module.named_buffers():
-                    yield f"{name}.{kind}", buffer
 
 
 def devices() -> list[str]:

@@ -86,6 +86,8 @@ class Strategy:
         if getattr(model, "clock", optimizer) is None:
             model.clock = optimizer  # type: ignore[attr-defined]  # counts the steps for dropout
         self.model, self.optimizer, self.comm = model, optimizer, comm
+        # Running statistics of batch norm, in models that have one.
+        self._statistics = getattr(model, "statistics", None)
         self.length = len(model.params)
         """Parameters of the whole model, however many of them this rank holds."""
 
@@ -133,7 +135,12 @@ class Strategy:
         self.optimizer.step(self.model.params, self.model.grads)
 
     def weights(self) -> NDArray:
-        """All parameters in sequential order, a copy, on every rank."""
+        """All parameters in sequential order, a copy, on every rank.
+
+        What the model's batch norm keeps is then, on every rank, of the rows of all.
+        """
+        if self._statistics:
+            self._statistics.gather(self.comm)
         return np.array(self.model.params)
 
     def close(self) -> None:
@@ -144,6 +151,9 @@ class Strategy:
         state = {"params": self.weights(), "steps": np.array(self.optimizer.steps)}
         for name, vector in self.optimizer.state.items():
             state[f"optimizer.{name}"] = self._whole(vector)
+        if self._statistics:
+            for name, array in self._statistics.arrays().items():
+                state[f"statistics.{name}"] = array
         return state
 
     def load_state(self, state: dict[str, NDArray]) -> None:
@@ -155,11 +165,7 @@ class Strategy:
         """
         if self.closed:
             raise ValueError("this strategy is closed: its ranks share nothing any more")
-        vectors = {
-            name.removeprefix("optimizer."): vector
-            for name, vector in state.items()
-            if name.startswith("optimizer.")
-        }
+        vectors, statistics = under("optimizer.", state), under("statistics.", state)
         slots = set(getattr(self.optimizer, "slots", vectors))
         if not {"params", "steps"} <= state.keys() or (vectors and set(vectors) != slots):
             raise ValueError(
@@ -172,6 +178,10 @@ class Strategy:
                     f"state {name!r} of shape {vector.shape} and {vector.dtype}: "
                     f"the model has {self.length} parameters of {dtype}"
                 )
+        if self._statistics:
+            self._statistics.load(statistics)
+        elif statistics:
+            raise ValueError(f"a state with {sorted(statistics)}: the model has no batch norm")
         self._set_weights(state["params"])
         self.optimizer.steps = int(state["steps"])
         self.optimizer.state = {
@@ -189,3 +199,8 @@ class Strategy:
 
     def _set_weights(self, params: NDArray) -> None:
         self.model.params[:] = params
+
+
+def under(prefix: str, state: dict[str, NDArray]) -> dict[str, NDArray]:
+    """The arrays of a state whose names begin with `prefix`, by the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -97,7 +97,7 @@ class Sharded(Strategy):
         super().__init__(model, optimizer, comm)
 
     def weights(self) -> NDArray:
-        return self._whole(self.model.params)
+        return self._whole(super().weights())
 
     def _whole(self, vector):
         counts = [sum(block.size for block in layout) for layout in self.layouts]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from nn.arguments import whole
 from nn.batch import Batch
+from strategies.base import under
 from strategies.data_parallel import DataParallel
 from strategies.own_rows import own_gradients
 
@@ -132,7 +133,7 @@ class LocalSGD(DataParallel):
         return state
 
     def load_state(self, state: dict[str, NDArray]) -> None:
-        own = {k.removeprefix("outer."): v for k, v in state.items() if k.startswith("outer.")}
+        own = under("outer.", state)
         if self.outer is not None:
             self._check_outer(own, state)
         super().load_state(state)

@@ -118,7 +118,7 @@ class ParameterServer(Strategy):
                 self._waiting.remove(worker)
 
     def weights(self) -> NDArray:
-        return self._whole(self.model.params)
+        return self._whole(super().weights())
 
     def _whole(self, vector):
         whole = np.array(vector)

@@ -12,6 +12,7 @@ from torch import nn as tnn
 from nn import SGD
 from nn.torch_model import TorchModel
 from strategies import Hybrid, Pipeline, Sequential, TensorParallel
+from strategies.checkpoint import load, save
 from tests.oracles import MatchedOrder, assert_trains_like, random_batches
 from tests.test_torch_model import EXACT
 
@@ -40,16 +41,16 @@ class Ghosts(MatchedOrder):
 
     def __init__(self, model, optimizer, shards):
         super().__init__(model, optimizer, shards)
-        self.kept = [model.statistics() for _ in range(shards)]
+        self.kept = [model.statistics.arrays() for _ in range(shards)]
         self.rows = np.zeros(shards)
 
     def gradients(self, batch):
         parts, losses = [], []
         for k in range(self.shards):
-            self.model.load_statistics(self.kept[k])
+            self.model.statistics.load(self.kept[k])
             losses.append(self.model.gradients(batch.shard(k, self.shards)))
             parts.append(self.model.grads.copy())
-            self.kept[k] = self.model.statistics()
+            self.kept[k] = self.model.statistics.arrays()
             self.rows[k] += len(batch.shard(k, self.shards))
         self.model.grads[:] = np.sum(parts, axis=0)
         return float(sum(losses))
@@ -63,7 +64,7 @@ class Ghosts(MatchedOrder):
 
 
 def assert_statistics(model, expected):
-    found = model.statistics()
+    found = model.statistics.arrays()
     assert expected
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-11, atol=1e-13, err_msg=name)
@@ -78,9 +79,8 @@ def test_equals_ghost_batches(comm, strategy, rows):
     oracle = Ghosts(build(), momentum(), comm.size)
     assert_trains_like(oracle, parallel, random_batches(build(), rows), comm)
     parallel.close()
-    model.gather_statistics(comm)
     assert_statistics(model, oracle.statistics())
-    for others in comm.allgather(model.statistics()):
+    for others in comm.allgather(model.statistics.arrays()):
         assert_statistics(model, others)
 
 
@@ -95,8 +95,7 @@ def test_synchronised_equals_the_whole_batch(comm, strategy, rows, part):
     assert_trains_like(oracle, parallel, batches, comm)
     weights = parallel.weights()
     parallel.close()
-    model.gather_statistics(comm)
-    assert_statistics(model, single.statistics())
+    assert_statistics(model, single.statistics.arrays())
     model.params[:] = weights
     np.testing.assert_array_equal(model.predict(batches[0].x), single.predict(batches[0].x))
 
@@ -108,9 +107,28 @@ def test_a_pipeline_normalises_micro_batches(comm, micro_batches):
     parallel = Pipeline(model, momentum(), comm, micro_batches)
     oracle = MatchedOrder(single, momentum(), micro_batches)
     assert_trains_like(oracle, parallel, random_batches(single, 8), comm)
-    model.gather_statistics(comm)
-    assert_statistics(model, single.statistics())
+    assert_statistics(model, single.statistics.arrays())
     parallel.close()
+
+
+@pytest.mark.parametrize("strategy", [*DATA_PARALLEL, "pipeline", "tensor"])
+def test_a_resumed_run_goes_on_with_the_statistics(comm, tmp_path, strategy):
+    path = comm.bcast(tmp_path) / "run.npz"
+    models = build(), build()
+    first, resumed = (EXACT[strategy](model, momentum(), comm) for model in models)
+    before, after = random_batches(build(), 9, steps=2)
+    first.step(before)
+    save(path, first)
+    load(path, resumed)
+    for each in (first, resumed):
+        each.step(after)
+    np.testing.assert_array_equal(resumed.weights(), first.weights())
+    kept, fresh = models[0].statistics.arrays(), build().statistics.arrays()
+    for name, value in models[1].statistics.arrays().items():
+        np.testing.assert_array_equal(value, kept[name])
+        assert (value != fresh[name]).all()
+    for each in (first, resumed):
+        each.close()
 
 
 def test_gathering_weighs_rows_since_the_last_time(comm):
@@ -118,16 +136,16 @@ def test_gathering_weighs_rows_since_the_last_time(comm):
     model = build()
     batches = random_batches(model, 8, steps=2)
     model.gradients(batches[0].shard(comm.rank, comm.size))
-    model.gather_statistics(comm)
-    once = model.statistics()
-    model.gather_statistics(comm)
-    for name, value in model.statistics().items():
+    model.statistics.gather(comm)
+    once = model.statistics.arrays()
+    model.statistics.gather(comm)
+    for name, value in model.statistics.arrays().items():
         np.testing.assert_array_equal(value, once[name])
     if comm.rank == comm.size - 1:
         model.gradients(batches[1])
-    expected = comm.bcast(model.statistics(), comm.size - 1)
+    expected = comm.bcast(model.statistics.arrays(), comm.size - 1)
     assert np.abs(expected["1.running_mean"] - once["1.running_mean"]).max() > 1e-3
-    model.gather_statistics(comm)
+    model.statistics.gather(comm)
     assert_statistics(model, expected)
 
 
@@ -151,7 +169,13 @@ def test_synchronised_batch_norm_is_refused_where_ranks_do_different_things(comm
 
 @pytest.mark.workers(1)
 def test_statistics_of_another_model_are_refused():
-    statistics = build().statistics()
+    statistics = build().statistics.arrays()
     statistics["1.running_mean"] = np.zeros(4)
     with pytest.raises(ValueError, match="statistics of"):
-        build().load_statistics(statistics)
+        build().statistics.load(statistics)
+    state = Sequential(build(), momentum()).state()
+    plain = Sequential(TorchModel([tnn.Linear(len(state["params"]), 1, bias=False)]), momentum())
+    state["params"] = state["params"].astype("float32")
+    with pytest.raises(ValueError, match="statistics of"):
+        plain.load_state(state)
+    assert plain.optimizer.steps == 0

@@ -119,6 +119,7 @@ def test_a_resumed_run_goes_on_with_the_statistics(comm, tmp_path, strategy):
     before, after = random_batches(build(), 9, steps=2)
     first.step(before)
     save(path, first)
+    resumed.step(random_batches(build(), 5, steps=1)[0])  # of which nothing may remain
     load(path, resumed)
     for each in (first, resumed):
         each.step(after)

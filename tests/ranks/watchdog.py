@@ -96,7 +96,7 @@ class Watchdog:
 
     def arm(self, seconds: float) -> None:
         with self._changed:
-            if self.overrun is not None:
+            if self.overrun is not None and not self._terminated:
                 self.notes.truncate(0)  # of a phase that is over
             self.overrun = None
             self._seconds, self.deadline = seconds, time.monotonic() + seconds

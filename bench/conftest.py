@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from mpi4py import MPI
 
 from bench import cells
 from bench.measure import Case, Cell, Measurement, WrongTraining, measure
+from bench.neighbours import Neighbours, disturbed
 from bench.progress import Progress
 from bench.results import Ratio, append, replay
 from bench.table import render
@@ -103,17 +105,31 @@ def record(
 
 
 @pytest.fixture
-def promise(record: Callable[..., None]) -> Callable[..., None]:
-    """Record a ratio and hold it against its limit, if it has one."""
+def promise(comm: MPI.Intracomm, record: Callable[..., None]) -> Callable[..., None]:
+    """Record a ratio, of times if there are `seconds`, and hold it against its limit, if any."""
+    launched = MPI.COMM_WORLD.size > 1
+    neighbours = Neighbours(psutil.Process(os.getppid() if launched else None))
 
     def promise(
         what: str, value: float, limit: float | None, seconds: Sequence[float] = ()
     ) -> None:
         ratio = Ratio(what, float(value), limit)
         record(ratio, f"{value:.3f}", list(seconds), {"ratio": float(value), "limit": limit})
-        assert ratio.kept, f"{what}: {value:.3f}, promised is at most {limit}"
+        hold(ratio, comm.bcast(neighbours.lap()) if seconds else 0.0, comm.size)
 
     return promise
+
+
+def hold(ratio: Ratio, foreign: float, workers: int) -> None:
+    """Fail if the promise is not kept; skip if that can be due to others, who used the cores.
+
+    Args:
+        foreign: cores' worth of time that other programs used meanwhile.
+    """
+    said = f"{ratio.what}: {ratio.value:.3f}, promised is at most {ratio.limit}"
+    if not ratio.kept and disturbed(foreign, workers):
+        pytest.skip(f"{said}, but other programs kept {foreign:.1f} cores busy: try again")
+    assert ratio.kept, said
 
 
 @pytest.fixture

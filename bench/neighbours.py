@@ -19,11 +19,15 @@ LIMIT = 0.1
 
 
 class Neighbours:
-    """Processor time of this host that did not go to this process and its descendants."""
+    """Processor time of this host that did not go to a process and its descendants.
 
-    def __init__(self) -> None:
+    Args:
+        process: by default this one.
+    """
+
+    def __init__(self, process: psutil.Process | None = None) -> None:
         self._cores = cores()
-        self._process = psutil.Process()
+        self._process = process or psutil.Process()
         self._last = self._now()
 
     def lap(self) -> float:

@@ -10,9 +10,10 @@ import pytest
 
 import nn
 from bench import measure as core
+from bench.conftest import hold
 from bench.cores import all_cores, available
 from bench.measure import Case, Cell, WrongTraining, alone, interval, measure, together, unchecked
-from bench.results import append
+from bench.results import Ratio, append
 from strategies import DataParallel, Sequential, SharedDataParallel
 
 ROWS, SIZES = 60, [8, 6, 3]
@@ -291,3 +292,17 @@ def test_cells_have_names_of_their_own(comm):
     cell = Cell("S", "m", 2, 64, 1000)
     others = [replace(cell, **{key: "x"}) for key in asdict(cell)]
     assert len({str(c) for c in (cell, *others)}) == 7
+
+
+@pytest.mark.workers(1)
+def test_a_promise_is_not_broken_by_other_programs(monkeypatch):
+    monkeypatch.setattr("bench.neighbours.cores", lambda: [0, 1])
+    hold(Ratio("a / b", 1.0, 1.0), foreign=0.0, workers=2)
+    hold(Ratio("a / b", 1.0, 1.0), foreign=1.0, workers=2)
+    hold(Ratio("a / b", 9.9), foreign=0.0, workers=2)
+    with pytest.raises(AssertionError, match=r"a / b: 1\.100, promised is at most 1\.0"):
+        hold(Ratio("a / b", 1.1, 1.0), foreign=0.05, workers=2)
+    with pytest.raises(AssertionError):
+        hold(Ratio("a / b", 1.1, 1.0), foreign=1.0, workers=1)  # the other core was enough
+    with pytest.raises(pytest.skip.Exception, match=r"kept 1\.0 cores busy"):
+        hold(Ratio("a / b", 1.1, 1.0), foreign=1.0, workers=2)

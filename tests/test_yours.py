@@ -129,7 +129,7 @@ def test_two_at_once(trial, workers):
     """Two objects of the strategy do not disturb each other."""
     one, other = trial.strategy("sgd"), trial.strategy("adam")
     oracles = trial.oracle("sgd"), trial.oracle("adam")
-    for batch in trial.batches(workers, 2 * workers):
+    for batch in trial.batches(2 * workers, 3 * workers):
         for strategy, oracle in zip((one, other), oracles):
             strategy.step(batch)
             oracle.step(batch)

@@ -47,7 +47,7 @@ def test_the_wrong_example_is_caught_by_the_test_that_is_named_for_it(tmp_path):
 def test_a_model_of_ones_own_is_trained_by_all_of_ours(tmp_path):
     copy_tree(tmp_path)
     doors = [f"--{door}=tests/examples/model.py:{name}" for door, name in MODEL.items()]
-    found = outcomes(tmp_path, ["tests", "-k", "momentum or size", *doors], ranks=2)
+    found = outcomes(tmp_path, ["tests", "-k", "momentum or size or two", *doors], ranks=2)
     assert set(found.values()) <= {"passed", "skipped"}
     for strategy in ("DataParallel", "SharedDataParallel", "ZeRO-3", "TensorParallel", "Pipeline"):
         name = f"tests.test_yours::test_uneven_shards[net-{strategy}-2-momentum]"

@@ -7,6 +7,7 @@ one (Split, Dup, Create_cart, ...) is of its kind again and shares its record.
 from __future__ import annotations
 
 import mmap
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,10 +86,11 @@ _install(_DERIVING, _deriving_method)
 
 @dataclass
 class _Hush:
-    """Whether communicators of one family are silent, and the memory that they know."""
+    """Whether communicators of one family are silent, and the arrays that they know."""
 
     silent: bool = False
-    seen: set[tuple[int, int]] = field(default_factory=set)
+    known: dict[tuple[int, int], weakref.ref[NDArray]] = field(default_factory=dict)
+    """Address and bytes -> the array that has them. Another may have the same ones later."""
 
 
 class _Silencing(_Instrumented):
@@ -108,10 +110,11 @@ class _Silencing(_Instrumented):
     def _verb(self, name, real, args, kwargs):
         if not self.record.silent:
             return real(*args, **kwargs)
+        known = self.record.known
         for array in _received(self, name, args, kwargs):
-            place = (array.ctypes.data, array.nbytes)
-            if place not in self.record.seen:
-                self.record.seen.add(place)
+            place, owner = (array.ctypes.data, array.nbytes), _owner(array)
+            if place not in known or known[place]() is not owner:
+                known[place] = weakref.ref(owner)
                 array.fill(0)
         return _REQUEST() if name.startswith("I") else None
 
@@ -119,7 +122,7 @@ class _Silencing(_Instrumented):
 class Silent(_Silencing, MPI.Intracomm):
     """`comm` with a switch: within `silence()` its verbs do nothing and return at once.
 
-    What would have been received is left as it is, or set to 0 where the memory is met for the
+    What would have been received is left as it is, or set to 0 where the array is met for the
     first time: it may hold anything, and arithmetic on denormal numbers is slow.
     """
 
@@ -275,6 +278,13 @@ def _array(spec: Any) -> NDArray | None:
     if spec is None or spec is MPI.IN_PLACE:
         return None
     return np.asarray(spec[0] if isinstance(spec, list | tuple) else spec)
+
+
+def _owner(array: NDArray) -> NDArray:
+    """The array of which this one is a view, or itself: it lives as long as the memory is used."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def _received(comm: Any, name: str, args: tuple, kwargs: dict) -> list[NDArray]:

@@ -134,6 +134,24 @@ def test_silence_sends_nothing_and_waits_for_nobody(comm):
     assert data[0] == sum(range(comm.size))
 
 
+@pytest.mark.workers(1)
+def test_silence_finds_new_arrays_in_old_memory(comm):
+    silent, memory = Silent(comm), np.empty(8)
+
+    def array():
+        return np.frombuffer(memory.data, np.float64)
+
+    with silent.silence():
+        for stale in (np.nan, 5e-324):
+            received = array()
+            received[:] = stale
+            silent.Recv(received[2:], source=0)
+            assert (received[2:] == 0).all(), "memory that is used again may hold anything"
+            received[2:] = 3
+            silent.Recv(received[2:], source=0)
+            assert (received[2:] == 3).all(), "another view of an array that is known"
+
+
 def test_private_memory_begins_alike_and_is_ones_own(comm):
     silent = Silent(comm)
     rng = np.random.default_rng(0)

@@ -10,18 +10,18 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from bench.cells import MLP_SIZES, optimizer
 from bench.cores import all_cores, available
 from bench.measure import Cell, equals_sequential
 from bench.race import Entrant, measurements, race
 from bench.results import Ratio
-from nn import SGD, Batch
+from nn import Batch
 from strategies import DataParallel, Pipeline, Sequential, SharedDataParallel
 
 pytestmark = pytest.mark.workers(2)
 
-SIZES = [784, 256, 128, 10]
 NETS = {
-    "mlp": (("mlp", {"sizes": SIZES}), (784,)),
+    "mlp": (("mlp", {"sizes": MLP_SIZES}), (784,)),
     "cnn": (("cnn", {}), (1, 28, 28)),
     "resnet20": (("resnet20", {"width": 8}), (3, 32, 32)),
 }
@@ -33,10 +33,6 @@ OURS = {
     "SharedDataParallel": SharedDataParallel,
     "Pipeline, 4 parts": Pipeline,
 }
-
-
-def _optimizer():
-    return SGD(0.01, momentum=0.9)
 
 
 @contextmanager
@@ -57,9 +53,9 @@ def _sklearn_step():
     from sklearn.neural_network import MLPClassifier
 
     net = MLPClassifier(
-        SIZES[1:-1], solver="sgd", alpha=0, learning_rate_init=0.01, nesterovs_momentum=False
+        MLP_SIZES[1:-1], solver="sgd", alpha=0, learning_rate_init=0.01, nesterovs_momentum=False
     )
-    labels = np.arange(SIZES[-1])
+    labels = np.arange(MLP_SIZES[-1])
 
     def step(batch):
         net.batch_size = len(batch)
@@ -91,7 +87,7 @@ def test_peers(comm, record, net, batch_size, limit):
 
     def build(strategy, *on):
         model = TorchModel(lambda: torch_zoo.build(name, **arguments), input_shape=shape)
-        return strategy(model, _optimizer(), *on)
+        return strategy(model, optimizer(), *on)
 
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((ROWS, *shape), np.float32), rng.integers(0, 10, ROWS)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import pytest
 from mpi4py import MPI
 
@@ -76,8 +77,11 @@ STRATEGIES = {
     )
 }
 
+MLP_SIZES = [784, 256, 128, 10]
+"""Inputs, hidden neurons and classes of the usual net."""
+
 MODELS: dict[str, Callable[[], nn.Model]] = {
-    "mlp": lambda: nn.mlp([784, 256, 128, 10]),
+    "mlp": lambda: nn.mlp(MLP_SIZES),
     "cnn": nn.cnn,
 }
 
@@ -98,6 +102,12 @@ def full(value: Any) -> Any:
 def optimizer() -> nn.SGD:
     """Of every cell."""
     return nn.SGD(0.01, momentum=0.9)
+
+
+def random_batch(rows: int, shape: tuple[int, ...] = (784,)) -> nn.Batch:
+    """Where data is of no matter, only its size: float32 of ten classes."""
+    rng = np.random.default_rng(0)
+    return nn.Batch(rng.random((rows, *shape), np.float32), rng.integers(0, 10, rows))
 
 
 @cache

@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 ROUND = 0.02
 """Seconds that one turn of an arm lasts at least."""
@@ -28,3 +30,8 @@ def interleaved(
             times[name].append((time.perf_counter() - start) / calls[name])
         order.reverse()
     return times
+
+
+def ratio(times: Mapping[str, Sequence[float]], over: str, under: str) -> float:
+    """Of the median times of two arms."""
+    return float(np.median(times[over]) / np.median(times[under]))

@@ -10,12 +10,11 @@ from mpi4py import MPI
 
 import nn
 from bench import cells
+from bench.cells import MLP_SIZES, random_batch
 from bench.cores import available
-from bench.interleave import interleaved
+from bench.interleave import interleaved, ratio
 from bench.measure import Cell, measure
 from strategies import DataParallel, Sequential, SharedDataParallel
-
-SIZES = [784, 256, 128, 10]
 
 
 @pytest.fixture
@@ -23,11 +22,6 @@ def cores(comm):
     """Skip where the workers do not have a core each."""
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
-
-
-def _batch(rows, shape=(784,)):
-    rng = np.random.default_rng(0)
-    return nn.Batch(rng.random((rows, *shape), np.float32), rng.integers(0, 10, rows))
 
 
 def _trainer(model, optimizer, batch):
@@ -38,8 +32,8 @@ def _trainer(model, optimizer, batch):
 def _products(rows):
     """The eight matrix products of a step, each fed by another, gradients into their own memory."""
     rng = np.random.default_rng(0)
-    x = rng.random((rows, SIZES[0]), np.float32)
-    model = nn.mlp(SIZES)
+    x = rng.random((rows, MLP_SIZES[0]), np.float32)
+    model = nn.mlp(MLP_SIZES)
     w1, w2, w3 = (layer.params[0] for layer in model.layers if layer.params)
     g1, g2, g3 = (layer.grads[0] for layer in model.layers if layer.params)
 
@@ -56,9 +50,12 @@ def _products(rows):
     return products
 
 
-def _torch_trainer(net, batch):
+def _torch_trainer(batch, name, **arguments):
     torch = pytest.importorskip("torch")
+    from nn import torch_zoo
+
     torch.set_num_threads(1)
+    net = torch_zoo.build(name, **arguments)
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
     x, y = torch.from_numpy(batch.x), torch.from_numpy(batch.y)
 
@@ -76,7 +73,8 @@ def test_step_against_its_products(promise, momentum, limit):
     # Where its arrays happen to lie makes a program some per cent faster or slower: five of each.
     copies = range(5)
     steps = {
-        f"step {i}": _trainer(nn.mlp(SIZES), nn.SGD(0.01, momentum), _batch(256)) for i in copies
+        f"step {i}": _trainer(nn.mlp(MLP_SIZES), nn.SGD(0.01, momentum), random_batch(256))
+        for i in copies
     }
     products = {f"products {i}": _products(256) for i in copies}
     turns = interleaved(steps | products, rounds=15)
@@ -85,54 +83,30 @@ def test_step_against_its_products(promise, momentum, limit):
         "products": [seconds for arm in products for seconds in turns[arm]],
     }
     name = f"numpy step / its matrix products, batch 256, SGD{' with momentum' * bool(momentum)}"
-    promise(name, _ratio(times, "step", "products"), limit, times["step"])
+    promise(name, ratio(times, "step", "products"), limit, times["step"])
 
 
 @pytest.mark.workers(1)
 @pytest.mark.parametrize("batch_size", [64, 256])
 def test_step_against_torch(promise, batch_size):
-    torch = pytest.importorskip("torch")
-    a, b, c, d = SIZES
-    net = torch.nn.Sequential(
-        torch.nn.Linear(a, b),
-        torch.nn.ReLU(),
-        torch.nn.Linear(b, c),
-        torch.nn.ReLU(),
-        torch.nn.Linear(c, d),
-    )
-    batch = _batch(batch_size)
+    batch = random_batch(batch_size)
     arms = {
-        "step": _trainer(nn.mlp(SIZES), nn.SGD(0.01), batch),
-        "torch": _torch_trainer(net, batch),
+        "step": _trainer(nn.mlp(MLP_SIZES), nn.SGD(0.01), batch),
+        "torch": _torch_trainer(batch, "mlp", sizes=MLP_SIZES),
     }
     times = interleaved(arms)
     name = f"numpy step / torch eager step, batch {batch_size}"
-    promise(name, _ratio(times, "step", "torch"), 1.0, times["step"])
+    promise(name, ratio(times, "step", "torch"), 1.0, times["step"])
 
 
 @pytest.mark.workers(1)
 def test_cnn_step_against_torch(promise):
-    torch = pytest.importorskip("torch")
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 32, 3),
-        torch.nn.MaxPool2d(2),
-        torch.nn.ReLU(),
-        torch.nn.Conv2d(32, 64, 3),
-        torch.nn.MaxPool2d(2),
-        torch.nn.ReLU(),
-        torch.nn.Flatten(),
-        torch.nn.Linear(1600, 128),
-        torch.nn.ReLU(),
-        torch.nn.Linear(128, 64),
-        torch.nn.ReLU(),
-        torch.nn.Linear(64, 10),
-    )
-    batch = _batch(64, (1, 28, 28))
-    arms = {"step": _trainer(nn.cnn(), nn.SGD(0.01), batch), "torch": _torch_trainer(net, batch)}
+    batch = random_batch(64, (1, 28, 28))
+    arms = {"step": _trainer(nn.cnn(), nn.SGD(0.01), batch), "torch": _torch_trainer(batch, "cnn")}
     times = interleaved(arms, rounds=15)
     promise(
         "numpy cnn step / torch eager step, batch 64",
-        _ratio(times, "step", "torch"),
+        ratio(times, "step", "torch"),
         2.0,
         times["step"],
     )
@@ -148,12 +122,12 @@ def test_against_bound(comm, promise, strategy, limit, batch_size):
     """The time of a step over what the ranks take to compute it without communication."""
     case = replace(
         cells.case(Cell(strategy.__name__, "mlp", 2, batch_size, 10_000)),
-        build=lambda comm: strategy(nn.mlp(SIZES), nn.SGD(0.01), comm),
-        sequential=lambda: Sequential(nn.mlp(SIZES), nn.SGD(0.01)),
+        build=lambda comm: strategy(nn.mlp(MLP_SIZES), nn.SGD(0.01), comm),
+        sequential=lambda: Sequential(nn.mlp(MLP_SIZES), nn.SGD(0.01)),
     )
     rounds = measure(case, comm, seconds=4.0).rounds
     name = f"{strategy.__name__} step / its bound, 2 workers, batch {batch_size}"
-    promise(name, _ratio(rounds, "parallel", "bound"), limit, rounds["parallel"])
+    promise(name, ratio(rounds, "parallel", "bound"), limit, rounds["parallel"])
 
 
 @pytest.mark.workers(2)
@@ -162,7 +136,7 @@ def test_rows_of_others_in_the_batch_take_no_memory(comm, promise):
     data = nn.data.load("digits", 10_000)
 
     def peak(batch_size, on):
-        strategy = DataParallel(nn.mlp(SIZES), nn.SGD(0.01), on)
+        strategy = DataParallel(nn.mlp(MLP_SIZES), nn.SGD(0.01), on)
         return _peak(lambda: strategy.step(next(iter(data.batches(batch_size)))))
 
     peak(1024, comm)
@@ -188,7 +162,7 @@ def test_rows_not_read_take_no_memory(comm, promise):
     def taken(size):
         before = own()
         data = nn.data.load("digits", size)
-        strategy = DataParallel(nn.mlp(SIZES), nn.SGD(0.01), comm)
+        strategy = DataParallel(nn.mlp(MLP_SIZES), nn.SGD(0.01), comm)
         batches = data.batches(256)
         for _ in range(5):
             strategy.step(next(batches))
@@ -197,10 +171,6 @@ def test_rows_not_read_take_no_memory(comm, promise):
     taken(70_000)
     value = _largest(comm, (taken(70_000) - taken(10_000)) / (60_000 * 784 * 4))
     promise("memory that 60,000 rows of others take / their size", value, 0.01)
-
-
-def _ratio(times, over, under):
-    return np.median(times[over]) / np.median(times[under])
 
 
 def _peak(function):

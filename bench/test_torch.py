@@ -5,19 +5,17 @@ import copy
 import pytest
 
 import nn
-from bench.interleave import interleaved
-from bench.test_promises import SIZES, _batch, _ratio
+from bench.cells import MLP_SIZES, random_batch
+from bench.interleave import interleaved, ratio
 from strategies import Sequential
 
 torch = pytest.importorskip("torch")
 
 
 def net():
-    a, b, c, d = SIZES
-    return torch.nn.Sequential(
-        *(torch.nn.Linear(a, b), torch.nn.ReLU()),
-        *(torch.nn.Linear(b, c), torch.nn.ReLU(), torch.nn.Linear(c, d)),
-    )
+    from nn import torch_zoo
+
+    return torch_zoo.build("mlp", sizes=MLP_SIZES)
 
 
 def plain_loop(net, batch, device):
@@ -46,7 +44,7 @@ def test_overhead(promise, device, batch_size):
     from nn.torch_model import TorchModel
 
     torch.set_num_threads(1)
-    batch = _batch(batch_size)
+    batch = random_batch(batch_size)
     training = Sequential(TorchModel(net(), device), nn.SGD(0.01))
     arms = {
         "TorchModel": lambda: training.step(batch),
@@ -55,4 +53,4 @@ def test_overhead(promise, device, batch_size):
     times = interleaved(arms, rounds=51)
     limit = 1.10 if (device, batch_size) == ("cpu", 256) else None
     name = f"TorchModel step / plain torch step on {device}, batch {batch_size}"
-    promise(name, _ratio(times, "TorchModel", "plain"), limit, times["TorchModel"])
+    promise(name, ratio(times, "TorchModel", "plain"), limit, times["TorchModel"])

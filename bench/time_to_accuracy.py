@@ -23,7 +23,7 @@ import pytest
 from mpi4py import MPI
 
 import nn
-from bench.cells import optimizer
+from bench.cells import MLP_SIZES, optimizer
 from bench.conftest import LINES
 from bench.cores import available
 from bench.measure import sleeping_barrier
@@ -34,8 +34,6 @@ from strategies import Hogwild, LocalSGD, Sequential, SharedDataParallel, Strate
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-
-SIZES = [784, 256, 128, 10]
 
 TARGET = 0.95
 """Test accuracy that is wanted."""
@@ -96,7 +94,7 @@ class Curve:
 @contextmanager
 def training(arm: Arm, seed: int, comm: MPI.Intracomm) -> Iterator[Strategy]:
     """A fresh strategy; the same initial weights for the same seed, whatever the arm."""
-    model = nn.mlp(SIZES, seed=seed)
+    model = nn.mlp(MLP_SIZES, seed=seed)
     strategy = arm.build(model, optimizer(), MPI.COMM_SELF if arm.alone else comm)
     yield strategy
     strategy.close()
@@ -106,7 +104,7 @@ def train(arm: Arm, seed: int, data: Dataset, comm: MPI.Intracomm) -> Curve:
     """Train for EPOCHS. Collective; the curve is that of rank 0."""
     curve = Curve(arm.name, seed)
     batches = list(data.batches(arm.rows, EPOCHS, seed))
-    judge = nn.mlp(SIZES)
+    judge = nn.mlp(MLP_SIZES)
     x, y = Batch(data.x, data.y).part(0, len(data.y) // LOSS_ROWS)
     seconds = 0.0
     with training(arm, seed, comm) as strategy:

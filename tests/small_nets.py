@@ -40,6 +40,11 @@ def _block(width: int) -> Residual:
     return Residual(Linear(width, width), Tanh(), Linear(width, width))
 
 
+def small_mlp() -> Model:
+    """Where one net is enough: widths that divide by nothing."""
+    return mlp([6, 7, 5, 4], dtype="float64", seed=1)
+
+
 NETS = {
     "one_layer": lambda: mlp([5, 3], dtype="float64", seed=1),
     "two": lambda: mlp([5, 6, 3], dtype="float64", seed=1),

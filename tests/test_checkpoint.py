@@ -11,47 +11,28 @@ from strategies import (
     CompressedDataParallel,
     DataParallel,
     Hogwild,
-    Hybrid,
     LocalSGD,
     ParameterServer,
     Pipeline,
     PowerSGD,
     Sequential,
     SharedDataParallel,
-    TensorParallel,
     TopK,
-    ZeRO,
 )
 from strategies.checkpoint import load, save
-from strategies.schedules import SCHEDULES
-
-OPTIMIZERS = {
-    "sgd": lambda: SGD(0.1),
-    "momentum": lambda: SGD(0.1, momentum=0.9),
-    "adam": Adam,
-    "adagrad": AdaGrad,
-}
-
-
-def _grid(model, optimizer, comm):
-    """As many sides of more than one rank as there are."""
-    data, stages, tensor = {1: (1, 1, 1), 2: (1, 2, 1), 3: (3, 1, 1), 4: (2, 1, 2)}[comm.size]
-    return Hybrid(model, optimizer, comm, data, stages, tensor, micro_batches=2)
-
+from tests.exact import EXACT
+from tests.optimizers import OPTIMIZERS
 
 STRATEGIES = {
-    "sequential": Sequential,
-    "data": DataParallel,
-    "shared": SharedDataParallel,
-    "data, 3 buckets": partial(DataParallel, buckets=3),
-    "tensor": TensorParallel,
-    **{name: partial(Pipeline, micro_batches=2, schedule=name) for name in SCHEDULES},
-    "hybrid": _grid,
-    **{f"ZeRO-{stage}": partial(ZeRO, stage=stage) for stage in (1, 2, 3)},
-    "local, period 2": partial(LocalSGD, period=2, warmup=2),
-    "local, outer": lambda m, o, comm: LocalSGD(m, o, comm, 3, outer=SGD(0.7, momentum=0.9)),
-    "server": ParameterServer,
+    "Sequential": Sequential,
+    **EXACT,
+    "Pipeline-naive": partial(Pipeline, schedule="naive"),
+    "Pipeline-interleaved": partial(Pipeline, schedule="interleaved"),
+    "LocalSGD-2": partial(LocalSGD, period=2, warmup=2),
+    "LocalSGD-outer": lambda m, o, comm: LocalSGD(m, o, comm, 3, outer=SGD(0.7, momentum=0.9)),
+    "ParameterServer": ParameterServer,
 }
+FOR_EVERY_OPTIMIZER = ("Sequential", "DataParallel", "SharedDataParallel")
 MEANS = {
     "top-k": lambda m, o, comm: CompressedDataParallel(m, o, comm, TopK(5)),
     "PowerSGD": lambda m, o, comm: CompressedDataParallel(m, o, comm, PowerSGD(1)),
@@ -96,8 +77,8 @@ def assert_resumes(strategy, optimizer, comm, path):
 @pytest.mark.parametrize(
     ("strategy", "optimizer"),
     [
-        *product(("sequential", "data", "shared"), OPTIMIZERS),
-        *((name, "adam") for name in list(STRATEGIES)[3:]),
+        *product(FOR_EVERY_OPTIMIZER, OPTIMIZERS),
+        *((name, "adam") for name in STRATEGIES if name not in FOR_EVERY_OPTIMIZER),
     ],
 )
 def test_a_resumed_run_continues_bit_for_bit(comm, path, strategy, optimizer):

@@ -8,17 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strategies
-from nn import SGD, AdaGrad, Adam, Batch, cnn, lenet, mlp, schedules
+from nn import SGD, Batch, cnn, lenet, mlp
 from strategies import DataParallel, Sequential, SharedDataParallel
+from tests.optimizers import OPTIMIZERS
 from tests.oracles import MatchedOrder, assert_trains_like, random_batches
+from tests.small_nets import small_mlp
 
-OPTIMIZERS = {
-    "sgd": lambda: SGD(0.1),
-    "momentum": lambda: SGD(0.1, momentum=0.9, weight_decay=1e-3),
-    "nesterov": lambda: SGD(schedules.cosine(0.1, 10), momentum=0.9, nesterov=True),
-    "adam": lambda: Adam(1e-2),
-    "adagrad": lambda: AdaGrad(1e-2),
-}
 STRATEGIES = {
     "data_parallel": DataParallel,
     "two_buckets": partial(DataParallel, buckets=2),
@@ -26,10 +21,6 @@ STRATEGIES = {
     "shared": SharedDataParallel,
 }
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
-
-
-def small_mlp():
-    return mlp([6, 7, 5, 4], dtype="float64", seed=1)
 
 
 @every_strategy

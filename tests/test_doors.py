@@ -122,9 +122,8 @@ def test_a_strategy_may_have_arguments_bound(file):
     assert isinstance(build(mlp([3, 3, 2]), SGD(0.1), MPI.COMM_SELF), DataParallel)
 
 
-@pytest.mark.parametrize(
-    ("door", "said"),
-    [
+REFUSED = {
+    doors.load_model: [
         ("nowhere.py:net", "there is no file nowhere.py"),
         ("{file}", "expected path/to/file.py:factory"),
         ("{file}:plian", "defines no plian; did you mean plain"),
@@ -138,30 +137,14 @@ def test_a_strategy_may_have_arguments_bound(file):
         ("{file}:nan", "loss of the first rows is not finite"),
         ("{file}:conv", r"write `conv.input_shape = \(1, 28, 28\)`"),
     ],
-)
-def test_a_model_that_is_none(file, door, said):
-    with pytest.raises(doors.DoorError, match=said):
-        doors.load_model(door.format(file=file))
-
-
-@pytest.mark.parametrize(
-    ("door", "said"),
-    [
+    doors.load_strategy: [
         ("{file}:Nope", "Nope is a class without step, weights, close; expected a class with"),
         ("{file}:Half", "Half is a class without weights, close"),
         ("{file}:plain", "plain is a function; expected a class"),
         ("{file}:seven", "seven is an object of type int; expected a class"),
         ("nowhere.py:Mine", "there is no file"),
     ],
-)
-def test_a_strategy_that_is_none(file, door, said):
-    with pytest.raises(doors.DoorError, match=said):
-        doors.load_strategy(door.format(file=file))
-
-
-@pytest.mark.parametrize(
-    ("door", "said"),
-    [
+    doors.load_data: [
         ("nosuch", "no such data set; expected one of .*iris"),
         ("nosuch.npz", "no such file"),
         ("{file}:seven", r"got an object of type int; expected \(x, y\)"),
@@ -169,10 +152,15 @@ def test_a_strategy_that_is_none(file, door, said):
         ("{file}:no_rows", "no rows; expected at least one"),
         ("{file}:floats", "labels: expected a vector of integers"),
     ],
+}
+
+
+@pytest.mark.parametrize(
+    ("load", "door", "said"), [(load, *case) for load, cases in REFUSED.items() for case in cases]
 )
-def test_data_that_is_none(file, door, said):
+def test_what_is_none_is_refused(file, load, door, said):
     with pytest.raises(doors.DoorError, match=said):
-        doors.load_data(door.format(file=file))
+        load(door.format(file=file))
 
 
 @pytest.mark.parametrize("rows", ["wide", "many"])

@@ -7,21 +7,12 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from nn import SGD, AdaGrad, Adam, Batch, mlp
+from nn import SGD, Adam, Batch, mlp
 from nn.optim import Optimizer
 from strategies import Hogwild, Sequential
+from tests.optimizers import OPTIMIZERS
 from tests.oracles import random_batches
-
-OPTIMIZERS = {
-    "sgd": lambda: SGD(0.1),
-    "momentum": lambda: SGD(0.1, momentum=0.9, weight_decay=1e-3),
-    "adam": lambda: Adam(1e-2),
-    "adagrad": lambda: AdaGrad(1e-2),
-}
-
-
-def small_mlp():
-    return mlp([6, 7, 5, 4], dtype="float64", seed=1)
+from tests.small_nets import small_mlp
 
 
 @pytest.mark.workers(1)

@@ -8,16 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpi4py import MPI
 
-from nn import SGD, Adam, mlp
+from nn import Adam, mlp
 from strategies import Hybrid, Sequential
 from strategies.schedules import SCHEDULES
+from tests.optimizers import momentum
 from tests.oracles import MatchedOrder, assert_trains_like, random_batches
 from tests.small_nets import DEEP, NETS
-
-
-def momentum():
-    return SGD(0.1, momentum=0.9)
-
 
 GRIDS = [
     (workers, grid)

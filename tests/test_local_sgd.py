@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from nn import SGD, AdaGrad, Adam, Batch, data, mlp, schedules
 from strategies import DataParallel, LocalSGD, Sequential
 from tests.oracles import STEP_TOLERANCE, random_batches
+from tests.small_nets import small_mlp
 
 LINEAR = {  # the optimizers whose step is linear in the gradient
     "sgd": lambda: SGD(0.1),
@@ -16,10 +17,6 @@ LINEAR = {  # the optimizers whose step is linear in the gradient
     "decay": lambda: SGD(0.1, momentum=0.9, weight_decay=0.1),
 }
 OPTIMIZERS = {**LINEAR, "adam": lambda: Adam(1e-2), "adagrad": lambda: AdaGrad(1e-2)}
-
-
-def small_mlp():
-    return mlp([6, 7, 5, 4], dtype="float64", seed=1)
 
 
 def uneven_batches():

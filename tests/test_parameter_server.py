@@ -7,17 +7,9 @@ import pytest
 
 from nn import SGD, Adam, mlp
 from strategies import DataParallel, ParameterServer, Sequential
+from tests.optimizers import OPTIMIZERS
 from tests.oracles import STEP_TOLERANCE, MatchedOrder, assert_trains_like, random_batches
-
-OPTIMIZERS = {
-    "sgd": lambda: SGD(0.1),
-    "momentum": lambda: SGD(0.1, momentum=0.9, nesterov=True, weight_decay=1e-2),
-    "adam": lambda: Adam(1e-2),
-}
-
-
-def small_mlp():
-    return mlp([6, 7, 5, 4], dtype="float64", seed=1)
+from tests.small_nets import small_mlp
 
 
 def train(server, batches, delays=lambda rank, clock: 0.0):

@@ -14,14 +14,11 @@ from nn.embedding import EmbeddingBag
 from nn.layers import Linear, Tanh
 from strategies import Pipeline, Sequential, balance
 from strategies.schedules import SCHEDULES
+from tests.optimizers import momentum
 from tests.oracles import MatchedOrder, assert_trains_like, random_batches
 from tests.small_nets import DEEP, NETS
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
-
-
-def momentum():
-    return SGD(0.1, momentum=0.9)
 
 
 def layered(width: int = 5):

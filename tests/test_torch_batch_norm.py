@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import nn as tnn
 
-from nn import SGD
 from nn.torch_model import TorchModel
 from strategies import Hybrid, Pipeline, Sequential, TensorParallel
 from strategies.checkpoint import load, save
+from tests.exact import EXACT
+from tests.optimizers import momentum
 from tests.oracles import MatchedOrder, assert_trains_like, random_batches
-from tests.test_torch_model import EXACT
 
 torch.set_num_threads(1)
-DATA_PARALLEL = ("data_parallel", "two_buckets", "shared", "zero_1", "zero_2", "zero_3")
+DATA_PARALLEL = [
+    *("DataParallel", "DataParallel-2-buckets", "SharedDataParallel"),
+    *("ZeRO-1", "ZeRO-2", "ZeRO-3"),
+]
 
 
 def build(sync=None, part=0.1):
@@ -27,10 +30,6 @@ def build(sync=None, part=0.1):
         tnn.Linear(15, 3),
     ]
     return TorchModel(layers, dtype="float64", seed=1, input_shape=(2, 6, 6), sync_batch_norm=sync)
-
-
-def momentum():
-    return SGD(0.1, momentum=0.9)
 
 
 class Ghosts(MatchedOrder):
@@ -86,7 +85,7 @@ def test_equals_ghost_batches(comm, strategy, rows):
 
 @pytest.mark.parametrize("rows", [9, 2])
 @pytest.mark.parametrize("part", [0.1, None])
-@pytest.mark.parametrize("strategy", ["data_parallel", "shared", "zero_3"])
+@pytest.mark.parametrize("strategy", ["DataParallel", "SharedDataParallel", "ZeRO-3"])
 def test_synchronised_equals_the_whole_batch(comm, strategy, rows, part):
     """Weights, statistics and predictions; `part` None keeps a mean over all steps."""
     model, single = build(comm, part), build(None, part)
@@ -111,7 +110,7 @@ def test_a_pipeline_normalises_micro_batches(comm, micro_batches):
     parallel.close()
 
 
-@pytest.mark.parametrize("strategy", [*DATA_PARALLEL, "pipeline", "tensor"])
+@pytest.mark.parametrize("strategy", [*DATA_PARALLEL, "Pipeline", "TensorParallel"])
 def test_a_resumed_run_goes_on_with_the_statistics(comm, tmp_path, strategy):
     path = comm.bcast(tmp_path) / "run.npz"
     models = build(), build()

@@ -10,9 +10,9 @@ from torch import nn as tnn
 from nn import SGD, Batch
 from nn.dropout import mask, rows_of
 from nn.torch_model import TorchModel
-from strategies import Hybrid, Sequential
+from strategies import DataParallel, Hybrid, Sequential
+from tests.exact import EXACT
 from tests.oracles import assert_trains_like
-from tests.test_torch_model import EXACT
 
 torch.set_num_threads(1)
 
@@ -51,10 +51,7 @@ def batch_of(rows):
     return Batch(np.empty((rows, 1)), np.zeros(rows, np.intp))
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [name for name in EXACT if name not in ("local_sgd", "server")] + ["copies_and_micro_batches"],
-)
+@pytest.mark.parametrize("strategy", [*EXACT, "copies_and_micro_batches"])
 def test_equals_sequential(comm, strategy):
     """7 rows are uneven shards, of which pipelines make uneven micro-batches."""
     make = EXACT.get(strategy, lambda *a: Hybrid(*a, data=a[-1].size, micro_batches=2))
@@ -65,7 +62,7 @@ def test_equals_sequential(comm, strategy):
 
 def test_a_resumed_run_draws_the_masks_of_the_next_step(comm):
     batches = shuffled(8, 4)
-    one, other = build(EXACT["data_parallel"], comm), build(EXACT["data_parallel"], comm)
+    one, other = build(DataParallel, comm), build(DataParallel, comm)
     for batch in batches[:2]:
         one.step(batch)
     other.load_state(one.state())

@@ -2,7 +2,6 @@
 
 import copy
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +12,14 @@ import nn
 from nn import SGD, Adam, Batch, torch_layer
 from nn.torch_model import TorchModel, devices
 from strategies import (
-    CompressedDataParallel,
     DataParallel,
     Hogwild,
-    Hybrid,
-    LocalSGD,
-    ParameterServer,
     Pipeline,
     Sequential,
     SharedDataParallel,
-    TensorParallel,
-    TopK,
-    ZeRO,
 )
+from tests.exact import EXACT, OF_OWN_LOSS
+from tests.optimizers import momentum
 from tests.oracles import STEP_TOLERANCE, assert_trains_like, random_batches
 
 torch.set_num_threads(1)
@@ -66,35 +60,13 @@ NETS = {
 }
 every_net = pytest.mark.parametrize("net", NETS)
 
-EXACT: dict[str, Any] = {
-    "data_parallel": DataParallel,
-    "two_buckets": partial(DataParallel, buckets=2),
-    "shared": SharedDataParallel,
-    "zero_1": ZeRO,
-    "zero_2": partial(ZeRO, stage=2),
-    "zero_3": partial(ZeRO, stage=3),
-    "pipeline": partial(Pipeline, micro_batches=2),
-    "gpipe": partial(Pipeline, micro_batches=2, schedule="gpipe"),
-    "tensor": TensorParallel,
-    "hybrid_tensor": lambda model, optimizer, comm: Hybrid(
-        model, optimizer, comm, tensor=comm.size, micro_batches=2
-    ),
-    "local_sgd": LocalSGD,
-    "server": ParameterServer,
-    "compressed": lambda model, optimizer, comm: CompressedDataParallel(
-        model, optimizer, comm, TopK(10**6)
-    ),
-}
-every_strategy = pytest.mark.parametrize("strategy", EXACT)
+STRATEGIES = EXACT | OF_OWN_LOSS
+every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 
 def build(net="linear", **arguments):
     make, shape = NETS[net]
     return TorchModel(make(), dtype="float64", seed=1, input_shape=shape, **arguments)
-
-
-def momentum():
-    return SGD(0.1, momentum=0.9)
 
 
 def assert_same_weights(strategy, oracle, batches, tolerance=STEP_TOLERANCE):
@@ -116,17 +88,20 @@ def assert_same_weights(strategy, oracle, batches, tolerance=STEP_TOLERANCE):
 @every_net
 def test_equals_sequential(comm, strategy, net):
     """7 rows are uneven shards, 2 rows leave some empty."""
-    parallel = EXACT[strategy](build(net), momentum(), comm)
+    parallel = STRATEGIES[strategy](build(net), momentum(), comm)
     oracle = Sequential(build(net), momentum())
     batches = [*random_batches(build(net), 7, steps=2), *random_batches(build(net), 2, steps=1)]
-    if strategy in ("local_sgd", "server"):
+    if strategy in OF_OWN_LOSS:
         assert_same_weights(parallel, oracle, batches)
     else:
         assert_trains_like(oracle, parallel, batches, comm)
     parallel.close()
 
 
-@pytest.mark.parametrize("strategy", sorted(set(EXACT) - {"compressed"}))  # has a state of its own
+@pytest.mark.parametrize(
+    "strategy",
+    [name for name in STRATEGIES if name != "TopK-all"],  # which has a state of its own
+)
 def test_a_chaotic_net_gradient_by_gradient(comm, strategy):
     """Twelve narrow layers, with batches of 2 rows: every step from the state of the oracle."""
 
@@ -136,7 +111,7 @@ def test_a_chaotic_net_gradient_by_gradient(comm, strategy):
             layers += [tnn.Linear(4, 4), tnn.Tanh()]
         return TorchModel([*layers, tnn.Linear(4, 3)], dtype="float64", seed=4)
 
-    parallel = EXACT[strategy](deep(), SGD(0.5), comm)
+    parallel = STRATEGIES[strategy](deep(), SGD(0.5), comm)
     oracle = Sequential(deep(), SGD(0.5))
     for batch in random_batches(deep(), 2, steps=6):
         parallel.load_state(oracle.state())
@@ -396,9 +371,9 @@ def test_a_device_with_memory_of_its_own(comm, net, strategy, monkeypatch):
     """Played by the CPU: modules hold copies of their parameters and compute on these."""
     oracle = Sequential(build(net), momentum())
     monkeypatch.setattr(torch_layer, "in_host_memory", lambda device: False)
-    parallel = EXACT[strategy](build(net), momentum(), comm)
+    parallel = STRATEGIES[strategy](build(net), momentum(), comm)
     batches = random_batches(build(net), 7, steps=2)
-    if strategy in ("local_sgd", "server"):
+    if strategy in OF_OWN_LOSS:
         assert_same_weights(parallel, oracle, batches)
     else:
         assert_trains_like(oracle, parallel, batches, comm)

@@ -6,17 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.instrument import Metered
-from nn import SGD, AdaGrad, Adam, mlp, schedules
+from nn import SGD, mlp
 from strategies import Sequential, ZeRO
+from tests.optimizers import OPTIMIZERS
 from tests.oracles import MatchedOrder, assert_goes_on_like, assert_trains_like, random_batches
 from tests.small_nets import NETS
 
-OPTIMIZERS = {
-    "momentum": lambda: SGD(0.1, momentum=0.9, weight_decay=1e-3),
-    "nesterov": lambda: SGD(schedules.cosine(0.1, 10), momentum=0.9, nesterov=True),
-    "adam": lambda: Adam(1e-2),
-    "adagrad": lambda: AdaGrad(1e-2),
-}
 every_stage = pytest.mark.parametrize("stage", [1, 2, 3])
 
 
@@ -33,7 +28,7 @@ def test_equals_sequential(comm, stage, optimizer, rows):
 @every_stage
 @pytest.mark.parametrize("net", NETS)
 def test_equals_sequential_for_every_net(comm, stage, net):
-    build, make = NETS[net], OPTIMIZERS["momentum"]
+    build, make = NETS[net], OPTIMIZERS["decay"]
     parallel = ZeRO(build(), make(), comm, stage)
     batches = random_batches(build(), 6, steps=2)
     assert_trains_like(Sequential(build(), make()), parallel, batches, comm)

@@ -1,0 +1,20 @@
+"""The strategies that train the weights of plain training, by name, for a proof to try each of."""
+
+from functools import partial
+
+from bench import doors
+from bench.doors import Build
+from strategies import CompressedDataParallel, Hybrid, LocalSGD, ParameterServer, Pipeline, TopK
+
+EXACT: dict[str, Build] = doors.EXACT | {
+    "GPipe": partial(Pipeline, micro_batches=2, schedule="gpipe"),
+    "Hybrid-tensor": lambda model, optimizer, comm: Hybrid(
+        model, optimizer, comm, tensor=comm.size, micro_batches=2
+    ),
+    "TopK-all": lambda model, optimizer, comm: CompressedDataParallel(
+        model, optimizer, comm, TopK(10**6)
+    ),
+}
+
+OF_OWN_LOSS: dict[str, Build] = {"LocalSGD": LocalSGD, "ParameterServer": ParameterServer}
+"""Exact too, but `step` returns the loss of a rank's own rows: only weights can be compared."""

@@ -15,6 +15,7 @@ EXACT: dict[str, Build] = doors.EXACT | {
         model, optimizer, comm, TopK(10**6)
     ),
 }
+"""(model, optimizer, comm) -> strategy: what a model of one's own is tried with, and more."""
 
 OF_OWN_LOSS: dict[str, Build] = {"LocalSGD": LocalSGD, "ParameterServer": ParameterServer}
 """Exact too, but `step` returns the loss of a rank's own rows: only weights can be compared."""

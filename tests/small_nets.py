@@ -41,7 +41,7 @@ def _block(width: int) -> Residual:
 
 
 def small_mlp() -> Model:
-    """Where one net is enough: widths that divide by nothing."""
+    """Where one net is enough: however many ranks share it, some width does not divide."""
     return mlp([6, 7, 5, 4], dtype="float64", seed=1)
 
 

@@ -53,6 +53,7 @@ class Peer(Strategy):
     """
 
     model: TorchModel
+    module: Any  # a Sequential, or what torch makes of it
     bounded = False  # what gloo sends cannot be left out
 
     def __init__(self, model: TorchModel, optimizer: Any, comm: MPI.Intracomm | None = None):
@@ -118,6 +119,14 @@ class DistributedDataParallel(_Gloo):
             self.module, gradient_as_bucket_view=True
         )
         return weights
+
+    def close(self) -> None:
+        # The reducer must let go of the process group before Python does. Its destructor, were it
+        # the last to hold it, would wait under the GIL for gloo's threads, and one of them may
+        # wait for the GIL to forget the last step (pytorch/pytorch#56297); Python's releases it.
+        if not self.closed:
+            self.module = self.module.module
+        super().close()
 
 
 class FullyShardedDataParallel(_Gloo):

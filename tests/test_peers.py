@@ -3,12 +3,15 @@
 Where it were not equal to plain training, it would be measured beside ours for nothing.
 """
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from bench.doors import Net
-from bench.peers import PEERS, PIPELINES, Peer, torch_optimizer
+from bench.peers import PEERS, PIPELINES, DistributedDataParallel, Peer, torch_optimizer
 from nn import SGD, mlp
 from nn.torch_model import TorchModel
 from strategies import Sequential
@@ -72,3 +75,15 @@ def test_pipelines_of_peers_pass_several_micro_batches(comm, peer):
     assert schedule._n_microbatches == 4
     assert np.isfinite(pipeline.weights()).all()
     pipeline.close()
+
+
+@pytest.mark.workers(2)
+def test_ddp_closes_its_reducer_before_the_process_group(comm, monkeypatch):
+    """The other way round it hangs where gloo's threads are late, as on a crowded machine."""
+    peer, closed = DistributedDataParallel(NET.build("float64"), SGD(0.1), comm), []
+    peer.step(*NET.batches([4]))
+    destroy = dist.destroy_process_group
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: (closed.append("group"), destroy()))
+    weakref.finalize(peer.module.reducer, closed.append, "reducer")
+    peer.close()
+    assert closed == ["reducer", "group"]

@@ -226,17 +226,18 @@ def torch_optimizer(ours: Any, weights: list[torch.nn.Parameter]) -> torch.optim
     if type(ours) not in (SGD, Adam, AdaGrad):
         raise TypeError(f"optimizer is {type(ours).__name__}: expected nn.SGD, Adam or AdaGrad")
     lr = ours.lr(0) if callable(ours.lr) else ours.lr
+    groups = [{"params": weights}]  # may be empty, as torch refuses a bare list to be
     if type(ours) is SGD:
         return torch.optim.SGD(
-            weights,
+            groups,
             lr,
             momentum=ours.momentum,
             weight_decay=ours.weight_decay,
             nesterov=ours.nesterov,
         )
     if type(ours) is Adam:
-        return torch.optim.Adam(weights, lr, ours.betas, ours.eps, ours.weight_decay)
-    return torch.optim.Adagrad(weights, lr, eps=ours.eps, weight_decay=ours.weight_decay)
+        return torch.optim.Adam(groups, lr, ours.betas, ours.eps, ours.weight_decay)
+    return torch.optim.Adagrad(groups, lr, eps=ours.eps, weight_decay=ours.weight_decay)
 
 
 def _flat(parts: list[torch.Tensor], dtype: Any) -> NDArray:

@@ -14,7 +14,7 @@ from bench.doors import Net
 from bench.peers import PEERS, PIPELINES, DistributedDataParallel, Peer, torch_optimizer
 from nn import SGD, mlp
 from nn.torch_model import TorchModel
-from strategies import Sequential
+from strategies import Sequential, balance
 from tests.oracles import assert_trains_like
 from tests.test_yours import (  # noqa: F401  # the proof
     OPTIMIZERS,
@@ -75,6 +75,13 @@ def test_pipelines_of_peers_pass_several_micro_batches(comm, peer):
     assert schedule._n_microbatches == 4
     assert np.isfinite(pipeline.weights()).all()
     pipeline.close()
+
+
+@pytest.mark.parametrize("peer", PIPELINES)
+def test_a_stage_of_peers_may_have_no_weights(comm, monkeypatch, peer):
+    """Stages are cut by time, so that whether one has any is up to the clock."""
+    monkeypatch.setattr(balance, "choose", lambda *arguments: [0, 1, 3, 6])  # Tanh and Flatten
+    Trial(peer, NET, comm, theirs=True).compare(6, 5)
 
 
 @pytest.mark.workers(2)

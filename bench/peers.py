@@ -53,6 +53,7 @@ class Peer(Strategy):
     """
 
     model: TorchModel
+    module: Any  # a Sequential, or what torch makes of it
     bounded = False  # what gloo sends cannot be left out
 
     def __init__(self, model: TorchModel, optimizer: Any, comm: MPI.Intracomm | None = None):
@@ -118,6 +119,14 @@ class DistributedDataParallel(_Gloo):
             self.module, gradient_as_bucket_view=True
         )
         return weights
+
+    def close(self) -> None:
+        # The reducer must let go of the process group before Python does. Its destructor, were it
+        # the last to hold it, would wait under the GIL for gloo's threads, and one of them may
+        # wait for the GIL to forget the last step (pytorch/pytorch#56297); Python's releases it.
+        if not self.closed:
+            self.module = self.module.module
+        super().close()
 
 
 class FullyShardedDataParallel(_Gloo):
@@ -217,17 +226,18 @@ def torch_optimizer(ours: Any, weights: list[torch.nn.Parameter]) -> torch.optim
     if type(ours) not in (SGD, Adam, AdaGrad):
         raise TypeError(f"optimizer is {type(ours).__name__}: expected nn.SGD, Adam or AdaGrad")
     lr = ours.lr(0) if callable(ours.lr) else ours.lr
+    groups = [{"params": weights}]  # may be empty, as torch refuses a bare list to be
     if type(ours) is SGD:
         return torch.optim.SGD(
-            weights,
+            groups,
             lr,
             momentum=ours.momentum,
             weight_decay=ours.weight_decay,
             nesterov=ours.nesterov,
         )
     if type(ours) is Adam:
-        return torch.optim.Adam(weights, lr, ours.betas, ours.eps, ours.weight_decay)
-    return torch.optim.Adagrad(weights, lr, eps=ours.eps, weight_decay=ours.weight_decay)
+        return torch.optim.Adam(groups, lr, ours.betas, ours.eps, ours.weight_decay)
+    return torch.optim.Adagrad(groups, lr, eps=ours.eps, weight_decay=ours.weight_decay)
 
 
 def _flat(parts: list[torch.Tensor], dtype: Any) -> NDArray:

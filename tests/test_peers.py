@@ -3,15 +3,18 @@
 Where it were not equal to plain training, it would be measured beside ours for nothing.
 """
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from bench.doors import Net
-from bench.peers import PEERS, PIPELINES, Peer, torch_optimizer
+from bench.peers import PEERS, PIPELINES, DistributedDataParallel, Peer, torch_optimizer
 from nn import SGD, mlp
 from nn.torch_model import TorchModel
-from strategies import Sequential
+from strategies import Sequential, balance
 from tests.oracles import assert_trains_like
 from tests.test_yours import (  # noqa: F401  # the proof
     OPTIMIZERS,
@@ -72,3 +75,22 @@ def test_pipelines_of_peers_pass_several_micro_batches(comm, peer):
     assert schedule._n_microbatches == 4
     assert np.isfinite(pipeline.weights()).all()
     pipeline.close()
+
+
+@pytest.mark.parametrize("peer", PIPELINES)
+def test_a_stage_of_peers_may_have_no_weights(comm, monkeypatch, peer):
+    """Stages are cut by time, so that whether one has any is up to the clock."""
+    monkeypatch.setattr(balance, "choose", lambda *arguments: [0, 1, 3, 6])  # Tanh and Flatten
+    Trial(peer, NET, comm, theirs=True).compare(6, 5)
+
+
+@pytest.mark.workers(2)
+def test_ddp_closes_its_reducer_before_the_process_group(comm, monkeypatch):
+    """The other way round it hangs where gloo's threads are late, as on a crowded machine."""
+    peer, closed = DistributedDataParallel(NET.build("float64"), SGD(0.1), comm), []
+    peer.step(*NET.batches([4]))
+    destroy = dist.destroy_process_group
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: (closed.append("group"), destroy()))
+    weakref.finalize(peer.module.reducer, closed.append, "reducer")
+    peer.close()
+    assert closed == ["reducer", "group"]

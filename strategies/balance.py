@@ -12,6 +12,7 @@ from mpi4py import MPI
 from nn.batch import Batch
 from nn.dropout import rows_of
 from nn.model import Model
+from strategies.base import Refused
 
 
 def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intracomm) -> list[int]:
@@ -22,13 +23,13 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
 
     Raises:
         TypeError: cuts that are no layer numbers.
-        ValueError: more stages than layers; cuts that do not make that many stages; layers that
-            fail as they are measured.
+        Refused: more stages than layers.
+        ValueError: cuts that do not make that many stages; layers that fail as they are measured.
     """
     n = len(model.layers)
     if stages > n:
         hint = "; a torch module that is no Sequential is one layer" * hasattr(model, "module")
-        raise ValueError(
+        raise Refused(
             f"{stages} stages and a net of {n} layers: each stage needs at least one layer; use "
             f"fewer ranks, or fewer chunks{hint}"
         )

@@ -15,6 +15,14 @@ COMM_DTYPES = ("float32", "float64")
 """What is sent. A whitelist: MPI libraries were seen to reduce other formats to NaN in silence."""
 
 
+class Refused(ValueError, TypeError):
+    """What a strategy says that it does not do: with this model, this batch, or these ranks.
+
+    Another may, and whoever tries all of them can go on to the next; any other error is a fault,
+    of the strategy or of its arguments.
+    """
+
+
 class Communicator(ABC):
     """Ranks that train together: an `MPI.Intracomm`, or an adapter with those of its verbs that
     strategies use, which says so by being a subclass of this one.
@@ -64,7 +72,8 @@ class Strategy:
 
     Raises:
         TypeError: an argument is not of its kind.
-        ValueError: parameters of a dtype that is not sent, or not the same on every rank.
+        Refused: parameters of a dtype that is not sent.
+        ValueError: parameters that are not the same on every rank.
     """
 
     closed = False
@@ -81,7 +90,7 @@ class Strategy:
             )
         dtype = str(model.params.dtype).removeprefix("torch.")
         if dtype not in COMM_DTYPES:
-            raise ValueError(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
+            raise Refused(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
         self._check_start(model.params, comm)
         if getattr(model, "clock", optimizer) is None:
             model.clock = optimizer  # type: ignore[attr-defined]  # counts the steps for dropout

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nn.arguments import whole
 from nn.model import Model
-from strategies.base import Strategy
+from strategies.base import Refused, Strategy
 
 
 class Compression(Protocol):
@@ -45,12 +45,13 @@ class CompressedDataParallel(Strategy):
         compression: `TopK` or `PowerSGD`, an object of its own for every strategy.
 
     Raises:
-        TypeError: a model that is no nn.Model, or a compression that is none.
+        Refused: a model that is no nn.Model.
+        TypeError: a compression that is none.
     """
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm, compression: Compression):
         if not isinstance(model, Model):
-            raise TypeError(
+            raise Refused(
                 f"model is {type(model).__name__}: CompressedDataParallel expected nn.Model"
             )
         super().__init__(model, optimizer, comm)

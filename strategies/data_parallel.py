@@ -5,7 +5,7 @@ from mpi4py import MPI
 
 from nn.arguments import whole
 from nn.batch import Batch
-from strategies.base import Strategy
+from strategies.base import Refused, Strategy
 from strategies.window import LINE
 
 
@@ -23,7 +23,8 @@ class DataParallel(Strategy):
 
     Raises:
         TypeError: buckets is not a whole number.
-        ValueError: buckets below 1, or more than there are layers with parameters.
+        ValueError: buckets below 1.
+        Refused: more buckets than layers with parameters.
     """
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm, buckets: int = 1):
@@ -81,7 +82,7 @@ def _bucket_starts(model, buckets: int) -> list[int]:
         {lo for lo, hi in zip(model.offsets, model.offsets[1:]) if hi > lo}
     )  # of layers with parameters
     if buckets > len(starts):
-        raise ValueError(
+        raise Refused(
             f"buckets={buckets}: expected a whole number from 1 to {len(starts)}, the number of "
             "layers with parameters"
         )

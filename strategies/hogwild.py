@@ -41,8 +41,9 @@ class Hogwild(Strategy):
 
     Raises:
         TypeError: lock or sparse is not True or False.
-        ValueError: the ranks of `comm` do not share one node, or `sparse` with an optimizer that
-            moves elements whose gradient is 0 (momentum, Adam, weight decay).
+        Refused: the ranks of `comm` do not share one node.
+        ValueError: `sparse` with an optimizer that moves elements whose gradient is 0 (momentum,
+            Adam, weight decay).
     """
 
     def __init__(

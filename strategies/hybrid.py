@@ -29,7 +29,8 @@ class Hybrid(Sharded):
 
     Raises:
         TypeError: a side or count that is not a whole number.
-        ValueError: a grid that does not multiply to the number of ranks, and as Pipeline.
+        ValueError: a grid that does not multiply to the number of ranks.
+        Refused, ValueError: as Pipeline.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nn.layers import Layer
 from nn.model import Model
-from strategies.base import Strategy
+from strategies.base import Refused, Strategy
 
 EVERYTHING = (slice(None),)
 
@@ -65,9 +65,9 @@ def part_of(model: Model, layers: list[Layer], layout: Layout) -> Model:
 
 
 def refuse_synchronised(model: Model) -> None:
-    """Raises ValueError: the model's batch norm waits for ranks that do not compute it."""
+    """Raises Refused: the model's batch norm waits for ranks that do not compute it."""
     if getattr(model, "sync_batch_norm", None):
-        raise ValueError(
+        raise Refused(
             "sync_batch_norm=... is for strategies whose ranks all compute every layer, each on "
             "its rows: DataParallel, SharedDataParallel, ZeRO"
         )
@@ -81,7 +81,7 @@ class Sharded(Strategy):
     the same block they hold the same values.
 
     Raises:
-        TypeError: a model whose layers cannot be told apart.
+        Refused: a model whose layers cannot be told apart.
     """
 
     layouts: list[Layout]
@@ -90,7 +90,7 @@ class Sharded(Strategy):
 
     def __init__(self, model: Model, optimizer, comm: MPI.Intracomm):
         if not isinstance(model, Model):
-            raise TypeError(
+            raise Refused(
                 f"model is {type(model).__name__}: {type(self).__name__} expected nn.Model, "
                 "since it distributes its layers"
             )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nn.arguments import whole
 from nn.batch import Batch
 from nn.optim import zeros_like
-from strategies.base import Strategy
+from strategies.base import Refused, Strategy
 
 PULL, PUSH = 1, 2
 
@@ -41,14 +41,14 @@ class ParameterServer(Strategy):
             were the weights of that worker at that clock. Weights are a function of it.
 
     Raises:
-        TypeError, ValueError: staleness is not a whole number of at least 0; or a communicator
-            that is not MPI's, which alone has messages from whoever is first.
+        TypeError, ValueError: staleness is not a whole number of at least 0.
+        Refused: a communicator that is not MPI's, which alone has messages from whoever is first.
     """
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm, staleness: int = 0):
         super().__init__(model, optimizer, comm)
         if not isinstance(comm, MPI.Intracomm):
-            raise TypeError(
+            raise Refused(
                 f"comm is {comm!r}: a server takes messages from whoever is first, expected an "
                 "MPI intracommunicator"
             )

@@ -12,6 +12,7 @@ from nn.layers import Layer, Shape
 from nn.loss import cross_entropy
 from nn.model import Model
 from strategies import balance, features
+from strategies.base import Refused
 from strategies.layout import Layout, Sharded, part_of, refuse_synchronised, unsplit
 from strategies.schedules import Op, schedule
 
@@ -38,8 +39,8 @@ class Pipeline(Sharded):
             s % size.
 
     Raises:
-        ValueError: more stages than layers; cuts, schedule or counts that are none; in `step`,
-            fewer rows than micro-batches.
+        Refused: more stages than layers; in `step`, fewer rows than micro-batches.
+        ValueError: cuts, schedule or counts that are none.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Pipeline(Sharded):
 
 def check_rows(rows: int, micro_batches: int) -> None:
     if micro_batches > rows:
-        raise ValueError(
+        raise Refused(
             f"micro_batches={micro_batches} and {rows} rows to make them of: expected at most one "
             "micro-batch a row"
         )

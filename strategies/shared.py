@@ -18,7 +18,7 @@ class SharedDataParallel(Strategy):
     MPI", 2013.)
 
     Raises:
-        ValueError: the ranks of `comm` do not share one node.
+        Refused: the ranks of `comm` do not share one node.
     """
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm):

@@ -14,7 +14,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from strategies import small_objects
-from strategies.base import Communicator
+from strategies.base import Communicator, Refused
 
 Buffer = NDArray | torch.Tensor
 BACKENDS = ("gloo", "nccl")
@@ -143,7 +143,7 @@ class TorchComm(Communicator):
         return self._child(color, sorted(same, key=lambda rank: wishes[rank, 1]))
 
     def Split_type(self, *args: Any) -> None:
-        raise TypeError(
+        raise Refused(
             "ranks share memory through MPI alone: give this strategy an MPI communicator, or use "
             "DataParallel, which sends"
         )

@@ -6,6 +6,8 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
+from strategies.base import Refused
+
 LINE = 64
 """Bytes of a cache line."""
 
@@ -21,7 +23,7 @@ class SharedWindow:
         scalars: (size,) float64, one a rank, each on a line of its own.
 
     Raises:
-        ValueError: the ranks of `comm` are on more than one node.
+        Refused: the ranks of `comm` are on more than one node.
     """
 
     def __init__(self, comm: MPI.Intracomm, dtype: DTypeLike, rows: int, length: int):
@@ -29,7 +31,7 @@ class SharedWindow:
         on_node = node.size
         node.Free()
         if comm.allreduce(on_node, MPI.MIN) < comm.size:
-            raise ValueError(
+            raise Refused(
                 f"{comm.size} ranks on more than one node cannot share memory: use DataParallel "
                 "across nodes, or a communicator of one node (comm.Split_type)"
             )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nn import SGD, Adam, cnn, mlp
 from strategies import CompressedDataParallel, DataParallel, PowerSGD, Sequential, TopK
+from strategies.base import Refused
 from tests.oracles import assert_trains_like, random_batches
 from tests.small_nets import small_mlp
 
@@ -144,7 +145,7 @@ def test_wrong_arguments_say_what_was_expected(comm):
         PowerSGD(1.5)
     with pytest.raises(TypeError, match="expected TopK"):
         CompressedDataParallel(small_mlp(), SGD(0.1), comm, 0.01)
-    with pytest.raises(TypeError, match=r"model is str: CompressedDataParallel expected nn\.Model"):
+    with pytest.raises(Refused, match=r"model is str: CompressedDataParallel expected nn\.Model"):
         CompressedDataParallel("mlp", SGD(0.1), comm, PowerSGD(1))
     plain = DataParallel(small_mlp(), SGD(0.1), comm)
     compressed = CompressedDataParallel(small_mlp(), SGD(0.1), comm, TopK(3))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import strategies
 from nn import SGD, Batch, cnn, lenet, mlp
 from strategies import DataParallel, Sequential, SharedDataParallel
+from strategies.base import Refused
 from tests.optimizers import OPTIMIZERS
 from tests.oracles import MatchedOrder, assert_trains_like, random_batches
 from tests.small_nets import small_mlp
@@ -183,7 +184,7 @@ class TwoNodes(strategies.base.MPI.Intracomm):
 
 @pytest.mark.workers(2)
 def test_shared_memory_across_nodes_is_refused(comm):
-    with pytest.raises(ValueError, match="more than one node"):
+    with pytest.raises(Refused, match="more than one node"):
         SharedDataParallel(small_mlp(), SGD(0.1), TwoNodes(comm))
 
 
@@ -205,7 +206,7 @@ def test_wrong_arguments_say_what_was_expected(comm, strategy, arguments, error,
     ("buckets", "error", "message"),
     [
         (0, ValueError, "1 or more"),
-        (4, ValueError, "from 1 to 3"),
+        (4, Refused, "from 1 to 3"),
         (1.0, TypeError, "whole number"),
         (True, TypeError, "whole number"),
     ],
@@ -231,5 +232,12 @@ def test_a_wrong_step_is_refused(comm):
 def test_a_dtype_that_is_not_sent_is_refused(comm):
     model = small_mlp()
     model.bind(model.params.astype("float16"), model.grads.astype("float16"))
-    with pytest.raises(ValueError, match="float32, float64"):
+    with pytest.raises(Refused, match="float32, float64"):
         DataParallel(model, SGD(0.1), comm)
+
+
+@pytest.mark.workers(1)
+def test_who_expects_an_error_of_value_or_of_type_hears_of_a_refusal():
+    for kind in (ValueError, TypeError):
+        with pytest.raises(kind, match="not with this model"):
+            raise Refused("not with this model")

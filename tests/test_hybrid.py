@@ -10,6 +10,7 @@ from mpi4py import MPI
 
 from nn import Adam, mlp
 from strategies import Hybrid, Sequential
+from strategies.base import Refused
 from strategies.schedules import SCHEDULES
 from tests.optimizers import momentum
 from tests.oracles import MatchedOrder, assert_trains_like, random_batches
@@ -191,7 +192,7 @@ def test_says_what_was_expected(comm):
             hybrid(tensor=tensor)
     hybrid(data=np.int64(2), micro_batches=np.int64(1)).close()
     (batch,) = random_batches(NETS["three_sigmoid"](), 4, steps=1)
-    with pytest.raises(ValueError, match="micro_batches=3 and 2 rows"):
+    with pytest.raises(Refused, match="micro_batches=3 and 2 rows"):
         hybrid(data=2, micro_batches=3).step(batch)
-    with pytest.raises(ValueError, match="2 stages and a net of 1 layers"):
+    with pytest.raises(Refused, match="2 stages and a net of 1 layers"):
         Hybrid(mlp([3, 2]), momentum(), comm, stages=2)

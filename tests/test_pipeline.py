@@ -13,6 +13,7 @@ from nn import SGD, Adam, Batch, Model, mlp
 from nn.embedding import EmbeddingBag
 from nn.layers import Linear, Tanh
 from strategies import Pipeline, Sequential, balance
+from strategies.base import Refused
 from strategies.schedules import SCHEDULES
 from tests.optimizers import momentum
 from tests.oracles import MatchedOrder, assert_trains_like, random_batches
@@ -285,9 +286,9 @@ def test_says_what_was_expected(comm):
     def pipeline(**arguments):
         return Pipeline(layered(), momentum(), comm, **arguments)
 
-    with pytest.raises(ValueError, match="2 stages and a net of 1 layers"):
+    with pytest.raises(Refused, match="2 stages and a net of 1 layers"):
         Pipeline(mlp([3, 2]), momentum(), comm)
-    with pytest.raises(ValueError, match=r"10 stages and a net of 9 layers.*fewer chunks"):
+    with pytest.raises(Refused, match=r"10 stages and a net of 9 layers.*fewer chunks"):
         pipeline(schedule="interleaved", chunks=5)
     with pytest.raises(ValueError, match="naive, gpipe, 1f1b, interleaved"):
         pipeline(schedule="GPipe")
@@ -308,8 +309,8 @@ def test_says_what_was_expected(comm):
             pipeline(cuts=cuts)
     with pytest.raises(TypeError, match=r"cuts=\[2\.5\]: expected layer numbers"):
         pipeline(cuts=[2.5])
-    with pytest.raises(TypeError, match=r"Pipeline expected nn\.Model"):
+    with pytest.raises(Refused, match=r"Pipeline expected nn\.Model"):
         Pipeline(object(), momentum(), comm)
     (batch,) = random_batches(layered(), 3, steps=1)
-    with pytest.raises(ValueError, match=r"micro_batches=4 and 3 rows.*at most one micro-batch a"):
+    with pytest.raises(Refused, match=r"micro_batches=4 and 3 rows.*at most one micro-batch a"):
         pipeline(micro_batches=4).step(batch)

@@ -9,6 +9,7 @@ from bench.instrument import Metered
 from nn import SGD, AdaGrad, Adam, mlp
 from nn.data.dataset import Dataset
 from strategies import Sequential, TensorParallel
+from strategies.base import Refused
 from tests.oracles import assert_goes_on_like, assert_trains_like, random_batches
 from tests.small_nets import NETS
 
@@ -86,7 +87,7 @@ def test_resumes_from_the_state_of_sequential_and_back(comm):
 @pytest.mark.workers(1, 2)
 def test_says_what_was_expected(comm):
     model = mlp([3, 4, 2])
-    with pytest.raises(TypeError, match=r"model is Dataset: TensorParallel expected nn\.Model"):
+    with pytest.raises(Refused, match=r"model is Dataset: TensorParallel expected nn\.Model"):
         TensorParallel(Dataset.__new__(Dataset), SGD(0.1), comm)
     with pytest.raises(TypeError, match="optimizer is float"):
         TensorParallel(model, 0.1, comm)

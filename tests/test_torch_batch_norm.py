@@ -11,6 +11,7 @@ from torch import nn as tnn
 
 from nn.torch_model import TorchModel
 from strategies import Hybrid, Pipeline, Sequential, TensorParallel
+from strategies.base import Refused
 from strategies.checkpoint import load, save
 from tests.exact import EXACT
 from tests.optimizers import momentum
@@ -163,7 +164,7 @@ def test_predictions_use_the_running_statistics():
 @pytest.mark.workers(2)
 def test_synchronised_batch_norm_is_refused_where_ranks_do_different_things(comm):
     for strategy in (Pipeline, TensorParallel, lambda *a: Hybrid(*a, data=2)):
-        with pytest.raises(ValueError, match=r"sync_batch_norm=\.\.\. is for strategies whose"):
+        with pytest.raises(Refused, match=r"sync_batch_norm=\.\.\. is for strategies whose"):
             strategy(build(comm), momentum(), comm)
 
 

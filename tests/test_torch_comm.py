@@ -27,6 +27,7 @@ from strategies import (
     SharedDataParallel,
     small_objects,
 )
+from strategies.base import Refused
 from strategies.checkpoint import load, save
 from strategies.torch_comm import TorchComm
 from tests.exact import EXACT
@@ -304,7 +305,7 @@ def test_waiting_for_a_rank_that_does_not_come_ends_in_time(comm):
 @pytest.mark.workers(2)
 @pytest.mark.parametrize("strategy", [SharedDataParallel, Hogwild, ParameterServer])
 def test_strategies_that_need_mpi_say_so(comm, strategy):
-    with connect(comm) as ranks, pytest.raises(TypeError, match="MPI"):
+    with connect(comm) as ranks, pytest.raises(Refused, match="MPI"):
         strategy(NETS["two"](), SGD(0.1), ranks)
 
 

@@ -16,12 +16,10 @@ _rows: ContextVar[NDArray | None] = ContextVar("rows", default=None)
 def rows_of(batch: Batch) -> Iterator[None]:
     """While forwards of the rows that `batch` holds run: masks belong to these rows.
 
-    A row is known by its place in the data that the batch was made of, which splitting the batch
-    does not change.
+    A row is known by its place in the data (`Batch.numbers`), which neither splitting the batch nor
+    reading it ahead changes.
     """
-    rows = batch._rows
-    numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-    token = _rows.set(numbers)
+    token = _rows.set(batch.numbers)
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """Batches of token sequences, in which every token but the first is a label."""
 
-import copy
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,12 +49,7 @@ class Sequences(Batch):
         """Labels of the rows held, (len(self) * length,)."""
         return super().x[:, 1:].ravel()
 
-    def shard(self, k: int, n: int) -> "Sequences":
-        part = copy.copy(self)
-        part._rows = super().shard(k, n)._rows
-        return part
-
-    def alone(self) -> "Sequences":
+    def alone(self) -> Self:
         own = self.shard(0, 1)
         own.rows = max(len(own) * self.length, 1)
         return own

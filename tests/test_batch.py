@@ -28,6 +28,7 @@ def test_nested_shards_hold_every_row_once(rows, n, m, shuffled):
     shards = [batch.shard(k, n).shard(j, m) for k in range(n) for j in range(m)]
     np.testing.assert_array_equal(np.concatenate([s.y for s in shards]), index)
     np.testing.assert_array_equal(np.concatenate([s.x for s in shards])[:, 0], index)
+    np.testing.assert_array_equal(np.concatenate([s.numbers for s in shards]), index)
     assert {s.rows for s in shards} == {rows}
     assert sum(map(len, shards)) == rows
 
@@ -54,6 +55,23 @@ def test_a_part_reads_its_own_rows_only_and_x_and_y_apart():
     assert not x.read
     assert shard.x.shape == (3, 3)
     np.testing.assert_array_equal(x.read, [[5, 4, 3]])
+
+
+@pytest.mark.parametrize("index", [None, [9, 3, 4, 0, 7]])
+def test_reading_a_part_changes_nothing_but_when_its_rows_are_read(index):
+    x, y = Recorder(np.arange(10.0)[:, None]), Recorder(np.arange(10))
+    batch = Batch(x, y, index)
+    ready = batch.read(1, 3)
+    assert (len(x.read), len(y.read)) == (1, 1)
+    for part in (ready.shard(1, 3), ready.shard(1, 3).shard(0, 2), ready.read(1, 3).shard(1, 3)):
+        assert part.x.shape == (len(part), 1)
+        np.testing.assert_array_equal(part.y, part.numbers)
+    assert (len(x.read), len(y.read)) == (1, 1)
+    for k in range(3):
+        np.testing.assert_array_equal(ready.shard(k, 3).x, batch.shard(k, 3).x)
+        np.testing.assert_array_equal(ready.shard(k, 3).numbers, batch.shard(k, 3).numbers)
+    np.testing.assert_array_equal(ready.x, batch.x)
+    assert ready.rows == batch.rows
 
 
 @pytest.mark.parametrize(

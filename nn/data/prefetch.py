@@ -44,7 +44,7 @@ def _prefetch(
     def order() -> bool:
         """Have one more batch read; whether there is one, or an error in its place."""
         try:
-            coming.append(pool.submit(_read, next(batches), k, n))
+            coming.append(pool.submit(next(batches).read, k, n))
         except StopIteration:
             return False
         except Exception as error:
@@ -61,35 +61,3 @@ def _prefetch(
                 yield coming.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _read(batch: Batch, k: int, n: int) -> Batch:
-    part = batch.shard(k, n)
-    ready = Batch(part.x, part.y)
-    ready.rows = batch.rows
-    if n > 1:
-        ready = _PartlyRead(batch, k, n, ready)
-    ready.ends_epoch = batch.ends_epoch
-    return ready
-
-
-class _PartlyRead(Batch):
-    """A batch of which one part lies ready; the others are as lazy as before."""
-
-    def __init__(self, batch: Batch, k: int, n: int, ready: Batch):
-        self._batch, self._part, self._ready = batch, (k, n), ready
-        self.rows = batch.rows
-
-    def __len__(self) -> int:
-        return len(self._batch)
-
-    @property
-    def x(self):
-        return self._batch.x
-
-    @property
-    def y(self):
-        return self._batch.y
-
-    def shard(self, k: int, n: int) -> Batch:
-        return self._ready if (k, n) == self._part else self._batch.shard(k, n)

@@ -2,16 +2,22 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch.nn import Dropout, Linear
 
-from nn import Batch
+from nn import SGD, Batch
 from nn.data import Dataset
 from nn.data.prefetch import prefetch
+from nn.sequences import Sequences
+from nn.torch_model import TorchModel
+from strategies import DataParallel, LocalSGD, Pipeline, Sequential, TensorParallel
+from tests.oracles import STEP_TOLERANCE
 
-pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
+pytestmark = pytest.mark.workers(1)  # little here depends on the number of ranks
 
 
 def numbered(rows: int) -> Dataset:
@@ -59,6 +65,7 @@ def test_the_same_batches_in_the_same_order(
             assert (len(one), one.rows) == (len(other), other.rows)
             np.testing.assert_array_equal(one.x, other.x)
             np.testing.assert_array_equal(one.y, other.y)
+            np.testing.assert_array_equal(one.numbers, other.numbers)
         np.testing.assert_array_equal(a.x, b.x)
         np.testing.assert_array_equal(a.y, b.y)
 
@@ -92,6 +99,53 @@ def test_no_row_of_others_is_read() -> None:
     x, y = watched(8, fails_at=0)
     batches = prefetch([Batch(x, y, index=np.arange(8))], part=(1, 2))
     np.testing.assert_array_equal(next(batches).shard(1, 2).y, [4, 5, 6, 7])
+
+
+def test_rows_of_a_map_that_are_neighbours_are_read_too(tmp_path: Path) -> None:
+    """A slice of a map reads nothing: what is written to the file later would be seen."""
+    np.save(tmp_path / "x.npy", np.arange(6.0))
+    lazy = Batch(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(6))
+    (ready,) = prefetch([lazy], part=(0, 2))
+    np.load(tmp_path / "x.npy", mmap_mode="r+")[:] += 100
+    np.testing.assert_array_equal(ready.shard(0, 2).x, [0, 1, 2])
+    np.testing.assert_array_equal(ready.shard(1, 2).x, [103, 104, 105])
+
+
+@pytest.mark.parametrize("part", [(0, 1), (1, 3), (2, 3)])
+def test_batches_of_another_kind_stay_of_that_kind(part: tuple[int, int]) -> None:
+    tokens = np.arange(40).reshape(8, 5)
+    plain = [Sequences(tokens), Sequences(tokens, [6, 1, 3])]
+    for a, b in zip(plain, prefetch(plain, part=part)):
+        assert isinstance(b, Sequences)
+        for k, n in [(0, 1), (1, 2), part]:
+            for one, other in [(a.shard(k, n), b.shard(k, n)), (a.alone(), b.alone())]:
+                assert (len(one), one.rows) == (len(other), other.rows)
+                np.testing.assert_array_equal(one.x, other.x)
+                np.testing.assert_array_equal(one.y, other.y)
+
+
+def dropping() -> TorchModel:
+    return TorchModel([Linear(4, 8), Dropout(0.5), Linear(8, 3)], dtype="float64")
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("strategy", [Sequential, DataParallel, TensorParallel, Pipeline, LocalSGD])
+def test_strategies_train_alike_on_what_was_read_ahead(comm, strategy, whole) -> None:
+    """Rows keep the dropout masks of their places in the data; 7 rows are uneven shards."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((21, 4)), rng.integers(0, 3, 21)
+    plain = [Batch(x, y, index) for index in rng.permutation(21).reshape(3, 7)]
+    part = (0, 1) if whole else (comm.rank, comm.size)
+    oracle, parallel = Sequential(dropping(), SGD(0.1)), strategy(dropping(), SGD(0.1), comm)
+    start = oracle.weights()
+    for batch, ready in zip(plain, prefetch(plain, part=part)):
+        oracle.step(batch)
+        parallel.step(ready)
+    expected, weights = oracle.weights(), parallel.weights()
+    assert np.abs(weights - expected).max() <= 3 * STEP_TOLERANCE
+    assert np.abs(expected - start).max() > 1e-2
+    parallel.close()
 
 
 def test_an_error_comes_where_its_batch_would_have_come() -> None:

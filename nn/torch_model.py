@@ -48,8 +48,8 @@ class TorchModel(Model):
         input_shape: of one row, e.g. (1, 28, 28); a Linear first layer knows its own. Batches may
             hold the rows flattened.
         params: values to begin with instead of drawn ones, a flat vector; copied.
-        clock: what counts the steps (in `steps`), by default the optimizer of the strategy that
-            trains the model. Needed for dropout, whose masks are a function of seed, step, row and
+        clock: what counts the steps (in `steps`), by default the optimizer of the newest strategy
+            that was given the model. Needed for dropout, whose masks are a function of seed, step, row and
             unit: the same on however many ranks and micro-batches.
         sync_batch_norm: a communicator, that of a data-parallel strategy, over whose ranks batch
             norm takes mean and variance: the same as over the whole batch in one process. By
@@ -97,6 +97,8 @@ class TorchModel(Model):
             values = [weight.detach().numpy().ravel() for weight in net.parameters()]
             params = np.concatenate([np.empty(0, dtype), *values])
         self.clock, self.sync_batch_norm = clock, sync_batch_norm
+        self.lent_clock = None
+        """What the newest strategy has set `clock` to, if it was not given."""
         replace_dropout(net, seed or 0, lambda: self._step())
         if sync_batch_norm:
             synchronise(net, sync_batch_norm)

@@ -92,8 +92,9 @@ class Strategy:
         if dtype not in COMM_DTYPES:
             raise Refused(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
         self._check_start(model.params, comm)
-        if getattr(model, "clock", optimizer) is None:
-            model.clock = optimizer  # type: ignore[attr-defined]  # counts the steps for dropout
+        if getattr(model, "clock", optimizer) is getattr(model, "lent_clock", None):
+            # Nobody has set it but an earlier strategy, whose optimizer counts no more.
+            model.clock = model.lent_clock = optimizer  # type: ignore[attr-defined]
         self.model, self.optimizer, self.comm = model, optimizer, comm
         # Running statistics of batch norm, in models that have one.
         self._statistics = getattr(model, "statistics", None)

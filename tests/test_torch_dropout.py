@@ -127,6 +127,21 @@ def test_a_strategy_says_who_counts_the_steps():
 
 
 @pytest.mark.workers(1)
+def test_the_newest_strategy_counts_unless_a_clock_was_given():
+    """The optimizer of one that trains no more would leave the masks as they are."""
+    batch = Batch(np.ones((5, 4)), np.arange(5) % 3)
+    for given in (None, SGD(0.1)):
+        model = TorchModel([tnn.Dropout(0.5), tnn.Linear(4, 3)], input_shape=(4,), clock=given)
+        first = Sequential(model, SGD(0.1))
+        first.step(batch)
+        first.close()
+        second = Sequential(model, SGD(0.0))
+        losses = {second.step(batch) for _ in range(4)}
+        assert model.clock is (given or second.optimizer)
+        assert len(losses) == (1 if given else 4)
+
+
+@pytest.mark.workers(1)
 def test_says_what_it_needs():
     model = TorchModel([tnn.Dropout(0.5), tnn.Linear(3, 2)], input_shape=(3,))
     batch = Batch(np.ones((2, 3)), np.zeros(2, int))

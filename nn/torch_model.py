@@ -49,8 +49,8 @@ class TorchModel(Model):
             hold the rows flattened.
         params: values to begin with instead of drawn ones, a flat vector; copied.
         clock: what counts the steps (in `steps`), by default the optimizer of the newest strategy
-            that was given the model. Needed for dropout, whose masks are a function of seed, step, row and
-            unit: the same on however many ranks and micro-batches.
+            that was given the model. Needed for dropout, whose masks are a function of seed,
+            step, row and unit: the same on however many ranks and micro-batches.
         sync_batch_norm: a communicator, that of a data-parallel strategy, over whose ranks batch
             norm takes mean and variance: the same as over the whole batch in one process. By
             default each rank (and micro-batch) takes its own; see also `statistics`.

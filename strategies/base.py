@@ -3,7 +3,7 @@
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from mpi4py import MPI
@@ -58,6 +58,18 @@ class Trainable(Protocol):
     ) -> float: ...
 
 
+@runtime_checkable
+class Statistics(Protocol):
+    """What a model keeps of the rows that it was trained on, beside its parameters.
+
+    As its `statistics`: those of batch norm, for one (`nn.torch_batch_norm.RunningStatistics`).
+    """
+
+    def gather(self, comm: Any) -> None: ...
+    def arrays(self) -> dict[str, NDArray]: ...
+    def load(self, arrays: dict[str, NDArray]) -> None: ...
+
+
 class Strategy:
     """Trains `model` with `optimizer` on the ranks of `comm`.
 
@@ -96,8 +108,8 @@ class Strategy:
             # Nobody has set it but an earlier strategy, whose optimizer counts no more.
             model.clock = model.lent_clock = optimizer  # type: ignore[attr-defined]
         self.model, self.optimizer, self.comm = model, optimizer, comm
-        # Running statistics of batch norm, in models that have one.
-        self._statistics = getattr(model, "statistics", None)
+        statistics = getattr(model, "statistics", None)
+        self._statistics = statistics if isinstance(statistics, Statistics) else None
         self.length = len(model.params)
         """Parameters of the whole model, however many of them this rank holds."""
 

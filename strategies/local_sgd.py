@@ -35,7 +35,7 @@ class LocalSGD(DataParallel):
 
     `step` returns the mean loss over this rank's own rows, nan if it has none: the global mean
     would cost the communication that is to be saved. `weights` returns the mean of the ranks'
-    weights at any time and changes nothing.
+    weights at any time and leaves the ranks' own as they are.
 
     Args:
         period: steps between averages; "epoch" averages after a batch that ends an epoch

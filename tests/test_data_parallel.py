@@ -241,3 +241,13 @@ def test_who_expects_an_error_of_value_or_of_type_hears_of_a_refusal():
     for kind in (ValueError, TypeError):
         with pytest.raises(kind, match="not with this model"):
             raise Refused("not with this model")
+
+
+@pytest.mark.parametrize("statistics", [{"mean": 1.0}, lambda: "of something", np.ones(3)])
+def test_what_a_model_of_ones_own_calls_statistics_is_its_own(comm, statistics):
+    model = small_mlp()
+    model.statistics = statistics
+    strategy = DataParallel(model, SGD(0.1), comm)
+    strategy.load_state(strategy.state())
+    np.testing.assert_array_equal(strategy.weights(), small_mlp().params)
+    assert model.statistics is statistics

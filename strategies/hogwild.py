@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from nn.batch import Batch
 from nn.optim import zeros_like
 from strategies.base import Strategy
+from strategies.layout import refuse_synchronised
 from strategies.own_rows import own_gradients
 from strategies.window import LINE, SharedWindow
 
@@ -41,7 +42,7 @@ class Hogwild(Strategy):
 
     Raises:
         TypeError: lock or sparse is not True or False.
-        Refused: the ranks of `comm` do not share one node.
+        Refused: the ranks of `comm` do not share one node, or sync_batch_norm.
         ValueError: `sparse` with an optimizer that moves elements whose gradient is 0 (momentum,
             Adam, weight decay).
     """
@@ -50,6 +51,7 @@ class Hogwild(Strategy):
         self, model, optimizer, comm: MPI.Intracomm, lock: bool = False, sparse: bool = False
     ):
         super().__init__(model, optimizer, comm)
+        refuse_synchronised(model)
         for name, switch in (("lock", lock), ("sparse", sparse)):
             if not isinstance(switch, bool):
                 raise TypeError(f"{name}={switch!r}: expected True or False")

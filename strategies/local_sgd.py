@@ -10,6 +10,7 @@ from nn.arguments import whole
 from nn.batch import Batch
 from strategies.base import under
 from strategies.data_parallel import DataParallel
+from strategies.layout import refuse_synchronised
 from strategies.own_rows import own_gradients
 
 
@@ -49,6 +50,7 @@ class LocalSGD(DataParallel):
             plain averaging.
 
     Raises:
+        Refused: sync_batch_norm.
         TypeError: an argument is of the wrong type.
         ValueError: period or warmup out of range, or an outer optimizer that would never act.
     """
@@ -63,6 +65,7 @@ class LocalSGD(DataParallel):
         outer: Any = None,
     ):
         super().__init__(model, optimizer, comm)
+        refuse_synchronised(model)
         if not isinstance(period, str):
             period = whole("period", period, 1)
         elif period not in ("epoch", "end"):

@@ -11,6 +11,7 @@ from nn.arguments import whole
 from nn.batch import Batch
 from nn.optim import zeros_like
 from strategies.base import Refused, Strategy
+from strategies.layout import refuse_synchronised
 
 PULL, PUSH = 1, 2
 
@@ -42,11 +43,13 @@ class ParameterServer(Strategy):
 
     Raises:
         TypeError, ValueError: staleness is not a whole number of at least 0.
-        Refused: a communicator that is not MPI's, which alone has messages from whoever is first.
+        Refused: a communicator that is not MPI's, which alone has messages from whoever is first;
+            sync_batch_norm.
     """
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm, staleness: int = 0):
         super().__init__(model, optimizer, comm)
+        refuse_synchronised(model)
         if not isinstance(comm, MPI.Intracomm):
             raise Refused(
                 f"comm is {comm!r}: a server takes messages from whoever is first, expected an "

@@ -10,7 +10,15 @@ import torch
 from torch import nn as tnn
 
 from nn.torch_model import TorchModel
-from strategies import Hybrid, Pipeline, Sequential, TensorParallel
+from strategies import (
+    Hogwild,
+    Hybrid,
+    LocalSGD,
+    ParameterServer,
+    Pipeline,
+    Sequential,
+    TensorParallel,
+)
 from strategies.base import Refused
 from strategies.checkpoint import load, save
 from tests.exact import EXACT
@@ -86,7 +94,7 @@ def test_equals_ghost_batches(comm, strategy, rows):
 
 @pytest.mark.parametrize("rows", [9, 2])
 @pytest.mark.parametrize("part", [0.1, None])
-@pytest.mark.parametrize("strategy", ["DataParallel", "SharedDataParallel", "ZeRO-3"])
+@pytest.mark.parametrize("strategy", ["DataParallel", "SharedDataParallel", "ZeRO-3", "TopK-all"])
 def test_synchronised_equals_the_whole_batch(comm, strategy, rows, part):
     """Weights, statistics and predictions; `part` None keeps a mean over all steps."""
     model, single = build(comm, part), build(None, part)
@@ -162,8 +170,11 @@ def test_predictions_use_the_running_statistics():
 
 
 @pytest.mark.workers(2)
+@pytest.mark.deadline(10)
 def test_synchronised_batch_norm_is_refused_where_ranks_do_different_things(comm):
-    for strategy in (Pipeline, TensorParallel, lambda *a: Hybrid(*a, data=2)):
+    """Or do them at their own pace, or with weights of their own."""
+    doing_different_things = Pipeline, TensorParallel, lambda *a: Hybrid(*a, data=2)
+    for strategy in (*doing_different_things, ParameterServer, Hogwild, LocalSGD):
         with pytest.raises(Refused, match=r"sync_batch_norm=\.\.\. is for strategies whose"):
             strategy(build(comm), momentum(), comm)
 

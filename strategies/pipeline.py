@@ -39,7 +39,9 @@ class Pipeline(Sharded):
             s % size.
 
     Raises:
-        Refused: more stages than layers; in `step`, fewer rows than micro-batches.
+        Refused: more stages than layers; in `step`, fewer rows than micro-batches, or a stage that
+            makes something else of them than one row each of the shape that the model says. (Then
+            the other ranks wait: start with `-m mpi4py`, which ends them.)
         ValueError: cuts, schedule or counts that are none.
     """
 
@@ -135,6 +137,7 @@ class Staged:
         self.comm, self.micro_batches = comm, plan.micro_batches
         self._ops = plan.schedule[comm.rank]
         self._last = plan.stages - 1
+        self._bounds = plan.bounds
         self._shapes = [model.row_shape(bound) for bound in plan.bounds]
         self._stages = {
             stage: part_of(piece, layers, blocks)
@@ -176,6 +179,7 @@ class Staged:
                 with rows_of(parts[i]):
                     y, self.live[stage, i] = part.forward(x)
                 if stage < self._last:
+                    self._check_shape(stage, y.shape, len(parts[i]))
                     post.deliver(Op("F", stage + 1, i), y)
                 else:
                     share, dy = cross_entropy(y, parts[i].y, batch.rows)
@@ -188,6 +192,17 @@ class Staged:
                     post.deliver(Op("B", stage - 1, i), dx)
         post.close()
         return loss
+
+    def _check_shape(self, stage: int, found: Shape, rows: int) -> None:
+        """What the next stage has made room for. (MPI would say that a message was truncated.)"""
+        expected = rows, *self._shapes[stage + 1]
+        if found != expected:
+            lo, hi = self._bounds[stage : stage + 2]
+            raise Refused(
+                f"stage {stage}, layers {lo} to {hi - 1}, made {found} of {rows} rows: expected "
+                f"{expected}; a pipeline cannot be cut behind layers that make another number of "
+                "rows, or rows whose shape depends on the data: choose other cuts"
+            )
 
 
 class _Post:

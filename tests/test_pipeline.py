@@ -268,6 +268,43 @@ def test_a_layer_that_fails_as_it_is_measured_is_told_on_every_rank(comm, worker
 # State, and bad input
 
 
+class TwoOfEach(Tanh):
+    """Makes two rows of every row, as a language model makes one of every word."""
+
+    def row_shape(self, shape):
+        return (shape[0] // 2,)
+
+    def forward(self, x):
+        return x.reshape(2 * len(x), -1), None
+
+
+class OnlyPositive(Tanh):
+    """As wide as the row with most positive features: which, the data say."""
+
+    def forward(self, x):
+        return x[:, : (x > 0).sum(axis=1).max()], None
+
+
+@pytest.mark.workers(2, 3)
+@pytest.mark.deadline(10)
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (TwoOfEach(), r"stage 0, layers 0 to 2, made \(6, 2\) of 3 rows: expected \(3, 2\)"),
+        (OnlyPositive(), r"stage 0, layers 0 to 2, made \(3, 2\) of 3 rows: expected \(3, 4\)"),
+    ],
+)
+def test_a_stage_that_makes_something_else_than_was_planned_says_so(comm, workers, layer, message):
+    """Before it sends: the others wait, and are ended by what started them, not in this test."""
+    width = 2 if isinstance(layer, TwoOfEach) else 4
+    layers = [Linear(6, 4), Tanh(), layer, Linear(width, 5), Linear(5, 3)]
+    parallel = Pipeline(Model(layers, "float64"), SGD(0.1), comm, 2, cuts=[3, 4][: workers - 1])
+    (batch,) = random_batches(layered(), 6, steps=1)
+    if comm.rank == 0:
+        with pytest.raises(Refused, match=message):
+            parallel.step(batch)
+
+
 def test_resumes_from_the_state_of_sequential_and_back(comm):
     batches = random_batches(layered(), 6, steps=3)
     oracle = MatchedOrder(layered(), momentum(), 3)

@@ -1,4 +1,10 @@
-"""The torch nets are the published ones; every exact strategy trains them as Sequential does."""
+"""The torch nets are the published ones; every exact strategy trains them as Sequential does.
+
+Every net by every strategy: as it is published on 1 to 4 ranks; with group norm, where that is not
+its own, and with batch norm on two. Batch norm is held against one process that normalises the rows
+of each shard or micro-batch by themselves; synchronised, by the strategies that do not refuse it,
+against one that normalises the batch.
+"""
 
 from functools import cache, partial
 from typing import Any
@@ -8,17 +14,13 @@ import pytest
 import torch
 
 import nn
-from bench.doors import EXACT
 from nn import SGD, Batch
 from nn.sequences import Sequences
 from nn.torch_model import TorchModel
 from nn.torch_zoo import NETS, NORMS, build
-from strategies import (
-    Hybrid,
-    Pipeline,
-    Sequential,
-)
-from tests.oracles import assert_trains_like
+from strategies import Hybrid, Pipeline
+from tests.exact import EXACT, OF_OWN_LOSS
+from tests.oracles import MatchedOrder, assert_trains_like
 
 IMAGES = (3, 32, 32)
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
@@ -35,10 +37,10 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 """Arguments and shape of a row, of each net as small as it is still itself."""
 
 
-def model(name: str, norm: str | None = None) -> TorchModel:
+def model(name: str, norm: str | None = None, sync: Any = None) -> TorchModel:
     arguments, shape = SMALL[name]
     net = partial(build, name, norm, **arguments)
-    return TorchModel(net, dtype="float64", seed=1, input_shape=shape)
+    return TorchModel(net, dtype="float64", seed=1, input_shape=shape, sync_batch_norm=sync)
 
 
 @cache
@@ -55,8 +57,10 @@ def cuts(model: TorchModel, stages: int) -> list[int]:
     return [len(model.layers) * stage // stages for stage in range(1, stages)]
 
 
-def pipeline(model, optimizer, comm):
-    return Pipeline(model, optimizer, comm, micro_batches=2, cuts=cuts(model, comm.size))
+def pipeline(model, optimizer, comm, schedule):
+    chunks = min(2, len(model.layers) // comm.size) if schedule == "interleaved" else 1
+    stages = cuts(model, comm.size * chunks)
+    return Pipeline(model, optimizer, comm, 2, schedule, stages, chunks)
 
 
 def grid(model, optimizer, comm):
@@ -64,22 +68,38 @@ def grid(model, optimizer, comm):
     return Hybrid(model, optimizer, comm, data, stages, tensor, cuts=cuts(model, stages))
 
 
-STRATEGIES = EXACT | {"Pipeline": pipeline, "Hybrid": grid}
+def tensor_grid(model, optimizer, comm):
+    return Hybrid(model, optimizer, comm, tensor=comm.size, micro_batches=2, cuts=[])
+
+
+THROUGH_LAYERS = {
+    "Pipeline": partial(pipeline, schedule="1f1b"),
+    "GPipe": partial(pipeline, schedule="gpipe"),
+    "Pipeline-naive": partial(pipeline, schedule="naive"),
+    "Pipeline-interleaved": partial(pipeline, schedule="interleaved"),
+    "Hybrid": grid,
+    "Hybrid-tensor": tensor_grid,
+}
+STRATEGIES = EXACT | OF_OWN_LOSS | THROUGH_LAYERS
+
+NORMED = [name for name in NETS if name != "gpt2"]
+ALONE = ("TensorParallel", "Hybrid", "ParameterServer")
+"""Of two ranks, those of these strategies compute the whole batch at once; of others, parts."""
 
 
 @cache
-def sequential(name: str) -> tuple[float, list[np.ndarray]]:
-    """Loss of the batch, and weights before and after the step."""
-    oracle = Sequential(model(name), SGD(0.1))
+def trained(name: str, norm: str | None, parts: int) -> tuple[float, list[np.ndarray]]:
+    """Loss of the batch, and weights before and after the step, in one process."""
+    oracle = MatchedOrder(model(name, norm), SGD(0.1), parts)
     before = oracle.weights()
     return oracle.step(batch(name)), [before, oracle.weights()]
 
 
 class Recorded:
-    """What `Sequential` did, for all strategies to be held against."""
+    """What one process did, for all strategies to be held against."""
 
-    def __init__(self, name: str):
-        self.loss, (self.now, self.then) = sequential(name)
+    def __init__(self, name: str, norm: str | None = None, parts: int = 1):
+        self.loss, (self.now, self.then) = trained(name, norm, parts)
 
     def weights(self) -> np.ndarray:
         return self.now
@@ -89,13 +109,39 @@ class Recorded:
         return self.loss
 
 
+def assert_one_step(name, strategy, comm, norm=None, parts=1, sync=None):
+    """From one state, one gradient: rounding grows from step to step in nets as deep as these."""
+    parallel = STRATEGIES[strategy](model(name, norm, sync), SGD(0.1), comm)
+    recorded, own_loss = Recorded(name, norm, parts), strategy in OF_OWN_LOSS
+    assert_trains_like(recorded, parallel, [batch(name)], comm, own_loss=own_loss)
+    parallel.close()
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", NETS)
 def test_every_strategy_trains_every_net(comm, name, strategy):
-    """From one state, one gradient: rounding grows from step to step in nets as deep as these."""
-    parallel = STRATEGIES[strategy](model(name), SGD(0.1), comm)
-    assert_trains_like(Recorded(name), parallel, [batch(name)], comm)
-    parallel.close()
+    assert_one_step(name, strategy, comm)
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", ["mlp", "cnn", "lenet"])
+def test_every_strategy_trains_nets_with_group_norm(comm, name, strategy):
+    assert_one_step(name, strategy, comm, "group")
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", NORMED)
+def test_every_strategy_trains_nets_with_batch_norm(comm, name, strategy):
+    assert_one_step(name, strategy, comm, "batch", parts=1 if strategy in ALONE else 2)
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("strategy", [s for s in EXACT if s not in (*ALONE, *THROUGH_LAYERS)])
+@pytest.mark.parametrize("name", NORMED)
+def test_synchronised_batch_norm_in_every_net(comm, name, strategy):
+    assert_one_step(name, strategy, comm, "batch", sync=comm)
 
 
 @pytest.fixture
@@ -141,7 +187,6 @@ def test_images_are_halved_as_often_as_published(name, size):
     assert net[:-3](torch.zeros(1, *IMAGES)).shape[2:] == (size, size)
 
 
-NORMED = [name for name in NETS if name != "gpt2"]
 KINDS = {
     "group": torch.nn.GroupNorm,
     "batch": (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d),

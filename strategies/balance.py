@@ -36,7 +36,7 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
     if isinstance(cuts, str) or not isinstance(cuts, Iterable):
         if cuts != "auto":
             raise ValueError(f'cuts={cuts!r}: expected "auto" or a list of layer numbers')
-        return balanced(_common_costs(model, comm), stages)
+        return balanced(_common_costs(model, comm), stages) if stages > 1 else [0, n]
     try:
         inner = [operator.index(cut) for cut in cuts]
     except TypeError:

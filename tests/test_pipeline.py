@@ -233,6 +233,13 @@ def test_automatic_cuts_are_the_same_everywhere_and_balance_equal_layers(comm, w
 
 
 @pytest.mark.workers(1)
+def test_one_stage_is_not_measured(comm, monkeypatch):
+    """It would take as long as a step, for nothing."""
+    monkeypatch.delattr(balance, "layer_costs")
+    assert balance.choose(mlp([5, 4, 3]), 1, "auto", comm) == [0, 3]
+
+
+@pytest.mark.workers(1)
 def test_layers_cost_what_they_compute():
     costs = balance.layer_costs(mlp([512, 512, 8], dtype="float64"))
     assert costs[0] > 3 * costs[2] > 0

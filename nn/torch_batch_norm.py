@@ -57,6 +57,8 @@ class SyncBatchNorm(_BatchNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
+        computed_in = x.dtype
+        x = x.to(torch.promote_types(computed_in, torch.float32))  # sums of bfloat16 are none
         dims = [0, *range(2, x.ndim)]
         channels = [1, -1] + [1] * (x.ndim - 2)
         count = x.new_full((1,), x.numel() / x.shape[1])
@@ -70,7 +72,9 @@ class SyncBatchNorm(_BatchNorm):
         y = centred * torch.rsqrt(variance + self.eps).view(channels)
         if self.track_running_stats:
             self._track(mean.detach(), (variance * n / (n - 1)).detach())
-        return y * self.weight.view(channels) + self.bias.view(channels) if self.affine else y
+        if self.affine:
+            y = y * self.weight.view(channels) + self.bias.view(channels)
+        return y.to(computed_in)
 
     def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
         running_mean, running_variance, batches = self.buffers()

@@ -99,6 +99,24 @@ def test_synchronised_equals_the_whole_batch(comm, strategy, rows, part):
     np.testing.assert_array_equal(model.predict(batches[0].x), single.predict(batches[0].x))
 
 
+@pytest.mark.workers(1, 2)
+def test_synchronised_computes_as_torch_does_in_bfloat16(comm):
+    """Rows come and go in bfloat16; sums, statistics and messages are of float32."""
+
+    def mixed(sync):
+        layers = [tnn.Linear(5, 4), tnn.BatchNorm1d(4), tnn.ReLU(), tnn.Linear(4, 3)]
+        return TorchModel(layers, seed=1, compute="bfloat16", sync_batch_norm=sync)
+
+    model, single = mixed(comm), mixed(None)
+    (batch,) = random_batches(single, 64, steps=1)
+    loss = comm.allreduce(model.gradients(batch.shard(comm.rank, comm.size)))
+    assert loss == pytest.approx(single.gradients(batch), rel=1e-3)
+    mean, expected = (m.statistics.arrays()["1.running_mean"] for m in (model, single))
+    np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-7)
+    gradient = comm.allreduce(model.grads)
+    assert np.abs(gradient - single.grads).max() < 2e-2 * np.abs(single.grads).max()
+
+
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_a_pipeline_normalises_micro_batches(comm, micro_batches):
     """Each stage keeps the statistics of its layers; measuring the stages leaves none."""

@@ -96,6 +96,7 @@ class TorchModel(Model):
                 _draw(net, seed)
             values = [weight.detach().numpy().ravel() for weight in net.parameters()]
             params = np.concatenate([np.empty(0, dtype), *values])
+        self.seed, self.compute = seed, compute
         self.clock, self.sync_batch_norm = clock, sync_batch_norm
         replace_dropout(net, seed or 0, lambda: self._step())
         if sync_batch_norm:
@@ -130,6 +131,23 @@ class TorchModel(Model):
     def module(self) -> torch.nn.Sequential:
         """The modules being trained, over the memory of `params`. Do not move or convert them."""
         return self._whole.module  # type: ignore[return-value]
+
+    def converted(self, dtype: str) -> "TorchModel":
+        """A copy in another dtype, "float32" or "float64", that has nothing in common with this.
+
+        It has the same parameters, rounded, and is made with the same arguments, but for the
+        clock, which a strategy sets, and but for `compute` in float64.
+        """
+        return TorchModel(
+            self.module,
+            str(self._whole.device),
+            dtype,
+            self.seed,
+            self.input_shape,
+            self.params.astype(dtype),
+            sync_batch_norm=self.sync_batch_norm,
+            compute=self.compute if dtype == "float32" else None,
+        )
 
     def bind(self, params: NDArray, grads: NDArray) -> None:
         super().bind(params, grads)

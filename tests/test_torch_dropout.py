@@ -127,6 +127,26 @@ def test_a_strategy_says_who_counts_the_steps():
 
 
 @pytest.mark.workers(1)
+def test_modules_of_a_model_make_another():
+    """With dropout of its own: another clock, and another seed if it is given one."""
+    batch = shuffled(8, 1)[0]
+    first = build(Sequential)
+    first.step(batch)
+
+    def gradient(model, steps):
+        model.clock = SGD(0.1)
+        model.clock.steps = steps
+        model.gradients(batch)
+        return model.grads.copy()
+
+    again, other = (TorchModel(first.model.module, seed=s, params=first.weights()) for s in (1, 2))
+    expected = gradient(again, 0)
+    np.testing.assert_array_equal(gradient(again, 0), expected)
+    assert not np.array_equal(gradient(again, 1), expected)
+    assert not np.array_equal(gradient(other, 0), expected)
+
+
+@pytest.mark.workers(1)
 def test_says_what_it_needs():
     model = TorchModel([tnn.Dropout(0.5), tnn.Linear(3, 2)], input_shape=(3,))
     batch = Batch(np.ones((2, 3)), np.zeros(2, int))

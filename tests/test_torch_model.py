@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from mpi4py import MPI
 from torch import nn as tnn
 
 import nn
@@ -312,6 +313,33 @@ def test_an_embedding_takes_word_numbers():
     model.gradients(Batch(np.full((2, 6), 7), rng.integers(0, 3, 2)))
     touched = model.grads[:36].reshape(9, 4).any(axis=1)
     np.testing.assert_array_equal(touched, np.arange(9) == 7)
+
+
+# Copies
+
+
+@pytest.mark.workers(1)
+def test_converted_is_the_same_model_in_another_dtype():
+    """Arguments, dropout's masks and all; and nothing in common."""
+
+    def build():
+        layers = [tnn.Linear(5, 4), tnn.Dropout(0.5), tnn.BatchNorm1d(4), tnn.Linear(4, 3)]
+        return TorchModel(layers, seed=3, compute="bfloat16", sync_batch_norm=MPI.COMM_SELF)
+
+    model = build()
+    double, single = model.converted("float64"), model.converted("float32")
+    (batch,) = random_batches(model, 8, steps=1)
+    before = model.params.copy()
+    for twin, compute in ((double, None), (single, "bfloat16")):
+        assert (twin.seed, twin.compute, twin.clock) == (3, compute, None)
+        assert (twin.input_shape, twin.sync_batch_norm) == ((5,), MPI.COMM_SELF)
+        np.testing.assert_array_equal(twin.params, before)
+    assert (double.dtype, single.dtype) == (np.float64, np.float32)
+    losses = [Sequential(m, SGD(0.5)).step(batch) for m in (build(), single, double)]
+    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[2], rel=0.02)  # other masks would make another loss
+    np.testing.assert_array_equal(model.params, before)
+    assert not np.array_equal(single.params, before)
 
 
 # Initial parameters

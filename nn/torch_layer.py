@@ -14,10 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nn.layers import Layer, Shape
 from nn.torch_batch_norm import SyncBatchNorm
 
-NUMBERS_OF_ROWS = (torch.nn.Embedding, torch.nn.EmbeddingBag)
-"""Modules that take whole numbers; rows come as floats, which hold them exactly up to 2**24."""
-
-
 ELEMENTWISE = (
     torch.nn.ReLU,
     torch.nn.LeakyReLU,
@@ -39,8 +35,8 @@ class TorchLayer(Layer):
     """`module` with numpy arrays in and out, and gradients written into the views that it is given.
 
     Gradients come from `torch.autograd.grad`, never through `.grad`: a `zero_grad()` that sets
-    `.grad` to None would silently cut a view off. A parameter that the output does not depend on
-    has a gradient of 0.
+    `.grad` to None would silently cut a view off. A parameter or an input that the output does not
+    depend on has a gradient of 0.
 
     Runs in training mode, but for `row_shape` and where the module is in evaluation mode.
 
@@ -66,8 +62,6 @@ class TorchLayer(Layer):
         self.module = module.to(self.device).train()
         self._weights = list(module.parameters())
         self.shapes = tuple(tuple(weight.shape) for weight in self._weights)
-        first = next((m for m in module.modules() if not any(m.children())), module)
-        self._whole_numbers = isinstance(first, NUMBERS_OF_ROWS)
         self.norms: list[Any] = [m for m in module.modules() if isinstance(m, _BatchNorm)]
         for norm in self.norms:
             if not hasattr(norm, "seen"):
@@ -150,10 +144,7 @@ class TorchLayer(Layer):
         """Rows on the device. Torch has no read-only tensors and no negative strides."""
         if not x.flags.writeable or min(x.strides, default=0) < 0:
             x = x.copy()
-        rows = torch.from_numpy(x).contiguous()
-        if self._whole_numbers:
-            rows = rows.long()
-        return rows.to(self.device)
+        return torch.from_numpy(x).contiguous().to(self.device)
 
     def _run(self, x: torch.Tensor) -> Any:
         if not in_host_memory(self.device):
@@ -168,9 +159,7 @@ class TorchLayer(Layer):
     def forward(self, x):
         if not len(x) and not self._collective:  # some modules do not take 0 rows
             return np.empty((0, *self.row_shape(x.shape[1:])), x.dtype), (x, None)
-        leaf = self._enter(x)
-        if leaf.is_floating_point():
-            leaf.requires_grad_()
+        leaf = self._enter(x).requires_grad_()
         if self.module.training:
             y = self._run(leaf) if self._tried else self._run_first(leaf)
             for norm in self.norms:
@@ -209,26 +198,24 @@ class TorchLayer(Layer):
 
     def backward(self, dy, ctx, need_dx=True, add=False):
         leaf, y = ctx
-        if y is None:
-            if not add:
-                for view in self._host_grads:
-                    view.zero_()
-            return np.zeros_like(leaf) if need_dx else None
-        need_dx = need_dx and leaf.requires_grad
-        wanted = [leaf] * need_dx + self._weights
-        if not wanted or not y.requires_grad:
-            return None
-        found = torch.autograd.grad(
-            y, wanted, torch.from_numpy(dy).contiguous().to(y), allow_unused=True
-        )
-        for view, gradient in zip(self._host_grads, found[need_dx:]):
+        inputs = [leaf] * need_dx
+        wanted = inputs + self._weights
+        found: Sequence[torch.Tensor | None] = [None] * len(wanted)
+        if wanted and y is not None and y.requires_grad:
+            start = torch.from_numpy(dy).contiguous().to(y)
+            found = torch.autograd.grad(y, wanted, start, allow_unused=True)
+        for view, gradient in zip(self._host_grads, found[len(inputs) :]):
             if gradient is None:
                 gradient = view.new_zeros(())
             if add:
                 view.add_(gradient.to("cpu"))
             else:
                 view.copy_(gradient)
-        return found[0].contiguous().cpu().numpy() if need_dx else None
+        if not need_dx:
+            return None
+        dx = found[0]
+        # Zeros where y does not depend on x; None would leave the layers before without a gradient.
+        return np.zeros(leaf.shape, dy.dtype) if dx is None else dx.contiguous().cpu().numpy()
 
     def __repr__(self) -> str:
         text = repr(self.module)

@@ -19,6 +19,7 @@ from nn.loss import cross_entropy
 from nn.model import DTYPES, Model, as_rows
 from nn.torch_batch_norm import RunningStatistics, synchronise
 from nn.torch_dropout import replace_dropout
+from nn.torch_embedding import take_floats
 from nn.torch_layer import TorchLayer
 from nn.torch_linear import TorchLinear
 
@@ -98,6 +99,7 @@ class TorchModel(Model):
             params = np.concatenate([np.empty(0, dtype), *values])
         self.seed, self.compute = seed, compute
         self.clock, self.sync_batch_norm = clock, sync_batch_norm
+        take_floats(net)
         replace_dropout(net, seed or 0, lambda: self._step())
         if sync_batch_norm:
             synchronise(net, sync_batch_norm)
@@ -233,13 +235,14 @@ def _layers(modules: Any, seed: int | None) -> list[torch.nn.Module]:
             "a list of modules, or a function that builds one of these"
         )
     for module in given:
-        for name, weight in module.named_parameters():
-            if torch.nn.parameter.is_lazy(weight):
-                raise ValueError(
-                    f"parameter {name} has no shape yet: call the lazy module on a row first"
-                )
+        for name, tensor in _tensors(module):
+            if torch.nn.parameter.is_lazy(tensor):
+                raise ValueError(f"{name} has no shape yet: call the lazy module on rows first")
     # Copied at once, so that what they share stays shared and is found.
     layers = list(_opened(copy.deepcopy(list(given))))
+    for i, layer in enumerate(layers):
+        if layer in layers[:i] and not any(True for _ in _tensors(layer)):
+            layers[i] = copy.deepcopy(layer)  # what stands twice may drop other units there
     if not layers:
         raise ValueError("a model of no layers: expected at least one module")
     return layers
@@ -247,10 +250,18 @@ def _layers(modules: Any, seed: int | None) -> list[torch.nn.Module]:
 
 def _opened(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
     for module in modules:
-        if type(module).forward is torch.nn.Sequential.forward:
-            yield from _opened(module.children())
+        if isinstance(module, torch.nn.Sequential) and (
+            type(module).forward is torch.nn.Sequential.forward
+        ):
+            yield from _opened(module)  # not its children(), which leave out repeats
         else:
             yield module
+
+
+def _tensors(layer: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a module holds, by name: parameters, then buffers."""
+    yield from layer.named_parameters()
+    yield from layer.named_buffers()
 
 
 def _dtype(layers: Sequence[torch.nn.Module], dtype: Any) -> str:
@@ -276,7 +287,7 @@ def _check(net: torch.nn.Sequential) -> None:
     """Refuse what flat vectors cannot hold."""
     owners: dict[int, str] = {}
     for i, layer in enumerate(net):
-        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+        for name, tensor in _tensors(layer):
             here = f"{name} of layer {i}"
             if id(tensor) in owners:
                 raise ValueError(

@@ -119,6 +119,35 @@ def test_every_layer_and_every_step_draws_anew():
     assert abs(np.mean(kept) - 0.25) < 0.05
 
 
+class Twice(tnn.Module):
+    """One dropout used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = tnn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.drop(self.drop(x))
+
+
+@pytest.mark.workers(1)
+def test_one_object_in_several_places_has_a_mask_for_each():
+    """In a Sequential, in a module that stands there twice, and in one that uses it twice."""
+    drop, part = tnn.Dropout(0.5), Twice()
+    optimizer, x = SGD(0.1), np.ones((1, 4000))
+    for layers, masks in (([drop, tnn.ReLU(), drop], 2), ([part], 2), ([part, tnn.ReLU(), part], 4)):
+        net = tnn.Sequential(*layers)
+        model = TorchModel(net, dtype="float64", input_shape=(4000,), clock=optimizer)
+        with rows_of(batch_of(1)):
+            together, _ = model.forward(x)
+        assert (together > 0).mean() == pytest.approx(0.5**masks, rel=0.3)
+        y = x
+        for layer in model.layers:  # by layer, as stages do
+            with rows_of(batch_of(1)):
+                y, _ = layer.forward(y)
+        np.testing.assert_array_equal(y, together)
+
+
 @pytest.mark.workers(1)
 def test_a_strategy_says_who_counts_the_steps():
     model, optimizer = TorchModel([tnn.Dropout(0.5), tnn.Linear(3, 2)], input_shape=(3,)), SGD(0.1)

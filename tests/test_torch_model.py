@@ -39,6 +39,36 @@ class Block(tnn.Module):
         return x + self.f(x)
 
 
+class Detached(tnn.Module):
+    """A frozen feature: what comes before it has a gradient of 0."""
+
+    def forward(self, x):
+        return x.detach() + 1
+
+
+class Constant(tnn.Module):
+    """Trained, and blind to its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = tnn.Linear(1, 4)
+
+    def forward(self, x):
+        return self.line(x.new_ones(len(x), 1))
+
+
+def without_gradient(module):
+    """A first layer behind which `module` lets no gradient through."""
+    return lambda: tnn.Sequential(tnn.Linear(5, 4), module(), tnn.Linear(4, 3))
+
+
+def repeated():
+    """Modules that stand twice, in a Sequential and in one inside of it."""
+    relu, flat = tnn.ReLU(), tnn.Flatten()
+    inner = tnn.Sequential(tnn.Linear(4, 4), relu, flat)
+    return tnn.Sequential(tnn.Linear(5, 4), relu, inner, tnn.Linear(4, 4), relu, flat)
+
+
 NETS = {
     "linear": (
         lambda: tnn.Sequential(
@@ -58,6 +88,9 @@ NETS = {
         lambda: tnn.Sequential(tnn.Linear(5, 4), Block(4), Block(4), tnn.Linear(4, 3)),
         (5,),
     ),
+    "repeated": (repeated, (5,)),
+    "detached": (without_gradient(Detached), (5,)),
+    "constant": (without_gradient(Constant), (5,)),
 }
 every_net = pytest.mark.parametrize("net", NETS)
 
@@ -276,6 +309,33 @@ def test_a_parameter_that_is_not_used_has_a_gradient_of_zero():
 
 
 @pytest.mark.workers(1)
+@pytest.mark.parametrize("net", ["detached", "constant"])
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_what_the_loss_does_not_depend_on_has_a_gradient_of_zero(net, by_layer):
+    model = build(net)
+    model.grads[:] = 7
+    (batch,) = random_batches(model, 4, steps=1)
+    model.gradients(batch, ready=(lambda i: None) if by_layer else None)
+    assert not model.grads[: model.offsets[2 if net == "detached" else 1]].any()
+    assert model.grads[model.offsets[1] :].any()
+    once = model.grads.copy()
+    model.gradients(batch, add=True, ready=(lambda i: None) if by_layer else None)
+    np.testing.assert_allclose(model.grads, 2 * once, rtol=1e-14)
+    dx = model.layers[1].backward(np.ones((4, 4)), model.layers[1].forward(np.ones((4, 4)))[1])
+    np.testing.assert_array_equal(dx, np.zeros((4, 4)))
+
+
+@pytest.mark.workers(1)
+def test_a_module_that_stands_twice_is_used_twice():
+    net = repeated()
+    model = TorchModel(net, seed=None)
+    assert len(model.layers) == 8
+    x = random_batches(model, 6, steps=1)[0].x.astype("float32")
+    found, expected = model.forward(x)[0], net(torch.from_numpy(x))
+    np.testing.assert_array_equal(found, expected.detach().numpy())
+
+
+@pytest.mark.workers(1)
 def test_the_modules_given_are_not_touched():
     net = NETS["linear"][0]()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -301,18 +361,63 @@ def test_data_that_is_read_only_reversed_or_flat_is_taken():
     assert model.gradients(Batch(batch.x.reshape(5, -1), batch.y)) == loss
 
 
-@pytest.mark.workers(1)
-def test_an_embedding_takes_word_numbers():
-    def words():
-        return TorchModel(
-            [tnn.EmbeddingBag(9, 4), tnn.Linear(4, 3)], dtype="float64", input_shape=(6,)
-        )
+class Placed(tnn.Module):
+    """The embedding of the place is declared before anything is computed of x."""
 
-    rng = np.random.default_rng(0)
-    model = words()
-    model.gradients(Batch(np.full((2, 6), 7), rng.integers(0, 3, 2)))
-    touched = model.grads[:36].reshape(9, 4).any(axis=1)
-    np.testing.assert_array_equal(touched, np.arange(9) == 7)
+    def __init__(self):
+        super().__init__()
+        self.place, self.out = tnn.Embedding(4, 1), tnn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(x + self.place(torch.arange(4)).squeeze(1))
+
+
+class Words(tnn.Module):
+    def __init__(self):
+        super().__init__()
+        self.line, self.words = tnn.Linear(4, 3), tnn.EmbeddingBag(9, 4)
+
+    def forward(self, x):
+        return self.line(self.words(x))
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    "modules",
+    [
+        lambda: tnn.Sequential(tnn.EmbeddingBag(9, 4), tnn.Linear(4, 3)),
+        lambda: tnn.Sequential(tnn.Flatten(), tnn.EmbeddingBag(9, 4), tnn.Linear(4, 3)),
+        Words,
+    ],
+    ids=["first", "later", "inside"],
+)
+def test_an_embedding_takes_word_numbers(modules):
+    net = modules()
+    model = TorchModel(net, dtype="float64", seed=None, input_shape=(6,))
+    rows = np.random.default_rng(0).integers(0, 9, (2, 6))
+    expected = net.double()(torch.from_numpy(rows)).detach().numpy()
+    np.testing.assert_array_equal(model.forward(rows)[0], expected)
+    model.gradients(Batch(np.full((2, 6), 7), np.array([0, 2])))
+    touched = {tuple(w.shape): g for w, g in zip(model.module.parameters(), model._whole.grads)}
+    np.testing.assert_array_equal(touched[9, 4].any(axis=1), np.arange(9) == 7)
+
+
+@pytest.mark.workers(1)
+def test_rows_stay_floats_beside_an_embedding_of_places():
+    net = Placed()
+    model = TorchModel(net, seed=None, input_shape=(4,))
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype("float32")
+    expected = net(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_array_equal(model.forward(x)[0], expected)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(("token", "shown"), [(9, "9"), (-1, "-1"), (0.5, "0.5")])
+def test_a_word_that_is_not_in_the_table_is_named(token, shown):
+    model = TorchModel([tnn.Embedding(9, 4), tnn.Flatten()], input_shape=(2,))
+    message = rf"^{shown} is no row of Embedding\(9, 4\): expected whole numbers from 0 to 8"
+    with pytest.raises(ValueError, match=message):
+        model.forward(np.array([[1, 2], [8, token]]))
 
 
 # Copies
@@ -450,6 +555,11 @@ def tied():
     return net
 
 
+def twice():
+    linear = tnn.Linear(4, 4)
+    return tnn.Sequential(linear, tnn.Tanh(), linear)
+
+
 def frozen():
     net = tnn.Sequential(tnn.Linear(4, 4), tnn.Linear(4, 3))
     net[0].weight.requires_grad_(False)
@@ -483,6 +593,7 @@ class Raw(tnn.Module):
         ([tnn.Linear(3, 2), np.tanh], {}, TypeError, "list of modules"),
         ([], {}, ValueError, "no layers"),
         (tied(), {}, ValueError, "weight of layer 2 is weight of layer 0: layers share no weights"),
+        (twice(), {}, ValueError, "weight of layer 2 is weight of layer 0: layers share no"),
         (frozen(), {}, ValueError, "does not require a gradient"),
         (tnn.Linear(3, 2).half(), {}, ValueError, r"float16: expected all float32 .* dtype="),
         (
@@ -492,7 +603,13 @@ class Raw(tnn.Module):
             "float32, float64: expected all",
         ),
         (tnn.Linear(3, 2), {"dtype": "float16"}, ValueError, "expected one of float32, float64"),
-        (tnn.LazyLinear(3), {}, ValueError, "has no shape yet"),
+        (tnn.LazyLinear(3), {}, ValueError, "weight has no shape yet"),
+        (
+            tnn.LazyBatchNorm1d(affine=False),
+            {},
+            ValueError,
+            "running_mean has no shape yet: call the lazy module on rows first",
+        ),
         (tnn.Conv2d(1, 1, 3), {}, ValueError, r"input_shape=\.\.\. of one row"),
         (tnn.Linear(3, 2), {"input_shape": (4,)}, ValueError, r"rows of shape \(4,\)"),
         (Pair(), {"input_shape": (4,)}, ValueError, "makes tuple of two rows"),

@@ -162,7 +162,9 @@ def synchronise(net: torch.nn.Module, comm: Any) -> None:
     """
     if not callable(getattr(comm, "Allreduce", None)):
         raise TypeError(f"sync_batch_norm={comm!r}: expected the communicator of the strategy")
+    twins: dict[torch.nn.Module, SyncBatchNorm] = {}
     for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
+        for place, child in list(parent._modules.items()):  # named_children() leaves out repeats
             if isinstance(child, _BatchNorm):
-                setattr(parent, name, SyncBatchNorm(child, comm))
+                twins[child] = twins.get(child) or SyncBatchNorm(child, comm)
+                setattr(parent, place, twins[child])

@@ -167,6 +167,41 @@ def test_gathering_weighs_rows_since_the_last_time(comm):
     assert_statistics(model, expected)
 
 
+@pytest.mark.workers(2)
+def test_the_number_of_batches_is_the_nearest_whole_one_to_the_mean(comm):
+    """2 batches of 2 rows and 3 of 4: each row saw 2.75."""
+    model = build()
+    for batch in random_batches(model, 2 * (comm.rank + 1), steps=2 + comm.rank):
+        model.gradients(batch)
+    model.statistics.gather(comm)
+    assert model.statistics.arrays()["1.num_batches_tracked"] == 3
+
+
+class Shared(tnn.Module):
+    """One batch norm under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = self.same = tnn.BatchNorm1d(5)
+
+    def forward(self, x):
+        return self.same(x)
+
+
+@pytest.mark.parametrize(
+    "layers", [lambda: [Shared()], lambda: 2 * [tnn.BatchNorm1d(5, 1e-5, 0.1, False, False)]]
+)
+def test_a_batch_norm_in_two_places_is_synchronised_in_both(comm, layers):
+    def shared(sync=None):
+        norms = layers()
+        modules = [tnn.Linear(6, 5), norms[0], tnn.Tanh(), *norms[1:], tnn.Linear(5, 3)]
+        return TorchModel(modules, dtype="float64", sync_batch_norm=sync)
+
+    parallel = EXACT["DataParallel"](shared(comm), momentum(), comm)
+    oracle = Sequential(shared(), momentum())
+    assert_trains_like(oracle, parallel, random_batches(shared(), 9), comm)
+
+
 @pytest.mark.workers(1)
 def test_predictions_use_the_running_statistics():
     model = build()

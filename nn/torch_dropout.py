@@ -35,6 +35,8 @@ class Dropout(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return x
+        if self.p == 1:
+            return torch.zeros_like(x)  # and not 0 / 0
         units = math.prod(x.shape[1:])
         kept = mask(self.p, (self.seed, self.number, self.step()), units)
         return x * torch.from_numpy(kept).to(x.device).view_as(x) / (1 - self.p)

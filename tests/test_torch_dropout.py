@@ -100,6 +100,9 @@ def test_keeps_the_mean_and_does_nothing_in_evaluation():
         y, _ = model.forward(x)
     assert set(np.unique(y)) == {0, 1 / 0.75}
     assert abs(y.mean() - 1) < 0.02
+    model.layers[0].module.p = 1
+    with rows_of(batch_of(40)):
+        np.testing.assert_array_equal(model.forward(x)[0], np.zeros((40, 1000)))
     for rows in range(1, 4):
         np.testing.assert_array_equal(model.predict(x, rows), np.zeros(40))
 
@@ -135,7 +138,11 @@ def test_one_object_in_several_places_has_a_mask_for_each():
     """In a Sequential, in a module that stands there twice, and in one that uses it twice."""
     drop, part = tnn.Dropout(0.5), Twice()
     optimizer, x = SGD(0.1), np.ones((1, 4000))
-    for layers, masks in (([drop, tnn.ReLU(), drop], 2), ([part], 2), ([part, tnn.ReLU(), part], 4)):
+    for layers, masks in (
+        ([drop, tnn.ReLU(), drop], 2),
+        ([part], 2),
+        ([part, tnn.ReLU(), part], 4),
+    ):
         net = tnn.Sequential(*layers)
         model = TorchModel(net, dtype="float64", input_shape=(4000,), clock=optimizer)
         with rows_of(batch_of(1)):

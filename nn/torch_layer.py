@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -26,6 +26,25 @@ ELEMENTWISE = (
 )
 
 
+def hooked(module: torch.nn.Module) -> bool:
+    """Whether it does more, when it is called, than its class says."""
+    hooks = module._forward_pre_hooks, module._forward_hooks
+    return any((*hooks, module._backward_pre_hooks, module._backward_hooks))
+
+
+def _two_rows(shape: Shape, dtype: str) -> Iterator[NDArray]:
+    """Two rows that differ: of normal numbers; and, for who takes words alone, of 0 and 1."""
+    rng = np.random.default_rng(0)
+    yield rng.standard_normal((2, *shape)).astype(dtype)
+    row = rng.integers(0, 2, shape)
+    yield np.stack([row, 1 - row]).astype(dtype)
+
+
+def _copy_rows(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    rows, *others = inputs
+    return rows.clone(), *others
+
+
 def in_host_memory(device: torch.device) -> bool:
     """Whether modules on it can compute in the memory of numpy arrays."""
     return device.type == "cpu"
@@ -38,7 +57,8 @@ class TorchLayer(Layer):
     `.grad` to None would silently cut a view off. A parameter or an input that the output does not
     depend on has a gradient of 0.
 
-    Runs in training mode, but for `row_shape` and where the module is in evaluation mode.
+    Runs in training mode, but for `row_shape` and where the module is in evaluation mode. A module
+    that writes into its input is given a copy of it.
 
     On the device "cpu" the module computes in the very memory that `bind` is given. On others it
     keeps a copy of its parameters, refreshed before each forward: what strategies exchange and
@@ -46,7 +66,8 @@ class TorchLayer(Layer):
 
     Args:
         module: takes one tensor (rows, ...) and returns one with as many rows, or the same number
-            of rows for each (a language model's: one a token). It is moved to `device`, and kept.
+            of rows for each (a language model's: one a token). Each row is computed by itself, but
+            for batch norm in training. It is moved to `device`, and kept.
         device: where it computes.
         compute: a lower precision to compute in where autocast does so, e.g. torch.bfloat16;
             parameters, gradients, inputs and outputs stay as they are.
@@ -107,33 +128,68 @@ class TorchLayer(Layer):
                 weight.data = view
 
     def row_shape(self, shape):
-        """Found by a forward of two rows of zeros, not in training.
+        """Found by trying the module on two rows, together and each alone, not in training.
 
         Raises:
-            ValueError: the module fails on such rows, or does not return one tensor with a row,
-                or a number of rows (as a language model's logits have), for each.
+            ValueError: the module fails on such rows, does not return one tensor with a row, or a
+                number of rows (as a language model's logits have), for each, or returns others for
+                a row among others than for the row alone.
         """
         if shape not in self._row_shapes:
             self._row_shapes[shape] = self._try(shape)
         return self._row_shapes[shape]
 
     def _try(self, shape: Shape) -> Shape:
-        training = self.module.training
-        self.module.eval()
-        try:
-            with torch.no_grad():
-                y = self._run(self._enter(np.zeros((2, *shape), self._dtype)))
-        except Exception as error:
-            raise ValueError(f"{self} cannot take rows of shape {shape}: {error}") from error
-        finally:
-            self.module.train(training)
+        for rows in _two_rows(shape, self._dtype):
+            try:
+                y = self._evaluate(rows)
+                alone = [self._evaluate(row[None]) for row in rows] if self._keeps_apart else []
+                break
+            except Exception as error:
+                failed = error
+        else:
+            raise ValueError(f"{self} cannot take rows of shape {shape}: {failed}") from failed
         if not isinstance(y, torch.Tensor) or not y.ndim or not len(y) or len(y) % 2:
             what = f"shape {tuple(y.shape)}" if isinstance(y, torch.Tensor) else type(y).__name__
             raise ValueError(
                 f"{self} makes {what} of two rows: expected one tensor with a row for each, or "
                 "as many rows for either"
             )
+        if not all(map(self._same, alone, y.chunk(2))):
+            raise ValueError(
+                f"{self} mixes rows of shape {shape}: of two it makes something else than of each "
+                "alone, so that the result would depend on how a batch is split; expected the rows "
+                "in the first dimension (batch_first=True), and none needed by another"
+            )
         return tuple(y.shape[1:])
+
+    @property
+    def _keeps_apart(self) -> bool:
+        """Whether rows are to be independent, not in training: all but batch norm keeps them so."""
+        return all(norm.track_running_stats for norm in self.norms)
+
+    def _evaluate(self, rows: NDArray) -> Any:
+        """Of rows, not in training. A module that writes into them is given copies from now on."""
+        x = self._enter(rows.copy())
+        training, version = self.module.training, x._version
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                y = self._run(x)
+        finally:
+            self.module.train(training)
+        if x._version > version:
+            self.module.register_forward_pre_hook(_copy_rows)
+        return y
+
+    def _same(self, a: torch.Tensor, b: torch.Tensor) -> bool:
+        """But for rounding: half of the digits. Values that are not finite prove nothing."""
+        if a.shape != b.shape:
+            return False
+        dtype = getattr(torch, self._dtype)
+        a, b = a.to(dtype), b.to(dtype)
+        tolerance = torch.finfo(self.compute or dtype).eps ** 0.5
+        return not torch.dist(a, b) > tolerance * b.norm()
 
     @property
     def _dtype(self) -> str:
@@ -146,12 +202,16 @@ class TorchLayer(Layer):
             x = x.copy()
         return torch.from_numpy(x).contiguous().to(self.device)
 
-    def _run(self, x: torch.Tensor) -> Any:
+    def refresh(self) -> None:
+        """Give the module the parameters as they are now, where it computes on a copy of them."""
         if not in_host_memory(self.device):
             for weight, value in zip(self._weights, self._host_weights):
                 # `data`, for the graphs of other micro-batches may still need the weights. They
                 # can have them: the values change between steps alone.
                 weight.data.copy_(value)
+
+    def _run(self, x: torch.Tensor) -> Any:
+        self.refresh()
         lower = torch.autocast(self.device.type, self.compute) if self.compute else nullcontext()
         with lower:
             return self.module(x)

@@ -20,8 +20,8 @@ from nn.model import DTYPES, Model, as_rows
 from nn.torch_batch_norm import RunningStatistics, synchronise
 from nn.torch_dropout import replace_dropout
 from nn.torch_embedding import take_floats
-from nn.torch_layer import TorchLayer
-from nn.torch_linear import TorchLinear
+from nn.torch_layer import TorchLayer, hooked
+from nn.torch_linear import TorchLinear, splittable
 
 Modules = torch.nn.Module | Sequence[torch.nn.Module]
 
@@ -111,9 +111,7 @@ class TorchModel(Model):
         gathers those of all ranks."""
         super().__init__(
             [
-                (TorchLinear if type(layer) is torch.nn.Linear else TorchLayer)(
-                    layer, where, precision
-                )
+                (TorchLinear if splittable(layer) else TorchLayer)(layer, where, precision)
                 for layer in net
             ],
             dtype,
@@ -131,7 +129,12 @@ class TorchModel(Model):
 
     @property
     def module(self) -> torch.nn.Sequential:
-        """The modules being trained, over the memory of `params`. Do not move or convert them."""
+        """The modules being trained. Do not move or convert them.
+
+        On the device "cpu" their parameters are `params`, in both directions. On others they are a
+        copy of it, as it is now: what is written there is lost.
+        """
+        self._whole.refresh()
         return self._whole.module  # type: ignore[return-value]
 
     def converted(self, dtype: str) -> "TorchModel":
@@ -150,6 +153,9 @@ class TorchModel(Model):
             sync_batch_norm=self.sync_batch_norm,
             compute=self.compute if dtype == "float32" else None,
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TorchModel":
+        return self.converted(str(self.dtype))
 
     def bind(self, params: NDArray, grads: NDArray) -> None:
         super().bind(params, grads)
@@ -188,12 +194,12 @@ class TorchModel(Model):
 
     def predict(self, x: NDArray, rows: int = 1024) -> NDArray:
         """As `nn.Model.predict`, with the modules in evaluation mode."""
-        self.module.eval()
+        module = self._whole.module.eval()
         try:
             with torch.no_grad():
                 return super().predict(x, rows)
         finally:
-            self.module.train()
+            module.train()
 
 
 def devices() -> list[str]:
@@ -239,7 +245,13 @@ def _layers(modules: Any, seed: int | None) -> list[torch.nn.Module]:
             if torch.nn.parameter.is_lazy(tensor):
                 raise ValueError(f"{name} has no shape yet: call the lazy module on rows first")
     # Copied at once, so that what they share stays shared and is found.
-    layers = list(_opened(copy.deepcopy(list(given))))
+    try:
+        layers = list(_opened(copy.deepcopy(list(given))))
+    except RuntimeError as error:  # parameters that a hook computes, as old weight norm does
+        raise ValueError(
+            f"modules that cannot be copied: {error}; expected those of "
+            "torch.nn.utils.parametrizations in the place of torch.nn.utils.weight_norm"
+        ) from error
     for i, layer in enumerate(layers):
         if layer in layers[:i] and not any(True for _ in _tensors(layer)):
             layers[i] = copy.deepcopy(layer)  # what stands twice may drop other units there
@@ -250,9 +262,8 @@ def _layers(modules: Any, seed: int | None) -> list[torch.nn.Module]:
 
 def _opened(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
     for module in modules:
-        if isinstance(module, torch.nn.Sequential) and (
-            type(module).forward is torch.nn.Sequential.forward
-        ):
+        plain = type(module).forward is torch.nn.Sequential.forward and not hooked(module)
+        if isinstance(module, torch.nn.Sequential) and plain:
             yield from _opened(module)  # not its children(), which leave out repeats
         else:
             yield module

@@ -1,6 +1,8 @@
 """Torch modules, under every strategy, learn what they learn in a plain torch loop."""
 
 import copy
+import pickle
+import warnings
 from functools import partial
 
 import numpy as np
@@ -18,6 +20,7 @@ from strategies import (
     Pipeline,
     Sequential,
     SharedDataParallel,
+    TensorParallel,
 )
 from tests.exact import EXACT, OF_OWN_LOSS
 from tests.optimizers import momentum
@@ -67,6 +70,17 @@ def repeated():
     relu, flat = tnn.ReLU(), tnn.Flatten()
     inner = tnn.Sequential(tnn.Linear(4, 4), relu, flat)
     return tnn.Sequential(tnn.Linear(5, 4), relu, inner, tnn.Linear(4, 4), relu, flat)
+
+
+class Opaque(tnn.Module):
+    """What is inside, as one layer."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
 
 
 NETS = {
@@ -361,6 +375,35 @@ def test_data_that_is_read_only_reversed_or_flat_is_taken():
     assert model.gradients(Batch(batch.x.reshape(5, -1), batch.y)) == loss
 
 
+class Centred(tnn.Module):
+    """Writes into its input."""
+
+    def forward(self, x):
+        x -= x.mean(dim=-1, keepdim=True)
+        return x
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_a_module_that_writes_into_its_input_writes_into_a_copy(by_layer):
+    def build(module):
+        layers = [module(), tnn.Linear(4, 4), module(), tnn.Linear(4, 3)]
+        return TorchModel(layers, dtype="float64", input_shape=(4,))
+
+    class Apart(tnn.Module):
+        def forward(self, x):
+            return x - x.mean(dim=-1, keepdim=True)
+
+    model, oracle = build(Centred), build(Apart)
+    (batch,) = random_batches(model, 6, steps=1)
+    x = batch.x.copy()
+    ready = (lambda i: None) if by_layer else None
+    assert model.gradients(batch, ready=ready) == oracle.gradients(batch, ready=ready)
+    np.testing.assert_array_equal(model.grads, oracle.grads)
+    np.testing.assert_array_equal(model.predict(batch.x), oracle.predict(batch.x))
+    np.testing.assert_array_equal(batch.x, x)
+
+
 class Placed(tnn.Module):
     """The embedding of the place is declared before anything is computed of x."""
 
@@ -447,6 +490,21 @@ def test_converted_is_the_same_model_in_another_dtype():
     assert not np.array_equal(single.params, before)
 
 
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize("make", [build, lambda: nn.mlp([5, 4, 3], dtype="float64")])
+def test_a_copy_of_a_model_is_alive(make, copied):
+    model = make()
+    twin, stage = copied(model), copied(model.stage(1, 3))
+    (batch,) = random_batches(model, 6, steps=1)
+    assert Sequential(twin, SGD(0.5)).step(batch) == model.gradients(batch)
+    np.testing.assert_allclose(twin.params, model.params - 0.5 * model.grads, rtol=1e-14)
+    assert model.grads.any()
+    np.testing.assert_array_equal(stage.params, model.stage(1, 3).params)
+    assert np.shares_memory(stage.params, stage.whole.params)
+    assert not np.shares_memory(stage.params, model.params)
+
+
 # Initial parameters
 
 
@@ -516,6 +574,34 @@ def test_a_device_with_memory_of_its_own(comm, net, strategy, monkeypatch):
     parallel.close()
 
 
+@pytest.mark.workers(1)
+def test_modules_elsewhere_are_shown_as_they_are_now(monkeypatch):
+    monkeypatch.setattr(torch_layer, "in_host_memory", lambda device: False)
+    model = build()
+    Sequential(model, SGD(0.5)).step(*random_batches(model, 5, steps=1))
+    shown = torch.nn.utils.parameters_to_vector(model.module.parameters())
+    np.testing.assert_array_equal(shown.detach(), model.params)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("strategy", [partial(Pipeline, micro_batches=1), TensorParallel])
+def test_parts_of_a_model_compute_in_bfloat16_too(comm, strategy):
+    """On one rank to the bit, where no bias is added after the sum instead of in the product."""
+
+    def mixed(compute="bfloat16"):
+        layers = [tnn.Linear(5, 8, bias=False), tnn.ReLU(), tnn.Linear(8, 3, bias=False)]
+        return TorchModel(layers, seed=1, compute=compute)
+
+    batches = random_batches(mixed(), 16)
+    parallel, oracle = strategy(mixed(), SGD(0.5), comm), Sequential(mixed(), SGD(0.5))
+    assert_trains_like(oracle, parallel, batches, comm, tolerance=1e-7)
+    single = Sequential(mixed(None), SGD(0.5))
+    for batch in batches:
+        single.step(batch)
+    assert np.abs(single.weights() - oracle.weights()).max() > 1e-4
+    parallel.close()
+
+
 @pytest.mark.workers(1, 2)
 def test_computing_in_bfloat16_keeps_float32_parameters(comm):
     def mixed(compute="bfloat16"):
@@ -558,6 +644,37 @@ def tied():
 def twice():
     linear = tnn.Linear(4, 4)
     return tnn.Sequential(linear, tnn.Tanh(), linear)
+
+
+def weight_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.nn.utils.weight_norm(tnn.Linear(3, 2))
+
+
+class Less(tnn.Module):
+    """Each row minus the mean of all."""
+
+    def forward(self, x):
+        return x - x.mean(dim=0)
+
+
+class Ragged(tnn.Module):
+    """As many features as the row needs that needs most."""
+
+    def forward(self, x):
+        return x[:, : int((x > 0).sum(dim=1).max())]
+
+
+class Tagger(tnn.Module):
+    """An LSTM that takes rows for places in a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.lstm = tnn.Embedding(9, 4), tnn.LSTM(4, 4)
+
+    def forward(self, x):
+        return self.lstm(self.words(x))[0]
 
 
 def frozen():
@@ -603,6 +720,22 @@ class Raw(tnn.Module):
             "float32, float64: expected all",
         ),
         (tnn.Linear(3, 2), {"dtype": "float16"}, ValueError, "expected one of float32, float64"),
+        (weight_norm(), {}, ValueError, "cannot be copied: .*parametrizations in the place of"),
+        (Less(), {"input_shape": (4,)}, ValueError, r"Less\(\) mixes rows of shape \(4,\): of two"),
+        (Ragged(), {"input_shape": (9,)}, ValueError, "mixes rows"),
+        (Tagger(), {"input_shape": (5,)}, ValueError, "mixes rows"),
+        (
+            tnn.TransformerEncoderLayer(4, 1, 8, dropout=0.0),
+            {"input_shape": (5, 4)},
+            ValueError,
+            r"TransformerEncoderLayer\(...\) mixes rows",
+        ),
+        (
+            [tnn.Conv2d(2, 4, 3), tnn.Flatten()],
+            {"input_shape": (28, 28)},
+            ValueError,
+            r"layer 0: Conv2d\(.*\) cannot take rows of shape \(28, 28\)",
+        ),
         (tnn.LazyLinear(3), {}, ValueError, "weight has no shape yet"),
         (
             tnn.LazyBatchNorm1d(affine=False),
@@ -631,6 +764,53 @@ class Raw(tnn.Module):
 def test_what_cannot_be_wrapped_is_refused(modules, arguments, error, message):
     with pytest.raises(error, match=message):
         TorchModel(modules, **arguments)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_modules_that_keep_rows_apart_are_taken(dtype):
+    """By the trial of rows together and alone: deep nets round, and batch norm is known to mix."""
+    deep = [tnn.Sequential(tnn.Linear(64, 64), tnn.ReLU()) for _ in range(50)]
+    for module, shape in (
+        (Opaque(tnn.Sequential(*deep)), (64,)),
+        (tnn.TransformerEncoderLayer(4, 1, 8, dropout=0.0, batch_first=True), (5, 4)),
+        (tnn.Sequential(tnn.Embedding(2, 4), tnn.Flatten(0, 1)), (5,)),
+        (tnn.BatchNorm1d(4), (4,)),
+        (tnn.BatchNorm1d(4, track_running_stats=False), (4,)),
+        (tnn.ReLU(), (0,)),
+    ):
+        assert TorchModel(module, dtype=dtype, input_shape=shape)
+
+
+@pytest.mark.workers(1)
+def test_values_that_are_not_finite_do_not_look_like_mixed_rows():
+    for value in (np.nan, np.inf):
+        net = Opaque(tnn.Linear(4, 3))
+        net.inner.weight.data[:2] = value
+        assert TorchModel(net, seed=None, input_shape=(4,))
+
+
+@pytest.mark.workers(1, 2)
+def test_tensor_parallel_calls_the_hooks_of_a_linear(comm):
+    def hooked():
+        layers = [tnn.Linear(5, 4), tnn.ReLU(), tnn.Linear(4, 3)]
+        layers[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+        return TorchModel(layers, dtype="float64")
+
+    parallel, oracle = TensorParallel(hooked(), SGD(0.1), comm), Sequential(hooked(), SGD(0.1))
+    assert_trains_like(oracle, parallel, random_batches(hooked(), 6), comm)
+    parallel.close()
+
+
+@pytest.mark.workers(1)
+def test_the_hooks_of_a_sequential_are_called():
+    inner = tnn.Sequential(tnn.Linear(5, 4), tnn.ReLU())
+    inner.register_forward_hook(lambda module, inputs, output: 2 * output)
+    net = tnn.Sequential(inner, tnn.Linear(4, 3))
+    model = TorchModel(net, dtype="float64", seed=None, input_shape=(5,))
+    x = np.ones((2, 5))
+    expected = net.double()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_array_equal(model.forward(x)[0], expected)
 
 
 @pytest.mark.workers(1)

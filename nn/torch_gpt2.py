@@ -142,7 +142,7 @@ def load_gpt2(net: Net, path: str | PathLike[str]) -> Net:
 
     Args:
         net: its parameters are overwritten, converted to their own dtype; of a `TorchModel` those
-            in its vector.
+            in its vector. (Its `module` alone is a copy on some devices.)
 
     Returns:
         net.

@@ -33,9 +33,10 @@ def hooked(module: torch.nn.Module) -> bool:
 
 
 def _two_rows(shape: Shape, dtype: str) -> Iterator[NDArray]:
-    """Two rows that differ: of normal numbers; and, for who takes words alone, of 0 and 1."""
+    """Two that differ: of normal numbers, 0 for some; and, for who takes words alone, 0 and 1."""
     rng = np.random.default_rng(0)
-    yield rng.standard_normal((2, *shape)).astype(dtype)
+    row, other = rng.standard_normal((2, *shape))
+    yield np.stack([row, np.maximum(other, 0)]).astype(dtype)
     row = rng.integers(0, 2, shape)
     yield np.stack([row, 1 - row]).astype(dtype)
 

@@ -61,8 +61,8 @@ class TorchModel(Model):
     Raises:
         TypeError: `modules` is none of these.
         ValueError: what cannot be wrapped, and why: weights shared between layers, parameters of
-            another dtype, frozen or without a shape yet; a device that is not there; and as
-            `nn.Model`.
+            another dtype, frozen or without a shape yet, a module that mixes rows; a device that is
+            not there; and as `nn.Model`.
     """
 
     def __init__(

@@ -662,7 +662,7 @@ class Ragged(tnn.Module):
     """As many features as the row needs that needs most."""
 
     def forward(self, x):
-        return x[:, : int((x > 0).sum(dim=1).max())]
+        return x[:, : int((x != 0).sum(dim=1).max())]
 
 
 class Tagger(tnn.Module):

@@ -105,7 +105,7 @@ class TorchLayer(Layer):
     @property
     def each_feature_alone(self) -> bool:
         """Whether each output depends on one input, so that features may be split over ranks."""
-        return isinstance(self.module, ELEMENTWISE)
+        return type(self.module) in ELEMENTWISE and not hooked(self.module)
 
     def joined(self, others: Sequence["TorchLayer"]) -> "TorchLayer":
         """This layer and those that follow it as one, of which torch builds one graph."""

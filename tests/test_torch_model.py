@@ -790,10 +790,13 @@ def test_values_that_are_not_finite_do_not_look_like_mixed_rows():
 
 
 @pytest.mark.workers(1, 2)
-def test_tensor_parallel_calls_the_hooks_of_a_linear(comm):
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_tensor_parallel_calls_hooks_with_all_features(comm, place):
     def hooked():
         layers = [tnn.Linear(5, 4), tnn.ReLU(), tnn.Linear(4, 3)]
-        layers[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+        layers[place].register_forward_hook(
+            lambda module, inputs, output: output - output.mean(dim=1, keepdim=True)
+        )
         return TorchModel(layers, dtype="float64")
 
     parallel, oracle = TensorParallel(hooked(), SGD(0.1), comm), Sequential(hooked(), SGD(0.1))

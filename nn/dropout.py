@@ -1,6 +1,7 @@
 """Dropout masks that do not depend on how a batch is split over ranks and micro-batches."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 
 from nn.batch import Batch
 
-_rows: ContextVar[NDArray | None] = ContextVar("rows", default=None)
+_forward: ContextVar[tuple[NDArray, Counter] | None] = ContextVar("forward", default=None)
+"""Numbers of the rows whose forward runs, and how often it has drawn masks of each key."""
 
 
 @contextmanager
@@ -19,18 +21,19 @@ def rows_of(batch: Batch) -> Iterator[None]:
     A row is known by its place in the data (`Batch.numbers`), which neither splitting the batch nor
     reading it ahead changes.
     """
-    token = _rows.set(batch.numbers)
+    token = _forward.set((batch.numbers, Counter()))
     try:
         yield
     finally:
-        _rows.reset(token)
+        _forward.reset(token)
 
 
-def mask(p: float, key: Sequence[int], units: int) -> NDArray[np.bool_]:
+def mask(p: float, key: tuple[int, ...], units: int) -> NDArray[np.bool_]:
     """Which units are kept, (rows, units), each with probability 1 - p.
 
     A hash of key, row and unit: counters taken through the finalizer of SplitMix64 (Steele, Lea,
-    Flood, "Fast splittable pseudorandom number generators", 2014, figure 14).
+    Flood, "Fast splittable pseudorandom number generators", 2014, figure 14). A layer that is used
+    twice in one forward has another mask the second time.
 
     Args:
         p: probability of dropping, 0 <= p < 1.
@@ -39,12 +42,14 @@ def mask(p: float, key: Sequence[int], units: int) -> NDArray[np.bool_]:
     Raises:
         ValueError: no rows are known: the forward is not within `rows_of`.
     """
-    rows = _rows.get()
-    if rows is None:
+    forward = _forward.get()
+    if forward is None:
         raise ValueError("dropout in training outside of rows_of(batch): whose masks are they?")
+    rows, draws = forward
     state = np.zeros(1, np.uint64)
-    for number in key:
+    for number in (*key, draws[key]):
         state = _mix(state + np.array([number + 1], np.uint64) * _GAMMA)
+    draws[key] += 1
     state = _mix(state + rows.astype(np.uint64) * _GAMMA)
     hashes = _mix(state[:, None] + np.arange(1, units + 1, dtype=np.uint64) * _GAMMA)
     return hashes >= np.uint64(int(p * 2**64))

@@ -122,6 +122,11 @@ class Model:
         for layer, lo, hi in zip(self.layers, self.offsets, self.offsets[1:]):
             layer.bind(params[lo:hi], grads[lo:hi])
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Deep copies and pickles of views are arrays of their own: make them views again."""
+        self.__dict__.update(state)
+        self.bind(self._params, self._grads)
+
     def stage(self, lo: int, hi: int) -> "Stage":
         """Layers lo to hi - 1 as a model of their own over the same memory.
 
@@ -221,6 +226,9 @@ class Stage(Model):
     @property
     def grads(self) -> NDArray:
         return self.whole.grads[self._start : self._start + self.offsets[-1]]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)  # the whole has bound the layers
 
     def bind(self, params: NDArray, grads: NDArray) -> None:
         """Raises ValueError: bind the whole model; its stages follow."""

@@ -57,6 +57,8 @@ class SyncBatchNorm(_BatchNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
+        computed_in = x.dtype
+        x = x.to(torch.promote_types(computed_in, torch.float32))  # sums of bfloat16 are none
         dims = [0, *range(2, x.ndim)]
         channels = [1, -1] + [1] * (x.ndim - 2)
         count = x.new_full((1,), x.numel() / x.shape[1])
@@ -70,7 +72,9 @@ class SyncBatchNorm(_BatchNorm):
         y = centred * torch.rsqrt(variance + self.eps).view(channels)
         if self.track_running_stats:
             self._track(mean.detach(), (variance * n / (n - 1)).detach())
-        return y * self.weight.view(channels) + self.bias.view(channels) if self.affine else y
+        if self.affine:
+            y = y * self.weight.view(channels) + self.bias.view(channels)
+        return y.to(computed_in)
 
     def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
         running_mean, running_variance, batches = self.buffers()
@@ -158,7 +162,9 @@ def synchronise(net: torch.nn.Module, comm: Any) -> None:
     """
     if not callable(getattr(comm, "Allreduce", None)):
         raise TypeError(f"sync_batch_norm={comm!r}: expected the communicator of the strategy")
+    twins: dict[torch.nn.Module, SyncBatchNorm] = {}
     for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
+        for place, child in list(parent._modules.items()):  # named_children() leaves out repeats
             if isinstance(child, _BatchNorm):
-                setattr(parent, name, SyncBatchNorm(child, comm))
+                twins[child] = twins.get(child) or SyncBatchNorm(child, comm)
+                setattr(parent, place, twins[child])

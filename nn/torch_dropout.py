@@ -35,6 +35,8 @@ class Dropout(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return x
+        if self.p == 1:
+            return torch.zeros_like(x)  # and not 0 / 0
         units = math.prod(x.shape[1:])
         kept = mask(self.p, (self.seed, self.number, self.step()), units)
         return x * torch.from_numpy(kept).to(x.device).view_as(x) / (1 - self.p)
@@ -44,7 +46,7 @@ class Dropout(torch.nn.Module):
 
 
 def replace_dropout(net: torch.nn.Module, seed: int, step: Callable[[], int]) -> None:
-    """Put `Dropout` in the place of every torch.nn.Dropout in `net`.
+    """Put `Dropout` in the place of every torch.nn.Dropout in `net`, or one put there before.
 
     Raises:
         ValueError: another kind of dropout, inside another module or of whole channels.
@@ -58,6 +60,6 @@ def replace_dropout(net: torch.nn.Module, seed: int, step: Callable[[], int]) ->
                 "depend on how batches are split: use torch.nn.Dropout"
             )
         for place, child in list(parent._modules.items()):  # named_children() leaves out repeats
-            if isinstance(child, torch.nn.Dropout) and child.p:
+            if isinstance(child, (torch.nn.Dropout, Dropout)) and child.p:
                 setattr(parent, place, Dropout(child.p, seed, number, step))
                 number += 1

@@ -7,12 +7,17 @@ GELU is the one with tanh that the published weights were trained with. There is
 import math
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import GELU, Embedding, Flatten, LayerNorm, Linear, Module, Sequential
+from torch.nn.utils import parameters_to_vector
 
 from nn.arguments import whole
+from nn.torch_model import TorchModel
+
+Net = TypeVar("Net", Sequential, TorchModel)
 
 _BUFFERS = ("attn.bias", "attn.masked_bias")  # causal masks, which some files carry along
 
@@ -127,7 +132,7 @@ class MLP(Module):
         return self.c_proj(self.gelu(self.c_fc(x)))
 
 
-def load_gpt2(net: Sequential, path: str | PathLike[str]) -> Sequential:
+def load_gpt2(net: Net, path: str | PathLike[str]) -> Net:
     """Fills a net of `gpt2` with published weights, a local file in the safetensors format.
 
     Names are those that the weights are published under (wte.weight, h.0.attn.c_attn.weight,
@@ -136,8 +141,8 @@ def load_gpt2(net: Sequential, path: str | PathLike[str]) -> Sequential:
     lm_head.weight. Which heads a file was trained with it does not say: give `gpt2` the number.
 
     Args:
-        net: its parameters are overwritten, converted to their own dtype; where they are those
-            of a `TorchModel`, so is its vector.
+        net: its parameters are overwritten, converted to their own dtype; of a `TorchModel` those
+            in its vector. (Its `module` alone is a copy on some devices.)
 
     Returns:
         net.
@@ -150,6 +155,10 @@ def load_gpt2(net: Sequential, path: str | PathLike[str]) -> Sequential:
     """
     from safetensors import SafetensorError, safe_open
 
+    if isinstance(net, TorchModel):
+        module = load_gpt2(net.module, path)  # its own memory, on some devices
+        net.params[:] = parameters_to_vector(module.parameters()).detach().cpu().numpy()
+        return net
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a .safetensors file of GPT-2")
@@ -185,7 +194,7 @@ def load_gpt2(net: Sequential, path: str | PathLike[str]) -> Sequential:
 
 def _published(net: Sequential) -> dict[str, Tensor]:
     """The parameters as they are published: name -> view."""
-    if not isinstance(net, Sequential) or not isinstance(net[0], Tokens):
+    if not isinstance(net, Sequential) or not isinstance(next(iter(net), None), Tokens):
         raise TypeError(f"net is {type(net).__name__}: expected one that gpt2() has built")
     tokens, *blocks, norm, head, _ = net
     parts = {"": tokens, "ln_f.": norm, "lm_head.": head}

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,10 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nn.layers import Layer, Shape
 from nn.torch_batch_norm import SyncBatchNorm
-
-NUMBERS_OF_ROWS = (torch.nn.Embedding, torch.nn.EmbeddingBag)
-"""Modules that take whole numbers; rows come as floats, which hold them exactly up to 2**24."""
-
 
 ELEMENTWISE = (
     torch.nn.ReLU,
@@ -30,6 +26,26 @@ ELEMENTWISE = (
 )
 
 
+def hooked(module: torch.nn.Module) -> bool:
+    """Whether it does more, when it is called, than its class says."""
+    hooks = module._forward_pre_hooks, module._forward_hooks
+    return any((*hooks, module._backward_pre_hooks, module._backward_hooks))
+
+
+def _two_rows(shape: Shape, dtype: str) -> Iterator[NDArray]:
+    """Two that differ: of normal numbers, 0 for some; and, for who takes words alone, 0 and 1."""
+    rng = np.random.default_rng(0)
+    row, other = rng.standard_normal((2, *shape))
+    yield np.stack([row, np.maximum(other, 0)]).astype(dtype)
+    row = rng.integers(0, 2, shape)
+    yield np.stack([row, 1 - row]).astype(dtype)
+
+
+def _copy_rows(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    rows, *others = inputs
+    return rows.clone(), *others
+
+
 def in_host_memory(device: torch.device) -> bool:
     """Whether modules on it can compute in the memory of numpy arrays."""
     return device.type == "cpu"
@@ -39,10 +55,11 @@ class TorchLayer(Layer):
     """`module` with numpy arrays in and out, and gradients written into the views that it is given.
 
     Gradients come from `torch.autograd.grad`, never through `.grad`: a `zero_grad()` that sets
-    `.grad` to None would silently cut a view off. A parameter that the output does not depend on
-    has a gradient of 0.
+    `.grad` to None would silently cut a view off. A parameter or an input that the output does not
+    depend on has a gradient of 0.
 
-    Runs in training mode, but for `row_shape` and where the module is in evaluation mode.
+    Runs in training mode, but for `row_shape` and where the module is in evaluation mode. A module
+    that writes into its input is given a copy of it.
 
     On the device "cpu" the module computes in the very memory that `bind` is given. On others it
     keeps a copy of its parameters, refreshed before each forward: what strategies exchange and
@@ -50,7 +67,8 @@ class TorchLayer(Layer):
 
     Args:
         module: takes one tensor (rows, ...) and returns one with as many rows, or the same number
-            of rows for each (a language model's: one a token). It is moved to `device`, and kept.
+            of rows for each (a language model's: one a token). Each row is computed by itself, but
+            for batch norm in training. It is moved to `device`, and kept.
         device: where it computes.
         compute: a lower precision to compute in where autocast does so, e.g. torch.bfloat16;
             parameters, gradients, inputs and outputs stay as they are.
@@ -66,8 +84,6 @@ class TorchLayer(Layer):
         self.module = module.to(self.device).train()
         self._weights = list(module.parameters())
         self.shapes = tuple(tuple(weight.shape) for weight in self._weights)
-        first = next((m for m in module.modules() if not any(m.children())), module)
-        self._whole_numbers = isinstance(first, NUMBERS_OF_ROWS)
         self.norms: list[Any] = [m for m in module.modules() if isinstance(m, _BatchNorm)]
         for norm in self.norms:
             if not hasattr(norm, "seen"):
@@ -89,7 +105,7 @@ class TorchLayer(Layer):
     @property
     def each_feature_alone(self) -> bool:
         """Whether each output depends on one input, so that features may be split over ranks."""
-        return isinstance(self.module, ELEMENTWISE)
+        return type(self.module) in ELEMENTWISE and not hooked(self.module)
 
     def joined(self, others: Sequence["TorchLayer"]) -> "TorchLayer":
         """This layer and those that follow it as one, of which torch builds one graph."""
@@ -113,33 +129,68 @@ class TorchLayer(Layer):
                 weight.data = view
 
     def row_shape(self, shape):
-        """Found by a forward of two rows of zeros, not in training.
+        """Found by trying the module on two rows, together and each alone, not in training.
 
         Raises:
-            ValueError: the module fails on such rows, or does not return one tensor with a row,
-                or a number of rows (as a language model's logits have), for each.
+            ValueError: the module fails on such rows, does not return one tensor with a row, or a
+                number of rows (as a language model's logits have), for each, or returns others for
+                a row among others than for the row alone.
         """
         if shape not in self._row_shapes:
             self._row_shapes[shape] = self._try(shape)
         return self._row_shapes[shape]
 
     def _try(self, shape: Shape) -> Shape:
-        training = self.module.training
-        self.module.eval()
-        try:
-            with torch.no_grad():
-                y = self._run(self._enter(np.zeros((2, *shape), self._dtype)))
-        except Exception as error:
-            raise ValueError(f"{self} cannot take rows of shape {shape}: {error}") from error
-        finally:
-            self.module.train(training)
+        for rows in _two_rows(shape, self._dtype):
+            try:
+                y = self._evaluate(rows)
+                alone = [self._evaluate(row[None]) for row in rows] if self._keeps_apart else []
+                break
+            except Exception as error:
+                failed = error
+        else:
+            raise ValueError(f"{self} cannot take rows of shape {shape}: {failed}") from failed
         if not isinstance(y, torch.Tensor) or not y.ndim or not len(y) or len(y) % 2:
             what = f"shape {tuple(y.shape)}" if isinstance(y, torch.Tensor) else type(y).__name__
             raise ValueError(
                 f"{self} makes {what} of two rows: expected one tensor with a row for each, or "
                 "as many rows for either"
             )
+        if not all(map(self._same, alone, y.chunk(2))):
+            raise ValueError(
+                f"{self} mixes rows of shape {shape}: of two it makes something else than of each "
+                "alone, so that the result would depend on how a batch is split; expected the rows "
+                "in the first dimension (batch_first=True), and none needed by another"
+            )
         return tuple(y.shape[1:])
+
+    @property
+    def _keeps_apart(self) -> bool:
+        """Whether rows are to be independent, not in training: all but batch norm keeps them so."""
+        return all(norm.track_running_stats for norm in self.norms)
+
+    def _evaluate(self, rows: NDArray) -> Any:
+        """Of rows, not in training. A module that writes into them is given copies from now on."""
+        x = self._enter(rows.copy())
+        training, version = self.module.training, x._version
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                y = self._run(x)
+        finally:
+            self.module.train(training)
+        if x._version > version:
+            self.module.register_forward_pre_hook(_copy_rows)
+        return y
+
+    def _same(self, a: torch.Tensor, b: torch.Tensor) -> bool:
+        """But for rounding: half of the digits. Values that are not finite prove nothing."""
+        if a.shape != b.shape:
+            return False
+        dtype = getattr(torch, self._dtype)
+        a, b = a.to(dtype), b.to(dtype)
+        tolerance = torch.finfo(self.compute or dtype).eps ** 0.5
+        return not torch.dist(a, b) > tolerance * b.norm()
 
     @property
     def _dtype(self) -> str:
@@ -150,17 +201,18 @@ class TorchLayer(Layer):
         """Rows on the device. Torch has no read-only tensors and no negative strides."""
         if not x.flags.writeable or min(x.strides, default=0) < 0:
             x = x.copy()
-        rows = torch.from_numpy(x).contiguous()
-        if self._whole_numbers:
-            rows = rows.long()
-        return rows.to(self.device)
+        return torch.from_numpy(x).contiguous().to(self.device)
 
-    def _run(self, x: torch.Tensor) -> Any:
+    def refresh(self) -> None:
+        """Give the module the parameters as they are now, where it computes on a copy of them."""
         if not in_host_memory(self.device):
             for weight, value in zip(self._weights, self._host_weights):
                 # `data`, for the graphs of other micro-batches may still need the weights. They
                 # can have them: the values change between steps alone.
                 weight.data.copy_(value)
+
+    def _run(self, x: torch.Tensor) -> Any:
+        self.refresh()
         lower = torch.autocast(self.device.type, self.compute) if self.compute else nullcontext()
         with lower:
             return self.module(x)
@@ -168,9 +220,7 @@ class TorchLayer(Layer):
     def forward(self, x):
         if not len(x) and not self._collective:  # some modules do not take 0 rows
             return np.empty((0, *self.row_shape(x.shape[1:])), x.dtype), (x, None)
-        leaf = self._enter(x)
-        if leaf.is_floating_point():
-            leaf.requires_grad_()
+        leaf = self._enter(x).requires_grad_()
         if self.module.training:
             y = self._run(leaf) if self._tried else self._run_first(leaf)
             for norm in self.norms:
@@ -209,26 +259,24 @@ class TorchLayer(Layer):
 
     def backward(self, dy, ctx, need_dx=True, add=False):
         leaf, y = ctx
-        if y is None:
-            if not add:
-                for view in self._host_grads:
-                    view.zero_()
-            return np.zeros_like(leaf) if need_dx else None
-        need_dx = need_dx and leaf.requires_grad
-        wanted = [leaf] * need_dx + self._weights
-        if not wanted or not y.requires_grad:
-            return None
-        found = torch.autograd.grad(
-            y, wanted, torch.from_numpy(dy).contiguous().to(y), allow_unused=True
-        )
-        for view, gradient in zip(self._host_grads, found[need_dx:]):
+        inputs = [leaf] * need_dx
+        wanted = inputs + self._weights
+        found: Sequence[torch.Tensor | None] = [None] * len(wanted)
+        if wanted and y is not None and y.requires_grad:
+            start = torch.from_numpy(dy).contiguous().to(y)
+            found = torch.autograd.grad(y, wanted, start, allow_unused=True)
+        for view, gradient in zip(self._host_grads, found[len(inputs) :]):
             if gradient is None:
                 gradient = view.new_zeros(())
             if add:
                 view.add_(gradient.to("cpu"))
             else:
                 view.copy_(gradient)
-        return found[0].contiguous().cpu().numpy() if need_dx else None
+        if not need_dx:
+            return None
+        dx = found[0]
+        # Zeros where y does not depend on x; None would leave the layers before without a gradient.
+        return np.zeros(leaf.shape, dy.dtype) if dx is None else dx.contiguous().cpu().numpy()
 
     def __repr__(self) -> str:
         text = repr(self.module)

@@ -6,10 +6,25 @@ import numpy as np
 import torch
 
 from nn.layers import Linear
-from nn.torch_layer import TorchLayer
+from nn.torch_layer import TorchLayer, hooked
 
 
-class TorchLinear(TorchLayer, Linear):
+def splittable(module: torch.nn.Module) -> bool:
+    """Whether parts of the module are what `TorchLinear` makes."""
+    return type(module) is torch.nn.Linear and not hooked(module)
+
+
+class _RowByRow(TorchLayer):
+    """Of a torch.nn.Linear, which is known and need not be tried."""
+
+    def row_shape(self, shape):
+        expected, made = self.module.in_features, self.module.out_features
+        if shape[-1:] != (expected,):
+            raise ValueError(f"{self} cannot take rows of shape {shape}: expected {expected}")
+        return (*shape[:-1], made)
+
+
+class TorchLinear(_RowByRow, Linear):
     """`TorchLayer` of a torch.nn.Linear, with or without a bias."""
 
     @property
@@ -42,7 +57,7 @@ class TorchLinear(TorchLayer, Linear):
         return module
 
 
-class TorchRowLinear(TorchLayer):
+class TorchRowLinear(_RowByRow):
     """A Linear of which each rank holds the weights of some inputs, and all hold the whole bias.
 
     As `strategies.tensor_parallel.RowLinear`; the bias is added here, and no part of the module.

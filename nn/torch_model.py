@@ -19,8 +19,9 @@ from nn.loss import cross_entropy
 from nn.model import DTYPES, Model, as_rows
 from nn.torch_batch_norm import RunningStatistics, synchronise
 from nn.torch_dropout import replace_dropout
-from nn.torch_layer import TorchLayer
-from nn.torch_linear import TorchLinear
+from nn.torch_embedding import take_floats
+from nn.torch_layer import TorchLayer, hooked
+from nn.torch_linear import TorchLinear, splittable
 
 Modules = torch.nn.Module | Sequence[torch.nn.Module]
 
@@ -60,8 +61,8 @@ class TorchModel(Model):
     Raises:
         TypeError: `modules` is none of these.
         ValueError: what cannot be wrapped, and why: weights shared between layers, parameters of
-            another dtype, frozen or without a shape yet; a device that is not there; and as
-            `nn.Model`.
+            another dtype, frozen or without a shape yet, a module that mixes rows; a device that is
+            not there; and as `nn.Model`.
     """
 
     def __init__(
@@ -96,9 +97,11 @@ class TorchModel(Model):
                 _draw(net, seed)
             values = [weight.detach().numpy().ravel() for weight in net.parameters()]
             params = np.concatenate([np.empty(0, dtype), *values])
+        self.seed, self.compute = seed, compute
         self.clock, self.sync_batch_norm = clock, sync_batch_norm
         self.lent_clock = None
         """What the newest strategy has set `clock` to, if it was not given."""
+        take_floats(net)
         replace_dropout(net, seed or 0, lambda: self._step())
         if sync_batch_norm:
             synchronise(net, sync_batch_norm)
@@ -110,9 +113,7 @@ class TorchModel(Model):
         gathers those of all ranks."""
         super().__init__(
             [
-                (TorchLinear if type(layer) is torch.nn.Linear else TorchLayer)(
-                    layer, where, precision
-                )
+                (TorchLinear if splittable(layer) else TorchLayer)(layer, where, precision)
                 for layer in net
             ],
             dtype,
@@ -130,8 +131,33 @@ class TorchModel(Model):
 
     @property
     def module(self) -> torch.nn.Sequential:
-        """The modules being trained, over the memory of `params`. Do not move or convert them."""
+        """The modules being trained. Do not move or convert them.
+
+        On the device "cpu" their parameters are `params`, in both directions. On others they are a
+        copy of it, as it is now: what is written there is lost.
+        """
+        self._whole.refresh()
         return self._whole.module  # type: ignore[return-value]
+
+    def converted(self, dtype: str) -> "TorchModel":
+        """A copy in another dtype, "float32" or "float64", that has nothing in common with this.
+
+        It has the same parameters, rounded, and is made with the same arguments, but for the
+        clock, which a strategy sets, and but for `compute` in float64.
+        """
+        return TorchModel(
+            self.module,
+            str(self._whole.device),
+            dtype,
+            self.seed,
+            self.input_shape,
+            self.params.astype(dtype),
+            sync_batch_norm=self.sync_batch_norm,
+            compute=self.compute if dtype == "float32" else None,
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TorchModel":
+        return self.converted(str(self.dtype))
 
     def bind(self, params: NDArray, grads: NDArray) -> None:
         super().bind(params, grads)
@@ -170,12 +196,12 @@ class TorchModel(Model):
 
     def predict(self, x: NDArray, rows: int = 1024) -> NDArray:
         """As `nn.Model.predict`, with the modules in evaluation mode."""
-        self.module.eval()
+        module = self._whole.module.eval()
         try:
             with torch.no_grad():
                 return super().predict(x, rows)
         finally:
-            self.module.train()
+            module.train()
 
 
 def devices() -> list[str]:
@@ -217,13 +243,20 @@ def _layers(modules: Any, seed: int | None) -> list[torch.nn.Module]:
             "a list of modules, or a function that builds one of these"
         )
     for module in given:
-        for name, weight in module.named_parameters():
-            if torch.nn.parameter.is_lazy(weight):
-                raise ValueError(
-                    f"parameter {name} has no shape yet: call the lazy module on a row first"
-                )
+        for name, tensor in _tensors(module):
+            if torch.nn.parameter.is_lazy(tensor):
+                raise ValueError(f"{name} has no shape yet: call the lazy module on rows first")
     # Copied at once, so that what they share stays shared and is found.
-    layers = list(_opened(copy.deepcopy(list(given))))
+    try:
+        layers = list(_opened(copy.deepcopy(list(given))))
+    except RuntimeError as error:  # parameters that a hook computes, as old weight norm does
+        raise ValueError(
+            f"modules that cannot be copied: {error}; expected those of "
+            "torch.nn.utils.parametrizations in the place of torch.nn.utils.weight_norm"
+        ) from error
+    for i, layer in enumerate(layers):
+        if layer in layers[:i] and not any(True for _ in _tensors(layer)):
+            layers[i] = copy.deepcopy(layer)  # what stands twice may drop other units there
     if not layers:
         raise ValueError("a model of no layers: expected at least one module")
     return layers
@@ -231,10 +264,17 @@ def _layers(modules: Any, seed: int | None) -> list[torch.nn.Module]:
 
 def _opened(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
     for module in modules:
-        if type(module).forward is torch.nn.Sequential.forward:
-            yield from _opened(module.children())
+        plain = type(module).forward is torch.nn.Sequential.forward and not hooked(module)
+        if isinstance(module, torch.nn.Sequential) and plain:
+            yield from _opened(module)  # not its children(), which leave out repeats
         else:
             yield module
+
+
+def _tensors(layer: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a module holds, by name: parameters, then buffers."""
+    yield from layer.named_parameters()
+    yield from layer.named_buffers()
 
 
 def _dtype(layers: Sequence[torch.nn.Module], dtype: Any) -> str:
@@ -260,7 +300,7 @@ def _check(net: torch.nn.Sequential) -> None:
     """Refuse what flat vectors cannot hold."""
     owners: dict[int, str] = {}
     for i, layer in enumerate(net):
-        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+        for name, tensor in _tensors(layer):
             here = f"{name} of layer {i}"
             if id(tensor) in owners:
                 raise ValueError(

@@ -108,6 +108,24 @@ def test_synchronised_equals_the_whole_batch(comm, strategy, rows, part):
     np.testing.assert_array_equal(model.predict(batches[0].x), single.predict(batches[0].x))
 
 
+@pytest.mark.workers(1, 2)
+def test_synchronised_computes_as_torch_does_in_bfloat16(comm):
+    """Rows come and go in bfloat16; sums, statistics and messages are of float32."""
+
+    def mixed(sync):
+        layers = [tnn.Linear(5, 4), tnn.BatchNorm1d(4), tnn.ReLU(), tnn.Linear(4, 3)]
+        return TorchModel(layers, seed=1, compute="bfloat16", sync_batch_norm=sync)
+
+    model, single = mixed(comm), mixed(None)
+    (batch,) = random_batches(single, 64, steps=1)
+    loss = comm.allreduce(model.gradients(batch.shard(comm.rank, comm.size)))
+    assert loss == pytest.approx(single.gradients(batch), rel=1e-3)
+    mean, expected = (m.statistics.arrays()["1.running_mean"] for m in (model, single))
+    np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-7)
+    gradient = comm.allreduce(model.grads)
+    assert np.abs(gradient - single.grads).max() < 2e-2 * np.abs(single.grads).max()
+
+
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_a_pipeline_normalises_micro_batches(comm, micro_batches):
     """Each stage keeps the statistics of its layers; measuring the stages leaves none."""
@@ -156,6 +174,41 @@ def test_gathering_weighs_rows_since_the_last_time(comm):
     assert np.abs(expected["1.running_mean"] - once["1.running_mean"]).max() > 1e-3
     model.statistics.gather(comm)
     assert_statistics(model, expected)
+
+
+@pytest.mark.workers(2)
+def test_the_number_of_batches_is_the_nearest_whole_one_to_the_mean(comm):
+    """2 batches of 2 rows and 3 of 4: each row saw 2.75."""
+    model = build()
+    for batch in random_batches(model, 2 * (comm.rank + 1), steps=2 + comm.rank):
+        model.gradients(batch)
+    model.statistics.gather(comm)
+    assert model.statistics.arrays()["1.num_batches_tracked"] == 3
+
+
+class Shared(tnn.Module):
+    """One batch norm under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = self.same = tnn.BatchNorm1d(5)
+
+    def forward(self, x):
+        return self.same(x)
+
+
+@pytest.mark.parametrize(
+    "layers", [lambda: [Shared()], lambda: 2 * [tnn.BatchNorm1d(5, 1e-5, 0.1, False, False)]]
+)
+def test_a_batch_norm_in_two_places_is_synchronised_in_both(comm, layers):
+    def shared(sync=None):
+        norms = layers()
+        modules = [tnn.Linear(6, 5), norms[0], tnn.Tanh(), *norms[1:], tnn.Linear(5, 3)]
+        return TorchModel(modules, dtype="float64", sync_batch_norm=sync)
+
+    parallel = EXACT["DataParallel"](shared(comm), momentum(), comm)
+    oracle = Sequential(shared(), momentum())
+    assert_trains_like(oracle, parallel, random_batches(shared(), 9), comm)
 
 
 @pytest.mark.workers(1)

@@ -100,6 +100,9 @@ def test_keeps_the_mean_and_does_nothing_in_evaluation():
         y, _ = model.forward(x)
     assert set(np.unique(y)) == {0, 1 / 0.75}
     assert abs(y.mean() - 1) < 0.02
+    model.layers[0].module.p = 1
+    with rows_of(batch_of(40)):
+        np.testing.assert_array_equal(model.forward(x)[0], np.zeros((40, 1000)))
     for rows in range(1, 4):
         np.testing.assert_array_equal(model.predict(x, rows), np.zeros(40))
 
@@ -117,6 +120,39 @@ def test_every_layer_and_every_step_draws_anew():
     for a, b in pairwise(kept):
         assert 0.1 < (a & b).mean() * 4 < 0.5  # both layers, both times: 1/16
     assert abs(np.mean(kept) - 0.25) < 0.05
+
+
+class Twice(tnn.Module):
+    """One dropout used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = tnn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.drop(self.drop(x))
+
+
+@pytest.mark.workers(1)
+def test_one_object_in_several_places_has_a_mask_for_each():
+    """In a Sequential, in a module that stands there twice, and in one that uses it twice."""
+    drop, part = tnn.Dropout(0.5), Twice()
+    optimizer, x = SGD(0.1), np.ones((1, 4000))
+    for layers, masks in (
+        ([drop, tnn.ReLU(), drop], 2),
+        ([part], 2),
+        ([part, tnn.ReLU(), part], 4),
+    ):
+        net = tnn.Sequential(*layers)
+        model = TorchModel(net, dtype="float64", input_shape=(4000,), clock=optimizer)
+        with rows_of(batch_of(1)):
+            together, _ = model.forward(x)
+        assert (together > 0).mean() == pytest.approx(0.5**masks, rel=0.3)
+        y = x
+        for layer in model.layers:  # by layer, as stages do
+            with rows_of(batch_of(1)):
+                y, _ = layer.forward(y)
+        np.testing.assert_array_equal(y, together)
 
 
 @pytest.mark.workers(1)
@@ -139,6 +175,26 @@ def test_the_newest_strategy_counts_unless_a_clock_was_given():
         losses = {second.step(batch) for _ in range(4)}
         assert model.clock is (given or second.optimizer)
         assert len(losses) == (1 if given else 4)
+
+
+@pytest.mark.workers(1)
+def test_modules_of_a_model_make_another():
+    """With dropout of its own: another clock, and another seed if it is given one."""
+    batch = shuffled(8, 1)[0]
+    first = build(Sequential)
+    first.step(batch)
+
+    def gradient(model, steps):
+        model.clock = SGD(0.1)
+        model.clock.steps = steps
+        model.gradients(batch)
+        return model.grads.copy()
+
+    again, other = (TorchModel(first.model.module, seed=s, params=first.weights()) for s in (1, 2))
+    expected = gradient(again, 0)
+    np.testing.assert_array_equal(gradient(again, 0), expected)
+    assert not np.array_equal(gradient(again, 1), expected)
+    assert not np.array_equal(gradient(other, 0), expected)
 
 
 @pytest.mark.workers(1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from nn import torch_layer
 from nn.torch_gpt2 import gpt2, load_gpt2
 from nn.torch_model import TorchModel
 
@@ -121,10 +122,26 @@ def test_weights_of_lower_precision_are_converted(tmp_path):
 def test_a_model_being_trained_is_filled_in_its_own_memory(tmp_path):
     save_file(published(), tmp_path / "a")
     before = TorchModel(load_gpt2(gpt2(**SIZES), tmp_path / "a"), seed=None, input_shape=(5,))
-    after = TorchModel(gpt2(**SIZES), input_shape=(5,))
-    load_gpt2(after.module, tmp_path / "a")
-    np.testing.assert_array_equal(after.params, before.params)
+    for filled in (lambda model: model, lambda model: model.module):
+        after = TorchModel(gpt2(**SIZES), input_shape=(5,))
+        net = filled(after)
+        assert load_gpt2(net, tmp_path / "a") is net
+        np.testing.assert_array_equal(after.params, before.params)
     assert len(after.params) == sum(w.size for w in published().values()) + WORDS * WIDTH
+
+
+def test_a_model_on_a_device_with_memory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_layer, "in_host_memory", lambda device: False)
+    save_file(published(), tmp_path / "a")
+    model = load_gpt2(TorchModel(gpt2(**SIZES), input_shape=(5,)), tmp_path / "a")
+    expected = np.concatenate([logits(published(), row) for row in TOKENS])
+    np.testing.assert_allclose(model.forward(np.array(TOKENS))[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_token_that_is_not_in_the_vocabulary_is_named():
+    model = TorchModel(gpt2(**SIZES), input_shape=(5,))
+    with pytest.raises(ValueError, match=r"17 is no row of Embedding\(17, 12\): .* 0 to 16"):
+        model.forward(np.array([[0, 1, 16, 17, 2]]))
 
 
 def altered(**changes: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -181,7 +198,8 @@ def test_wrong_arguments(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such file; expected a"):
         load_gpt2(gpt2(**SIZES), tmp_path / "nowhere")
     save_file(published(), tmp_path / "a")
-    for net in (torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2))):
+    linear = torch.nn.Linear(2, 2)
+    for net in (linear, torch.nn.Sequential(linear), torch.nn.Sequential()):
         with pytest.raises(TypeError, match=r"expected one that gpt2\(\) has built"):
             load_gpt2(net, tmp_path / "a")
     with pytest.raises(ValueError, match="rows of 7 tokens: expected up to 6"):

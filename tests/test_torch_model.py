@@ -1,11 +1,14 @@
 """Torch modules, under every strategy, learn what they learn in a plain torch loop."""
 
 import copy
+import pickle
+import warnings
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from mpi4py import MPI
 from torch import nn as tnn
 
 import nn
@@ -17,6 +20,7 @@ from strategies import (
     Pipeline,
     Sequential,
     SharedDataParallel,
+    TensorParallel,
 )
 from tests.exact import EXACT, OF_OWN_LOSS
 from tests.optimizers import momentum
@@ -38,6 +42,47 @@ class Block(tnn.Module):
         return x + self.f(x)
 
 
+class Detached(tnn.Module):
+    """A frozen feature: what comes before it has a gradient of 0."""
+
+    def forward(self, x):
+        return x.detach() + 1
+
+
+class Constant(tnn.Module):
+    """Trained, and blind to its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = tnn.Linear(1, 4)
+
+    def forward(self, x):
+        return self.line(x.new_ones(len(x), 1))
+
+
+def without_gradient(module):
+    """A first layer behind which `module` lets no gradient through."""
+    return lambda: tnn.Sequential(tnn.Linear(5, 4), module(), tnn.Tanh(), tnn.Linear(4, 3))
+
+
+def repeated():
+    """Modules that stand twice, in a Sequential and in one inside of it."""
+    relu, flat = tnn.ReLU(), tnn.Flatten()
+    inner = tnn.Sequential(tnn.Linear(4, 4), relu, flat)
+    return tnn.Sequential(tnn.Linear(5, 4), relu, inner, tnn.Linear(4, 4), relu, flat)
+
+
+class Opaque(tnn.Module):
+    """What is inside, as one layer."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
 NETS = {
     "linear": (
         lambda: tnn.Sequential(
@@ -57,6 +102,9 @@ NETS = {
         lambda: tnn.Sequential(tnn.Linear(5, 4), Block(4), Block(4), tnn.Linear(4, 3)),
         (5,),
     ),
+    "repeated": (repeated, (5,)),
+    "detached": (without_gradient(Detached), (5,)),
+    "constant": (without_gradient(Constant), (5,)),
 }
 every_net = pytest.mark.parametrize("net", NETS)
 
@@ -252,9 +300,8 @@ def test_zero_grad_of_torch_does_not_stop_training():
         model.module.zero_grad()
         ours.step(batch)
         oracle.step(batch)
-        assert model.grads.any()
-        assert all(weight.grad is None for weight in model.module.parameters())
         np.testing.assert_array_equal(ours.weights(), oracle.weights())
+    assert all(weight.grad is None for weight in model.module.parameters())
 
 
 @pytest.mark.workers(1)
@@ -272,6 +319,33 @@ def test_a_parameter_that_is_not_used_has_a_gradient_of_zero():
     model.gradients(*random_batches(model, 4, steps=1))
     assert model.grads[:18].all()
     assert not model.grads[18:].any()
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("net", ["detached", "constant"])
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_what_the_loss_does_not_depend_on_has_a_gradient_of_zero(net, by_layer):
+    model = build(net)
+    model.grads[:] = 7
+    (batch,) = random_batches(model, 4, steps=1)
+    model.gradients(batch, ready=(lambda i: None) if by_layer else None)
+    assert not model.grads[: model.offsets[1]].any()
+    assert model.grads[model.offsets[1] :].any()
+    once = model.grads.copy()
+    model.gradients(batch, add=True, ready=(lambda i: None) if by_layer else None)
+    np.testing.assert_allclose(model.grads, 2 * once, rtol=1e-14)
+    dx = model.layers[1].backward(np.ones((4, 4)), model.layers[1].forward(np.ones((4, 4)))[1])
+    np.testing.assert_array_equal(dx, np.zeros((4, 4)))
+
+
+@pytest.mark.workers(1)
+def test_a_module_that_stands_twice_is_used_twice():
+    net = repeated()
+    model = TorchModel(net, seed=None)
+    assert len(model.layers) == 8
+    x = random_batches(model, 6, steps=1)[0].x.astype("float32")
+    found, expected = model.forward(x)[0], net(torch.from_numpy(x))
+    np.testing.assert_array_equal(found, expected.detach().numpy())
 
 
 @pytest.mark.workers(1)
@@ -300,18 +374,134 @@ def test_data_that_is_read_only_reversed_or_flat_is_taken():
     assert model.gradients(Batch(batch.x.reshape(5, -1), batch.y)) == loss
 
 
-@pytest.mark.workers(1)
-def test_an_embedding_takes_word_numbers():
-    def words():
-        return TorchModel(
-            [tnn.EmbeddingBag(9, 4), tnn.Linear(4, 3)], dtype="float64", input_shape=(6,)
-        )
+class Centred(tnn.Module):
+    """Writes into its input."""
 
-    rng = np.random.default_rng(0)
-    model = words()
-    model.gradients(Batch(np.full((2, 6), 7), rng.integers(0, 3, 2)))
-    touched = model.grads[:36].reshape(9, 4).any(axis=1)
-    np.testing.assert_array_equal(touched, np.arange(9) == 7)
+    def forward(self, x):
+        x -= x.mean(dim=-1, keepdim=True)
+        return x
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_a_module_that_writes_into_its_input_writes_into_a_copy(by_layer):
+    def build(module):
+        layers = [module(), tnn.Linear(4, 4), module(), tnn.Linear(4, 3)]
+        return TorchModel(layers, dtype="float64", input_shape=(4,))
+
+    class Apart(tnn.Module):
+        def forward(self, x):
+            return x - x.mean(dim=-1, keepdim=True)
+
+    model, oracle = build(Centred), build(Apart)
+    (batch,) = random_batches(model, 6, steps=1)
+    x = batch.x.copy()
+    ready = (lambda i: None) if by_layer else None
+    assert model.gradients(batch, ready=ready) == oracle.gradients(batch, ready=ready)
+    np.testing.assert_array_equal(model.grads, oracle.grads)
+    np.testing.assert_array_equal(model.predict(batch.x), oracle.predict(batch.x))
+    np.testing.assert_array_equal(batch.x, x)
+
+
+class Placed(tnn.Module):
+    """The embedding of the place is declared before anything is computed of x."""
+
+    def __init__(self):
+        super().__init__()
+        self.place, self.out = tnn.Embedding(4, 1), tnn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(x + self.place(torch.arange(4)).squeeze(1))
+
+
+class Words(tnn.Module):
+    def __init__(self):
+        super().__init__()
+        self.line, self.words = tnn.Linear(4, 3), tnn.EmbeddingBag(9, 4)
+
+    def forward(self, x):
+        return self.line(self.words(x))
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    "modules",
+    [
+        lambda: tnn.Sequential(tnn.EmbeddingBag(9, 4), tnn.Linear(4, 3)),
+        lambda: tnn.Sequential(tnn.Flatten(), tnn.EmbeddingBag(9, 4), tnn.Linear(4, 3)),
+        Words,
+    ],
+    ids=["first", "later", "inside"],
+)
+def test_an_embedding_takes_word_numbers(modules):
+    net = modules()
+    model = TorchModel(net, dtype="float64", seed=None, input_shape=(6,))
+    rows = np.random.default_rng(0).integers(0, 9, (2, 6))
+    expected = net.double()(torch.from_numpy(rows)).detach().numpy()
+    np.testing.assert_array_equal(model.forward(rows)[0], expected)
+    model.gradients(Batch(np.full((2, 6), 7), np.array([0, 2])))
+    touched = {tuple(w.shape): g for w, g in zip(model.module.parameters(), model._whole.grads)}
+    np.testing.assert_array_equal(touched[9, 4].any(axis=1), np.arange(9) == 7)
+
+
+@pytest.mark.workers(1)
+def test_rows_stay_floats_beside_an_embedding_of_places():
+    net = Placed()
+    model = TorchModel(net, seed=None, input_shape=(4,))
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype("float32")
+    expected = net(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_array_equal(model.forward(x)[0], expected)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(("token", "shown"), [(9, "9"), (-1, "-1"), (0.5, "0.5")])
+def test_a_word_that_is_not_in_the_table_is_named(token, shown):
+    model = TorchModel([tnn.Embedding(9, 4), tnn.Flatten()], input_shape=(2,))
+    message = rf"^{shown} is no row of Embedding\(9, 4\): expected whole numbers from 0 to 8"
+    with pytest.raises(ValueError, match=message):
+        model.forward(np.array([[1, 2], [8, token]]))
+
+
+# Copies
+
+
+@pytest.mark.workers(1)
+def test_converted_is_the_same_model_in_another_dtype():
+    """Arguments, dropout's masks and all; and nothing in common."""
+
+    def build():
+        layers = [tnn.Linear(5, 4), tnn.Dropout(0.5), tnn.BatchNorm1d(4), tnn.Linear(4, 3)]
+        return TorchModel(layers, seed=3, compute="bfloat16", sync_batch_norm=MPI.COMM_SELF)
+
+    model = build()
+    double, single = model.converted("float64"), model.converted("float32")
+    (batch,) = random_batches(model, 8, steps=1)
+    before = model.params.copy()
+    for twin, compute in ((double, None), (single, "bfloat16")):
+        assert (twin.seed, twin.compute, twin.clock) == (3, compute, None)
+        assert (twin.input_shape, twin.sync_batch_norm) == ((5,), MPI.COMM_SELF)
+        np.testing.assert_array_equal(twin.params, before)
+    assert (double.dtype, single.dtype) == (np.float64, np.float32)
+    losses = [Sequential(m, SGD(0.5)).step(batch) for m in (build(), single, double)]
+    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[2], rel=0.02)  # other masks would make another loss
+    np.testing.assert_array_equal(model.params, before)
+    assert not np.array_equal(single.params, before)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize("make", [build, lambda: nn.mlp([5, 4, 3], dtype="float64")])
+def test_a_copy_of_a_model_is_alive(make, copied):
+    model = make()
+    twin, stage = copied(model), copied(model.stage(1, 3))
+    (batch,) = random_batches(model, 6, steps=1)
+    assert Sequential(twin, SGD(0.5)).step(batch) == model.gradients(batch)
+    np.testing.assert_allclose(twin.params, model.params - 0.5 * model.grads, rtol=1e-14)
+    assert model.grads.any()
+    np.testing.assert_array_equal(stage.params, model.stage(1, 3).params)
+    assert np.shares_memory(stage.params, stage.whole.params)
+    assert not np.shares_memory(stage.params, model.params)
 
 
 # Initial parameters
@@ -383,6 +573,34 @@ def test_a_device_with_memory_of_its_own(comm, net, strategy, monkeypatch):
     parallel.close()
 
 
+@pytest.mark.workers(1)
+def test_modules_elsewhere_are_shown_as_they_are_now(monkeypatch):
+    monkeypatch.setattr(torch_layer, "in_host_memory", lambda device: False)
+    model = build()
+    Sequential(model, SGD(0.5)).step(*random_batches(model, 5, steps=1))
+    shown = torch.nn.utils.parameters_to_vector(model.module.parameters())
+    np.testing.assert_array_equal(shown.detach(), model.params)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("strategy", [partial(Pipeline, micro_batches=1), TensorParallel])
+def test_parts_of_a_model_compute_in_bfloat16_too(comm, strategy):
+    """On one rank to the bit, where no bias is added after the sum instead of in the product."""
+
+    def mixed(compute="bfloat16"):
+        layers = [tnn.Linear(5, 8, bias=False), tnn.ReLU(), tnn.Linear(8, 3, bias=False)]
+        return TorchModel(layers, seed=1, compute=compute)
+
+    batches = random_batches(mixed(), 16)
+    parallel, oracle = strategy(mixed(), SGD(0.5), comm), Sequential(mixed(), SGD(0.5))
+    assert_trains_like(oracle, parallel, batches, comm, tolerance=1e-7)
+    single = Sequential(mixed(None), SGD(0.5))
+    for batch in batches:
+        single.step(batch)
+    assert np.abs(single.weights() - oracle.weights()).max() > 1e-4
+    parallel.close()
+
+
 @pytest.mark.workers(1, 2)
 def test_computing_in_bfloat16_keeps_float32_parameters(comm):
     def mixed(compute="bfloat16"):
@@ -422,6 +640,42 @@ def tied():
     return net
 
 
+def twice():
+    linear = tnn.Linear(4, 4)
+    return tnn.Sequential(linear, tnn.Tanh(), linear)
+
+
+def weight_norm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.nn.utils.weight_norm(tnn.Linear(3, 2))
+
+
+class Less(tnn.Module):
+    """Each row minus the mean of all."""
+
+    def forward(self, x):
+        return x - x.mean(dim=0)
+
+
+class Ragged(tnn.Module):
+    """As many features as the row needs that needs most."""
+
+    def forward(self, x):
+        return x[:, : int((x != 0).sum(dim=1).max())]
+
+
+class Tagger(tnn.Module):
+    """An LSTM that takes rows for places in a sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.lstm = tnn.Embedding(9, 4), tnn.LSTM(4, 4)
+
+    def forward(self, x):
+        return self.lstm(self.words(x))[0]
+
+
 def frozen():
     net = tnn.Sequential(tnn.Linear(4, 4), tnn.Linear(4, 3))
     net[0].weight.requires_grad_(False)
@@ -455,6 +709,7 @@ class Raw(tnn.Module):
         ([tnn.Linear(3, 2), np.tanh], {}, TypeError, "list of modules"),
         ([], {}, ValueError, "no layers"),
         (tied(), {}, ValueError, "weight of layer 2 is weight of layer 0: layers share no weights"),
+        (twice(), {}, ValueError, "weight of layer 2 is weight of layer 0: layers share no"),
         (frozen(), {}, ValueError, "does not require a gradient"),
         (tnn.Linear(3, 2).half(), {}, ValueError, r"float16: expected all float32 .* dtype="),
         (
@@ -464,7 +719,29 @@ class Raw(tnn.Module):
             "float32, float64: expected all",
         ),
         (tnn.Linear(3, 2), {"dtype": "float16"}, ValueError, "expected one of float32, float64"),
-        (tnn.LazyLinear(3), {}, ValueError, "has no shape yet"),
+        (weight_norm(), {}, ValueError, "cannot be copied: .*parametrizations in the place of"),
+        (Less(), {"input_shape": (4,)}, ValueError, r"Less\(\) mixes rows of shape \(4,\): of two"),
+        (Ragged(), {"input_shape": (9,)}, ValueError, "mixes rows"),
+        (Tagger(), {"input_shape": (5,)}, ValueError, "mixes rows"),
+        (
+            tnn.TransformerEncoderLayer(4, 1, 8, dropout=0.0),
+            {"input_shape": (5, 4)},
+            ValueError,
+            r"TransformerEncoderLayer\(...\) mixes rows",
+        ),
+        (
+            [tnn.Conv2d(2, 4, 3), tnn.Flatten()],
+            {"input_shape": (28, 28)},
+            ValueError,
+            r"layer 0: Conv2d\(.*\) cannot take rows of shape \(28, 28\)",
+        ),
+        (tnn.LazyLinear(3), {}, ValueError, "weight has no shape yet"),
+        (
+            tnn.LazyBatchNorm1d(affine=False),
+            {},
+            ValueError,
+            "running_mean has no shape yet: call the lazy module on rows first",
+        ),
         (tnn.Conv2d(1, 1, 3), {}, ValueError, r"input_shape=\.\.\. of one row"),
         (tnn.Linear(3, 2), {"input_shape": (4,)}, ValueError, r"rows of shape \(4,\)"),
         (Pair(), {"input_shape": (4,)}, ValueError, "makes tuple of two rows"),
@@ -486,6 +763,56 @@ class Raw(tnn.Module):
 def test_what_cannot_be_wrapped_is_refused(modules, arguments, error, message):
     with pytest.raises(error, match=message):
         TorchModel(modules, **arguments)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_modules_that_keep_rows_apart_are_taken(dtype):
+    """By the trial of rows together and alone: deep nets round, and batch norm is known to mix."""
+    deep = [tnn.Sequential(tnn.Linear(64, 64), tnn.ReLU()) for _ in range(50)]
+    for module, shape in (
+        (Opaque(tnn.Sequential(*deep)), (64,)),
+        (tnn.TransformerEncoderLayer(4, 1, 8, dropout=0.0, batch_first=True), (5, 4)),
+        (tnn.Sequential(tnn.Embedding(2, 4), tnn.Flatten(0, 1)), (5,)),
+        (tnn.BatchNorm1d(4), (4,)),
+        (tnn.BatchNorm1d(4, track_running_stats=False), (4,)),
+        (tnn.ReLU(), (0,)),
+    ):
+        assert TorchModel(module, dtype=dtype, input_shape=shape)
+
+
+@pytest.mark.workers(1)
+def test_values_that_are_not_finite_do_not_look_like_mixed_rows():
+    for value in (np.nan, np.inf):
+        net = Opaque(tnn.Linear(4, 3))
+        net.inner.weight.data[:2] = value
+        assert TorchModel(net, seed=None, input_shape=(4,))
+
+
+@pytest.mark.workers(1, 2)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_tensor_parallel_calls_hooks_with_all_features(comm, place):
+    def hooked():
+        layers = [tnn.Linear(5, 4), tnn.ReLU(), tnn.Linear(4, 3)]
+        layers[place].register_forward_hook(
+            lambda module, inputs, output: output - output.mean(dim=1, keepdim=True)
+        )
+        return TorchModel(layers, dtype="float64")
+
+    parallel, oracle = TensorParallel(hooked(), SGD(0.1), comm), Sequential(hooked(), SGD(0.1))
+    assert_trains_like(oracle, parallel, random_batches(hooked(), 6), comm)
+    parallel.close()
+
+
+@pytest.mark.workers(1)
+def test_the_hooks_of_a_sequential_are_called():
+    inner = tnn.Sequential(tnn.Linear(5, 4), tnn.ReLU())
+    inner.register_forward_hook(lambda module, inputs, output: 2 * output)
+    net = tnn.Sequential(inner, tnn.Linear(4, 3))
+    model = TorchModel(net, dtype="float64", seed=None, input_shape=(5,))
+    x = np.ones((2, 5))
+    expected = net.double()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_array_equal(model.forward(x)[0], expected)
 
 
 @pytest.mark.workers(1)

@@ -39,19 +39,20 @@ def find(path: Path) -> list[Path]:
         ValueError: it is the pickled version, or no folder.
     """
     folder = path / _UNPACKED if (path / _UNPACKED).is_dir() else path
+    found = [folder / f"{name}.bin" for name in (*_TRAIN, _TEST)]
+    missing = [file for file in found if not file.is_file()]
+    if not missing:
+        return found
     pickled = [folder / _TEST, *(folder / name for name in _TRAIN), folder / "cifar-10-batches-py"]
-    if "python" in path.name or path.name in (_TEST, *_TRAIN) or any(p.exists() for p in pickled):
+    named = path.name.startswith("cifar-10-python") or path.name in (_TEST, *_TRAIN)
+    if named or any(file.exists() for file in pickled):
         raise ValueError(
             f"{path}: the Python version of CIFAR-10 is pickled, and a pickle runs whatever it "
             f"says when it is read, so it never is; {_BINARY}"
         )
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: not a folder; {_BINARY}")
-    found = [folder / f"{name}.bin" for name in (*_TRAIN, _TEST)]
-    for file in found:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such file; {_BINARY}")
-    return found
+    raise FileNotFoundError(f"{missing[0]}: no such file; {_BINARY}")
 
 
 def read(paths: list[Path]) -> Raw:

@@ -64,6 +64,19 @@ def test_the_folder_that_the_archive_unpacks_to_is_found(folder: Path) -> None:
     assert len(load("cifar10", path=folder).x) == len(load("cifar10", path=inside).x) == 100
 
 
+def test_a_folder_may_have_any_name_and_other_files(folder: Path) -> None:
+    mine = folder / "python_data"
+    mine.mkdir()
+    for name in NAMES:
+        (folder / name).rename(mine / name)
+    (mine / "data_batch_1").write_bytes(b"pickled")  # of the other version, and not read
+    assert len(load("cifar10", path=mine).x) == 100
+    (mine / "data_batch_1").unlink()
+    (mine / NAMES[-1]).unlink()
+    with pytest.raises(FileNotFoundError, match=r"test_batch\.bin: no such file"):
+        load("cifar10", path=mine)
+
+
 def test_changed_files_are_another_set(folder: Path) -> None:
     before = load("cifar10", path=folder, normalise=False).x.copy()
     contents = bytearray((folder / NAMES[2]).read_bytes())

@@ -10,6 +10,7 @@ from bench.cells import full, worker_counts
 from bench.doors import Net
 from bench.measure import Case, Cell
 from strategies import Sequential
+from strategies.base import Refused
 
 OURS = {
     "mlp": Net("mlp", lambda dtype: cells.MODELS["mlp"]()),
@@ -53,7 +54,7 @@ def test_yours(request, speedup, strategy, model, workers, batch_size):
     )
     try:
         speedup(cell, case)
-    except (TypeError, ValueError) as refusal:
+    except Refused as refusal:
         if yours.strategy:
             raise
         pytest.skip(f"refused: {refusal}")

@@ -10,6 +10,7 @@ import torch
 from bench import doors
 from nn import SGD
 from strategies import DataParallel, Sequential
+from strategies.base import Refused
 from tests import test_yours
 from tests.examples.mean_of_means import MeanOfMeans
 from tests.examples.ring import RingDataParallel
@@ -123,6 +124,27 @@ def test_a_bug_is_caught_by_the_test_named_for_it(comm, bug, test):
 def test_means_of_means_are_right_on_even_shards(comm, optimizer):
     """So that nothing but the uneven shards shows the bug."""
     test_even_shards(Trial(MeanOfMeans, NET, comm, theirs=True), optimizer, comm.size)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    ("error", "theirs", "seen"),
+    [
+        (Refused, False, pytest.skip.Exception),
+        (Refused, True, Refused),
+        (ValueError, False, ValueError),
+        (TypeError, False, TypeError),
+    ],
+)
+@pytest.mark.parametrize("at", ["__init__", "gradients"])
+def test_only_what_one_of_ours_says_that_it_does_not_do_is_skipped(comm, error, theirs, seen, at):
+    def fails(*arguments):
+        raise error("operands could not be broadcast together")
+
+    broken = type("Broken", (DataParallel,), {at: fails})
+    with pytest.raises((error, pytest.skip.Exception), match="operands") as caught:
+        Trial(broken, NET, comm, theirs).compare(3)
+    assert caught.type is seen
 
 
 @pytest.mark.workers(1)

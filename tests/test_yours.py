@@ -15,6 +15,7 @@ from bench import doors
 from bench.doors import Net
 from nn import SGD, AdaGrad, Adam, Batch, Model, schedules
 from strategies import Sequential
+from strategies.base import Refused
 from tests.oracles import STEP_TOLERANCE, assert_trains_like
 from tests.small_nets import NETS
 
@@ -46,7 +47,7 @@ class Trial:
         taken = OPTIMIZERS[optimizer]()
         try:
             return self._build(self.net.model("float64", taken), taken, self.comm)
-        except (TypeError, ValueError) as refusal:
+        except Refused as refusal:
             self._refused(refusal)
 
     def oracle(self, optimizer: str = "momentum") -> Sequential:
@@ -60,14 +61,14 @@ class Trial:
         strategy, batches = self.strategy(optimizer), self.batches(*sizes)
         try:
             assert_trains_like(self.oracle(optimizer), strategy, batches, self.comm, tolerance)
-        except (TypeError, ValueError) as refusal:
+        except Refused as refusal:
             self._refused(refusal)
         strategy.close()
 
     def batches(self, *sizes: int) -> list[Batch]:
         return self.net.batches(sizes)
 
-    def _refused(self, refusal: Exception) -> NoReturn:
+    def _refused(self, refusal: Refused) -> NoReturn:
         """Ours say what they cannot train, which is no failure; of yours nothing is excused."""
         if self._theirs:
             raise refusal

@@ -23,17 +23,28 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from nn import SGD, Batch, Model, data
 from nn.data import Dataset
-from strategies import DataParallel, Hybrid, Pipeline, SharedDataParallel, TensorParallel, ZeRO
+from nn.sequences import Sequences
+from strategies import (
+    DataParallel,
+    Hybrid,
+    Pipeline,
+    Sequential,
+    SharedDataParallel,
+    TensorParallel,
+    ZeRO,
+)
 
 FILE = "test_yours.py"
 """The name of the test files that the doors lead to."""
 
 Build = Callable[[Any, Any, Any], Any]
 """(model, optimizer, comm) -> strategy."""
+
+Rows = Callable[..., Batch]
+"""(index=) -> a batch of these rows; without an index of all that there are."""
 
 EXACT: dict[str, Build] = {
     "DataParallel": DataParallel,
@@ -64,19 +75,12 @@ class Net:
 
     Attributes:
         build: dtype -> a new model, each time with the same parameters.
-        rows: x and y to take batches from; by default random rows that fit the model.
+        rows: to take batches from; by default random rows that fit the model.
     """
 
     name: str
     build: Callable[[str], Any]
-    rows: tuple[Any, NDArray] | None = None
-
-    def model(self, dtype: str, optimizer: Any) -> Any:
-        """A new model that `optimizer` is to train: dropout draws its masks by the step."""
-        model = self.build(dtype)
-        if hasattr(model, "clock"):
-            model.clock = optimizer
-        return model
+    rows: Rows | None = None
 
     def batches(self, sizes: Sequence[int], dtype: str = "float64", seed: int = 0) -> list[Batch]:
         """Global batches of the given sizes, the same on every rank.
@@ -92,10 +96,10 @@ class Net:
                 Batch(rng.standard_normal((n, *shape)).astype(dtype), rng.integers(0, classes, n))
                 for n in sizes
             ]
-        x, y = self.rows
-        if max(sizes) > len(y):
-            raise ValueError(f"a batch of {max(sizes)} rows, and --data has {len(y)}")
-        return [Batch(x, y, index=rng.permutation(len(y))[:n]) for n in sizes]
+        there = len(self.rows())
+        if max(sizes) > there:
+            raise ValueError(f"a batch of {max(sizes)} rows, and --data has {there}")
+        return [self.rows(index=rng.permutation(there)[:n]) for n in sizes]
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ _FILES = set[str]()
 """The user's files that were run."""
 
 
-def load_model(door: str, rows: tuple[Any, NDArray] | None = None) -> Net:
+def load_model(door: str, rows: Rows | None = None) -> Net:
     """The model that `path/to/file.py:factory` makes, tried on two rows.
 
     Raises:
@@ -160,12 +164,10 @@ def load_model(door: str, rows: tuple[Any, NDArray] | None = None) -> Net:
         )
     if not start.size:
         raise DoorError(f"--model {door}: {name}() has no parameters; expected something to train")
-    with _blamed(f"--model {door}: training on its rows"):
-        if rows:
-            batch = Batch(*rows, index=np.array([rows[1].argmin(), rows[1].argmax()]))
-        else:
-            (batch,) = net.batches([2])
-        if not np.isfinite(net.model("float64", SGD(0.0)).gradients(batch)):
+    whose = "its rows" if rows else "random rows, for want of --data,"
+    with _blamed(f"--model {door}: training on {whose}"):
+        batch = _extremes(rows) if rows else net.batches([2])[0]
+        if not np.isfinite(Sequential(net.build("float64"), SGD(0.0)).step(batch)):
             raise DoorError(f"--model {door}: the loss of the first rows is not finite")
     return net
 
@@ -189,11 +191,17 @@ def load_strategy(door: str) -> tuple[str, Build]:
     return name, strategy
 
 
-def load_data(door: str) -> tuple[Any, NDArray]:
-    """Rows x and labels y: of a named set, of a .npz or .mat file, or what a function returns.
+def _extremes(rows: Rows) -> Batch:
+    """The row with the smallest label and the one with the largest."""
+    labels = rows().y.reshape(len(rows()), -1)  # a row of tokens has many
+    return rows(index=[labels.min(axis=1).argmin(), labels.max(axis=1).argmax()])
+
+
+def load_data(door: str) -> Rows:
+    """The rows of a named set, of a .npz or .mat file, or what a function returns.
 
     Raises:
-        DoorError: none of these, or x and y make no batches.
+        DoorError: none of these, or they make no batches.
     """
     with _blamed(f"--data {door}"):
         rows: Any
@@ -204,14 +212,24 @@ def load_data(door: str) -> tuple[Any, NDArray]:
             rows = data.load("file", path=door)
         else:
             rows = data.load(door)
-        if isinstance(rows, Dataset):
-            rows = rows.x, rows.y
-        if not isinstance(rows, tuple) or len(rows) != 2:
-            raise DoorError(f"--data {door}: got {_kind(rows)}; expected (x, y) or a nn.data set")
-        x, y = rows
-        if not len(Batch(x, y)):
+        made = _as_rows(rows)
+        if made is None:
+            raise DoorError(
+                f"--data {door}: got {_kind(rows)}; expected (x, y), a nn.Batch, "
+                "nn.sequences.Sequences or a nn.data set"
+            )
+        if not len(made()):
             raise DoorError(f"--data {door}: no rows; expected at least one")
-        return x, np.asarray(y)
+        return made
+
+
+def _as_rows(rows: Any) -> Rows | None:
+    if isinstance(rows, Sequences):
+        last = rows.y[rows.length - 1 :: rows.length]  # of each row: what is no input
+        return partial(Sequences, np.column_stack([rows.x, last]))
+    if isinstance(rows, Batch | Dataset):
+        rows = rows.x, rows.y
+    return partial(Batch, *rows) if isinstance(rows, tuple) and len(rows) == 2 else None
 
 
 def _names_python(door: str) -> bool:
@@ -287,7 +305,7 @@ def _seeded() -> Iterator[None]:
         np.random.set_state(state)  # noqa: NPY002
 
 
-def _as_model(made: Any, dtype: str, factory: Any, door: str, rows: Any) -> Model:
+def _as_model(made: Any, dtype: str, factory: Any, door: str, rows: Rows | None) -> Model:
     """A model of that dtype with the same parameters; torch modules are wrapped."""
     torch = sys.modules.get("torch")  # whoever makes a module has imported it
     if torch and isinstance(made, torch.nn.Module):
@@ -299,8 +317,8 @@ def _as_model(made: Any, dtype: str, factory: Any, door: str, rows: Any) -> Mode
         )
     if str(made.dtype) == dtype:
         return made
-    if hasattr(made, "module"):  # torch's buffers have a dtype too
-        return _wrapped(made.module, dtype, made.input_shape, door)
+    if hasattr(made, "converted"):  # a TorchModel: torch's buffers have a dtype too
+        return made.converted(dtype)
     params = made.params.astype(dtype)
     made.bind(params, np.zeros_like(params))
     return made
@@ -321,12 +339,12 @@ def _wrapped(module: Any, dtype: str, input_shape: Any, door: str) -> Model:
         raise
 
 
-def _input_shape(module: Any, factory: Any, rows: Any) -> tuple[int, ...] | None:
+def _input_shape(module: Any, factory: Any, rows: Rows | None) -> Any:
     """What the factory or the module says of its rows, or what the rows are."""
     for one in (factory, module):
         if (shape := getattr(one, "input_shape", None)) is not None:
-            return tuple(shape)
-    return tuple(rows[0].shape[1:]) if rows else None
+            return shape
+    return rows(index=[0]).x.shape[1:] if rows else None
 
 
 def _kind(value: Any) -> str:
@@ -409,3 +427,27 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if (config.stash.get(YOURS, None) is None) == (collection_path.name == FILE):
         return True
     return None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where all trials were skipped nothing is known of your own: that is no success."""
+    if session.exitstatus == pytest.ExitCode.OK and _unknown(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for file in _unknown(terminalreporter.config):
+        said = f"ERROR: {file}: each trial was skipped, so nothing is known of your own"
+        terminalreporter.write_line(said, red=True)
+
+
+def _unknown(config: pytest.Config) -> list[str]:
+    """Files of trials that were all skipped."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if not config.stash[YOURS] or terminal is None:
+        return []
+    files = {
+        outcome: {report.nodeid.split("::")[0] for report in terminal.stats.get(outcome, ())}
+        for outcome in ("passed", "failed", "error", "skipped")
+    }
+    return sorted(files.pop("skipped").difference(*files.values()))

@@ -7,7 +7,7 @@ import pytest
 
 from bench import cells, doors
 from bench.cells import full, worker_counts
-from bench.doors import Net
+from bench.doors import Build, Net
 from bench.measure import Case, Cell
 from strategies import Sequential
 from strategies.base import Refused
@@ -20,41 +20,45 @@ OURS = {
 ROWS = 1024
 """Random rows that are trained on, if there is no --data."""
 
+QUICK, BATCH_SIZES = 256, (64, 256, 1024)
+"""All rows where there are fewer."""
+
 
 def pytest_generate_tests(metafunc):
     yours = doors.of(metafunc.config)
+    rows = _rows(yours)
+    sizes = sorted({min(size, rows) for size in BATCH_SIZES})
     metafunc.parametrize("strategy", yours.strategies())
     metafunc.parametrize("model", yours.nets(OURS))
+    metafunc.parametrize("batch_size", [n if n == min(QUICK, rows) else full(n) for n in sizes])
 
 
-@pytest.mark.parametrize("batch_size", [full(64), 256, full(1024)])
+def _rows(yours):
+    return len(yours.net.rows()) if yours.net and yours.net.rows else ROWS
+
+
 @pytest.mark.parametrize("workers", worker_counts())
 def test_yours(request, speedup, strategy, model, workers, batch_size):
     yours = doors.of(request.config)
-    build, net = yours.strategies()[strategy], yours.nets(OURS)[model]
-    rows = len(net.rows[1]) if net.rows else ROWS
-    if batch_size > rows:
-        pytest.skip(f"a batch of {batch_size} rows, and --data has {rows}")
-    # One row short at the end, so that shards are not equal.
-    sizes = [batch_size] * (ROWS // batch_size) + [batch_size - 1]
-    *batches, short = net.batches(sizes, "float32")
-    cell = Cell(strategy, model, workers, batch_size, rows)
-
-    def trained(strategy, *comm):
-        optimizer = cells.optimizer()
-        return strategy(net.model("float32", optimizer), optimizer, *comm)
-
-    case = Case(
-        cell=cell,
-        build=lambda comm: trained(build, comm),
-        sequential=lambda: trained(Sequential),
-        batches=batches,
-        check_batches=[*batches[:2], short],
-        bounded=doors.bounded(build),
-    )
+    cell = Cell(strategy, model, workers, batch_size, _rows(yours))
     try:
-        speedup(cell, case)
+        speedup(cell, case(cell, yours.strategies()[strategy], yours.nets(OURS)[model]))
     except Refused as refusal:
         if yours.strategy:
             raise
         pytest.skip(f"refused: {refusal}")
+
+
+def case(cell: Cell, build: Build, net: Net) -> Case:
+    """How `net` is trained by the strategy that `build` makes."""
+    # One row short at the end, so that shards are not equal.
+    sizes = [cell.batch_size] * (ROWS // cell.batch_size) + [max(1, cell.batch_size - 1)]
+    *batches, short = net.batches(sizes, "float32")
+    return Case(
+        cell=cell,
+        build=lambda comm: build(net.build("float32"), cells.optimizer(), comm),
+        sequential=lambda: Sequential(net.build("float32"), cells.optimizer()),
+        batches=batches,
+        check_batches=[*batches[:2], short],
+        bounded=doors.bounded(build),
+    )

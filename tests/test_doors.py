@@ -8,14 +8,16 @@ from mpi4py import MPI
 
 from bench import doors
 from nn import SGD, mlp
-from strategies import DataParallel
+from nn.sequences import Sequences
+from strategies import DataParallel, Sequential
 
 pytestmark = pytest.mark.workers(1)  # that ranks agree is shown by launches, in tests/mutants
 
 MODELS = """
 import numpy as np
-from torch.nn import Conv2d, Dropout, Flatten, Linear, Sequential, Tanh
-from nn import cnn, mlp
+from torch.nn import Conv2d, Dropout, Embedding, Flatten, Linear, Sequential, Tanh
+from nn import Batch, cnn, mlp
+from nn.sequences import Sequences
 from nn.torch_model import TorchModel
 
 seven = 7
@@ -24,9 +26,16 @@ def image(): return cnn(3, (1, 10, 10))
 def module(): return Sequential(Linear(3, 4), Tanh(), Linear(4, 2))
 def wrapped(): return TorchModel(module, seed=3)
 def noisy(): return Sequential(Linear(3, 4), Dropout(), Linear(4, 2))
+def made(): return TorchModel([Linear(3, 4), Dropout(), Linear(4, 2)], seed=3)
+def language(): return Sequential(Embedding(7, 6), Linear(6, 7), Flatten(0, 1))
 def conv(): return Sequential(Conv2d(1, 2, 3), Flatten())
 def shaped(): return conv()
 shaped.input_shape = (1, 4, 4)
+def misshaped(): return conv()
+misshaped.input_shape = 4
+
+def wordy(): return language()
+wordy.input_shape = (4,)
 
 def raises(): return 1 / 0
 def leaves(): raise SystemExit(3)
@@ -39,6 +48,8 @@ def nan():
     return model
 
 def rows(): return np.ones((5, 3)), np.array([0, 1, 1, 0, 1])
+def batch(): return Batch(*rows(), index=[4, 0, 1])
+def tokens(): return Sequences(np.arange(50).reshape(10, 5) % 7)
 def no_rows(): return np.ones((0, 3)), np.zeros(0, int)
 def triple(): return 1, 2, 3
 def floats(): return np.ones((5, 3)), np.ones(5)
@@ -62,14 +73,16 @@ def file(tmp_path):
         sys.path.remove(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["plain", "image", "module", "wrapped", "noisy", "shaped"])
+@pytest.mark.parametrize("name", ["plain", "image", "module", "wrapped", "noisy", "made", "shaped"])
 def test_any_kind_of_model_is_built_in_both_dtypes_alike(file, name):
     net = doors.load_model(f"{file}:{name}")
-    single, double = net.model("float32", SGD(0.1)), net.model("float64", SGD(0.1))
+    single, double = net.build("float32"), net.build("float64")
     assert (str(single.dtype), str(double.dtype)) == ("float32", "float64")
     np.testing.assert_allclose(single.params, double.params, rtol=1e-6)
+    trainings = Sequential(single, SGD(0.1)), Sequential(double, SGD(0.1))
     for batch in net.batches([4, 3]):
-        assert np.isfinite(double.gradients(batch))
+        losses = [training.step(batch) for training in trainings]
+        assert losses[0] == pytest.approx(losses[1], rel=0.01)  # with the same masks of dropout
     assert double.grads.any()
 
 
@@ -103,12 +116,24 @@ def test_rows_are_those_of_the_data(file):
 
 
 def test_named_sets_and_files_are_rows_too(file):
-    x, y = doors.load_data("iris")
-    assert x.shape[1:] == (4,)
+    assert doors.load_data("iris")().x.shape[1:] == (4,)
     np.savez(file.with_suffix(".npz"), x=np.eye(20), y=np.arange(20) % 2)
-    x, y = doors.load_data(str(file.with_suffix(".npz")))
-    assert x.shape[1:] == (20,)
-    assert set(y) == {0, 1}
+    rows = doors.load_data(str(file.with_suffix(".npz")))()
+    assert rows.x.shape[1:] == (20,)
+    assert set(rows.y) == {0, 1}
+
+
+def test_a_batch_is_the_rows_that_it_holds(file):
+    assert doors.load_data(f"{file}:batch")().y.tolist() == [1, 0, 1]
+
+
+def test_rows_of_tokens_are_for_a_language_model(file):
+    rows = doors.load_data(f"{file}:tokens")
+    np.testing.assert_array_equal(rows().y[:4], [1, 2, 3, 4])
+    net = doors.load_model(f"{file}:language", rows)
+    (batch,) = net.batches([3])
+    assert isinstance(batch, Sequences)
+    assert (len(batch), batch.rows) == (3, 12)
 
 
 def test_a_strategy_may_have_arguments_bound(file):
@@ -129,12 +154,17 @@ REFUSED = {
         ("{file}:plian", "defines no plian; did you mean plain"),
         ("{file}:zzzzzz", "defines no zzzzzz; expected one of .*plain"),
         ("{file}:seven", "seven is an object of type int; expected a function without arguments"),
-        ("{file}:raises", r"raises\(\) raised ZeroDivisionError at mine.py:17: division by zero"),
-        ("{file}:leaves", r"raised SystemExit at mine.py:18: 3"),
+        ("{file}:raises", r"raises\(\) raised ZeroDivisionError at mine.py:25: division by zero"),
+        ("{file}:leaves", r"raised SystemExit at mine.py:26: 3"),
         ("{file}:nothing", "returned None; expected a nn.Model"),
         ("{file}:takes", "raised TypeError.* missing 1 required"),
         ("{file}:unseeded", "other parameters at each call.* seed what it draws from"),
         ("{file}:nan", "loss of the first rows is not finite"),
+        ("{file}:misshaped", r"TypeError: input_shape=4: expected the shape of one row, e.g. \(4,"),
+        (
+            "{file}:wordy",
+            "on random rows, for want of --data, raised ValueError: .* is no row of Emb",
+        ),
         ("{file}:conv", r"write `conv.input_shape = \(1, 28, 28\)`"),
     ],
     doors.load_strategy: [

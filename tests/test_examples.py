@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from bench import doors
+from bench.measure import Cell, measure
+from bench.test_yours import case
 from nn import SGD
 from strategies import DataParallel, Sequential
 from strategies.base import Refused
@@ -155,3 +157,30 @@ def test_the_model_learns_from_its_own_rows(comm):
     training = Sequential(net.build("float32"), SGD(0.05, momentum=0.9))
     losses = [training.step(batch) for batch in net.batches([50] * 40, "float32")]
     assert np.mean(losses[-5:]) < losses[0] / 2
+
+
+def language_model():
+    door = "tests/examples/language_model.py"
+    return doors.load_model(f"{door}:net", doors.load_data(f"{door}:tokens"))
+
+
+@pytest.mark.workers(1)
+def test_the_language_model_learns_from_its_own_tokens(comm):
+    net = language_model()
+    training = Sequential(net.build("float32"), SGD(0.5, momentum=0.9))
+    losses = [training.step(batch) for batch in net.batches([50] * 60)]
+    assert np.mean(losses[-5:]) < losses[0] / 2
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("strategy", doors.EXACT)
+def test_the_language_model_is_proven_by_all_of_ours(comm, strategy):
+    Trial(doors.EXACT[strategy], language_model(), comm, theirs=False).compare(7, 5, 7)
+
+
+@pytest.mark.workers(2)
+def test_the_language_model_is_measured(comm):
+    cell = Cell("DataParallel", "net", comm.size, 50, 300)
+    result = measure(case(cell, DataParallel, language_model()), comm, seconds=0)
+    assert result.check_error < 1e-3
+    assert result.speedup > 0

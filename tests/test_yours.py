@@ -44,15 +44,13 @@ class Trial:
         self._build, self.net, self.comm, self._theirs = build, net, comm, theirs
 
     def strategy(self, optimizer: str = "momentum") -> Any:
-        taken = OPTIMIZERS[optimizer]()
         try:
-            return self._build(self.net.model("float64", taken), taken, self.comm)
+            return self._build(self.net.build("float64"), OPTIMIZERS[optimizer](), self.comm)
         except Refused as refusal:
             self._refused(refusal)
 
     def oracle(self, optimizer: str = "momentum") -> Sequential:
-        taken = OPTIMIZERS[optimizer]()
-        return Sequential(self.net.model("float64", taken), taken)
+        return Sequential(self.net.build("float64"), OPTIMIZERS[optimizer]())
 
     def compare(
         self, *sizes: int, optimizer: str = "momentum", tolerance: float = STEP_TOLERANCE

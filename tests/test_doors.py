@@ -34,6 +34,7 @@ shaped.input_shape = (1, 4, 4)
 def misshaped(): return conv()
 misshaped.input_shape = 4
 
+def drawn(): return mlp([3, 2], seed=np.random.randint(10**9))
 def wordy(): return language()
 wordy.input_shape = (4,)
 
@@ -95,6 +96,14 @@ def test_a_module_keeps_its_own_parameters(file):
     np.testing.assert_array_equal(net.build("float32").params[:12], first.detach().numpy().ravel())
 
 
+def test_all_ranks_draw_the_same_wherever_their_generators_are(file):
+    starts = []
+    for rank in range(2):
+        np.random.seed(rank)  # noqa: NPY002
+        starts.append(doors.load_model(f"{file}:drawn").build("float64").params)
+    np.testing.assert_array_equal(*starts)
+
+
 def test_global_generators_go_on_as_if_nothing_had_been(file):
     torch = pytest.importorskip("torch")
     np.random.seed(5)  # noqa: NPY002
@@ -154,8 +163,8 @@ REFUSED = {
         ("{file}:plian", "defines no plian; did you mean plain"),
         ("{file}:zzzzzz", "defines no zzzzzz; expected one of .*plain"),
         ("{file}:seven", "seven is an object of type int; expected a function without arguments"),
-        ("{file}:raises", r"raises\(\) raised ZeroDivisionError at mine.py:25: division by zero"),
-        ("{file}:leaves", r"raised SystemExit at mine.py:26: 3"),
+        ("{file}:raises", r"raises\(\) raised ZeroDivisionError at mine.py:26: division by zero"),
+        ("{file}:leaves", r"raised SystemExit at mine.py:27: 3"),
         ("{file}:nothing", "returned None; expected a nn.Model"),
         ("{file}:takes", "raised TypeError.* missing 1 required"),
         ("{file}:unseeded", "other parameters at each call.* seed what it draws from"),

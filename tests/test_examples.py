@@ -95,6 +95,12 @@ class ClosesOnce(DataParallel):
         self.closed = True
 
 
+class KeepsACommunicator(DataParallel):
+    def __init__(self, model, optimizer, comm):
+        super().__init__(model, optimizer, comm)
+        self.messages = comm.Split(0, comm.rank).Dup()
+
+
 @pytest.mark.workers(2)
 @pytest.mark.parametrize(
     ("bug", "test"),
@@ -108,6 +114,7 @@ class ClosesOnce(DataParallel):
         (LosesItsState, "test_many_steps"),
         (OfTheClass, "test_two_at_once"),
         (ClosesOnce, "test_closing_twice"),
+        (KeepsACommunicator, "test_closing_twice"),
     ],
 )
 def test_a_bug_is_caught_by_the_test_named_for_it(comm, bug, test):

@@ -18,6 +18,7 @@ from strategies import Sequential
 from strategies.base import Refused
 from tests.oracles import STEP_TOLERANCE, assert_trains_like
 from tests.small_nets import NETS
+from tests.watched import Watched
 
 OPTIMIZERS = {
     "sgd": lambda: SGD(0.05),
@@ -43,9 +44,11 @@ class Trial:
     def __init__(self, build: Any, net: Net, comm: MPI.Intracomm, theirs: bool):
         self._build, self.net, self.comm, self._theirs = build, net, comm, theirs
 
-    def strategy(self, optimizer: str = "momentum") -> Any:
+    def strategy(self, optimizer: str = "momentum", comm: MPI.Intracomm | None = None) -> Any:
         try:
-            return self._build(self.net.build("float64"), OPTIMIZERS[optimizer](), self.comm)
+            return self._build(
+                self.net.build("float64"), OPTIMIZERS[optimizer](), comm or self.comm
+            )
         except Refused as refusal:
             self._refused(refusal)
 
@@ -140,8 +143,12 @@ def test_two_at_once(trial, workers):
 
 def test_closing_twice(trial, workers):
     """`close()` gives back what was held, on all ranks, and does nothing the second time."""
-    strategy = trial.strategy()
+    comm = Watched(trial.comm)
+    strategy = trial.strategy(comm=comm)
     strategy.step(*trial.batches(2 * workers))
     strategy.close()
+    assert not comm.held, (
+        f"close() freed all but {len(comm.held)} of {len(comm.made)} communicators"
+    )
     strategy.close()
     trial.compare(2 * workers)  # a new one can be made

@@ -11,13 +11,25 @@ from tests.mutants.test_mutants import ROOT, copy_tree, outcomes
 
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(180)]
 
-MODEL = {"model": "net", "data": "rows"}
+ONE_LAYER = "import torch\ndef net(): return torch.nn.Linear(3, 2)\n"
 RANK_1_FAILS = """
 from mpi4py import MPI
 from strategies import DataParallel as Mine
 if MPI.COMM_WORLD.rank == 1:
     raise OSError("no such disk")
 """
+
+
+def launched(*arguments):
+    """Two ranks of pytest in the tree itself; how they ended, and what they said."""
+    command = [
+        *shlex.split(os.environ.get("LOCKSTEP_MPIEXEC", "mpiexec")),
+        *("-n", "2", sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments),
+    ]
+    environment = os.environ | {"LOCKSTEP_RANKS": "2"}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def by_test(found):
@@ -44,14 +56,24 @@ def test_the_wrong_example_is_caught_by_the_test_that_is_named_for_it(tmp_path):
     assert found["test_even_shards"] == {"passed"}
 
 
-def test_a_model_of_ones_own_is_trained_by_all_of_ours(tmp_path):
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"model": "model.py:net", "data": "model.py:rows"},
+        {"model": "language_model.py:net", "data": "language_model.py:tokens"},
+    ],
+    ids=["images", "tokens"],
+)
+def test_a_model_of_ones_own_is_trained_by_all_of_ours(tmp_path, model):
+    """By the command that the documentation has; what is skipped needs a row a micro-batch."""
     copy_tree(tmp_path)
-    doors = [f"--{door}=tests/examples/model.py:{name}" for door, name in MODEL.items()]
-    found = outcomes(tmp_path, ["tests", "-k", "momentum or size or two", *doors], ranks=2)
-    assert set(found.values()) <= {"passed", "skipped"}
-    for strategy in ("DataParallel", "SharedDataParallel", "ZeRO-3", "TensorParallel", "Pipeline"):
-        name = f"tests.test_yours::test_uneven_shards[net-{strategy}-2-momentum]"
-        assert found[name] == "passed", found
+    doors = [f"--{door}=tests/examples/{name}" for door, name in model.items()]
+    found = outcomes(tmp_path, ["tests", *doors], ranks=2)
+    skipped = {name for name, outcome in found.items() if outcome == "skipped"}
+    assert {outcome for name, outcome in found.items() if name not in skipped} == {"passed"}
+    few = "test_fewer_rows_than_ranks", "test_batches_of_changing_size"
+    cases = (f"{test}[net-Pipeline-{workers}]" for test in few for workers in (1, 2))
+    assert skipped == {f"tests.test_yours::{case}" for case in cases}
 
 
 @pytest.mark.parametrize(
@@ -65,15 +87,16 @@ def test_a_model_of_ones_own_is_trained_by_all_of_ours(tmp_path):
 def test_a_mistake_is_one_sentence_and_the_end(tmp_path, text, said):
     file = tmp_path / "mine.py"
     file.write_text(text)
-    command = [
-        *shlex.split(os.environ.get("LOCKSTEP_MPIEXEC", "mpiexec")),
-        *("-n", "2", sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests", "bench"),
-        *("--strategy", f"{file}:Mine"),
-    ]
-    environment = os.environ | {"LOCKSTEP_RANKS": "2"}
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    run = launched("tests", "bench", "--strategy", f"{file}:Mine")
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
     assert (run.stdout + run.stderr).count("ERROR") == 1
     assert said in run.stdout + run.stderr
+
+
+def test_a_run_that_skipped_everything_is_no_success(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(ONE_LAYER)
+    run = launched("tests", "--model", f"{file}:net", "-k", "Pipeline-2")
+    assert run.returncode == pytest.ExitCode.TESTS_FAILED
+    said = "tests/test_yours.py: each trial was skipped, so nothing is known of your own"
+    assert run.stdout.count(said) == 1

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from bench.cells import MLP_SIZES, optimizer
+from bench.cells import MLP_SIZES, TORCH_NETS, optimizer
 from bench.cores import all_cores, available
 from bench.measure import Cell, equals_sequential
 from bench.race import Entrant, measurements, race, ratio
@@ -20,11 +20,7 @@ from strategies import DataParallel, Pipeline, Sequential, SharedDataParallel
 
 pytestmark = pytest.mark.workers(2)
 
-NETS = {
-    "mlp": (("mlp", {"sizes": MLP_SIZES}), (784,)),
-    "cnn": (("cnn", {}), (1, 28, 28)),
-    "resnet20": (("resnet20", {"width": 8}), (3, 32, 32)),
-}
+NETS = TORCH_NETS | {"resnet20": ({"width": 8}, (3, 32, 32))}
 ROWS = 4096
 PLAIN = "plain"
 THREADS = "torch, all cores"
@@ -83,10 +79,10 @@ def test_peers(comm, record, net, batch_size, limit):
     from nn import torch_zoo
     from nn.torch_model import TorchModel
 
-    (name, arguments), shape = NETS[net]
+    arguments, shape = NETS[net]
 
     def build(strategy, *on):
-        model = TorchModel(lambda: torch_zoo.build(name, **arguments), input_shape=shape)
+        model = TorchModel(lambda: torch_zoo.build(net, **arguments), input_shape=shape)
         return strategy(model, optimizer(), *on)
 
     rng = np.random.default_rng(0)

@@ -85,7 +85,26 @@ MODELS: dict[str, Callable[[], nn.Model]] = {
     "cnn": nn.cnn,
 }
 
-DEVICES = ("cpu",)
+TORCH_NETS: dict[str, tuple[dict[str, Any], nn.layers.Shape]] = {
+    "mlp": ({"sizes": MLP_SIZES}, (784,)),
+    "cnn": ({}, (1, 28, 28)),
+}
+"""The same nets in torch: what `torch_zoo.build` is to be given, and the shape of a row."""
+
+
+def model(name: str, device: str) -> nn.Model:
+    """A new one of MODELS: on the CPU in numpy, and on other devices the same net in torch.
+
+    Raises:
+        ValueError: torch does not find the device.
+    """
+    if device == "cpu":
+        return MODELS[name]()
+    from nn.torch_model import TorchModel  # torch takes seconds to import: only for who needs it
+    from nn.torch_zoo import build
+
+    arguments, shape = TORCH_NETS[name]
+    return TorchModel(build(name, **arguments), device, input_shape=shape)
 
 
 def worker_counts() -> list[int]:
@@ -119,20 +138,20 @@ def case(cell: Cell) -> Case:
     """How a cell is trained.
 
     Raises:
-        ValueError: a name that is not in STRATEGIES, MODELS or DEVICES.
+        ValueError: a name that is not in STRATEGIES or MODELS.
     """
-    for name, known in ((cell.strategy, STRATEGIES), (cell.model, MODELS), (cell.device, DEVICES)):
+    for name, known in ((cell.strategy, STRATEGIES), (cell.model, MODELS)):
         if name not in known:
             raise ValueError(f"{name!r}: expected one of {', '.join(known)}")
-    entry, model = STRATEGIES[cell.strategy], MODELS[cell.model]
+    entry, net = STRATEGIES[cell.strategy], partial(model, cell.model, cell.device)
     data = _data(cell.dataset_size)
     batches = [b for b in data.batches(cell.batch_size) if b.rows == cell.batch_size]
     # One row short, so that shards are not equal and a mean of means shows.
     short = next(iter(data.batches(max(1, cell.batch_size - 1), seed=1)))
     return Case(
         cell=cell,
-        build=lambda comm: entry.build(model(), optimizer(), comm),
-        sequential=lambda: Sequential(model(), optimizer()),
+        build=lambda comm: entry.build(net(), optimizer(), comm),
+        sequential=lambda: Sequential(net(), optimizer()),
         batches=batches,
         check_batches=[*batches[:2], short],
         check=entry.check,

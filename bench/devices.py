@@ -1,7 +1,8 @@
-"""`--device`: where tests and benchmarks that take a `device` have torch compute.
+"""`--device`: where tests and benchmarks that take a `device` compute.
 
-By default they run on each kind of device, and are skipped with the reason where torch finds none.
-A device that is asked for has to be there.
+By default they run on each kind of device that torch knows, and are skipped with the reason where
+it finds none; those that are marked `devices("cpu")` run there alone unless they are asked. A
+device that is asked for has to be there.
 """
 
 import pytest
@@ -16,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "devices(name, ...): to run on if there is no --device")
     missing = [name for name in config.option.device or () if not _is_there(name)]
     if missing:
         raise pytest.UsageError(
@@ -23,12 +25,13 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+@pytest.hookimpl(trylast=True)  # so that the device comes last in the name of a test
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    marks = metafunc.definition.iter_markers("parametrize")
-    if "device" not in metafunc.fixturenames or any(mark.args[0] == "device" for mark in marks):
-        return  # or the test has a list of its own
-    asked = metafunc.config.option.device
-    metafunc.parametrize("device", asked or [_or_skipped(name) for name in KINDS])
+    if "device" not in metafunc.fixturenames:
+        return
+    mark = metafunc.definition.get_closest_marker("devices")
+    usual = [_or_skipped(name) for name in (mark.args if mark else KINDS)]
+    metafunc.parametrize("device", metafunc.config.option.device or usual)
 
 
 def _or_skipped(name: str):
@@ -39,6 +42,8 @@ def _or_skipped(name: str):
 
 
 def _is_there(name: str) -> bool:
+    if name == "cpu":
+        return True  # and torch need not be asked
     return name in _devices() or name in {there.partition(":")[0] for there in _devices()}
 
 

@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -76,11 +76,27 @@ class Net:
     Attributes:
         build: dtype -> a new model, each time with the same parameters.
         rows: to take batches from; by default random rows that fit the model.
+        device: where it computes.
     """
 
     name: str
     build: Callable[[str], Any]
     rows: Rows | None = None
+    device: str = "cpu"
+
+    def on(self, device: str) -> "Net":
+        """The same net on another device.
+
+        Raises:
+            DoorError: it computes by numpy, on the CPU alone.
+        """
+        if device == self.device:
+            return self
+        if not hasattr(self.build("float32"), "converted"):
+            raise DoorError(f"{self.name} is a net of numpy: expected --device cpu, not {device}")
+        return replace(
+            self, build=lambda dtype: self.build(dtype).converted(dtype, device), device=device
+        )
 
     def batches(self, sizes: Sequence[int], dtype: str = "float64", seed: int = 0) -> list[Batch]:
         """Global batches of the given sizes, the same on every rank.
@@ -169,7 +185,7 @@ def load_model(door: str, rows: Rows | None = None) -> Net:
         batch = _extremes(rows) if rows else net.batches([2])[0]
         if not np.isfinite(Sequential(net.build("float64"), SGD(0.0)).step(batch)):
             raise DoorError(f"--model {door}: the loss of the first rows is not finite")
-    return net
+    return replace(net, device=str(getattr(build("float32").layers[0], "device", "cpu")))
 
 
 def load_strategy(door: str) -> tuple[str, Build]:

@@ -92,4 +92,4 @@ def _device(device: str) -> str:
         return device
     import torch  # only where a cell runs on an accelerator: the import takes seconds
 
-    return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.cuda.get_device_name(device)})" if "cuda" in device else device

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any
 
@@ -38,8 +38,8 @@ def render(results: Mapping[str, Sequence[Any]], width: int, colour: bool) -> st
         console.print()
         console.print(Text(question, style="bold underline"))
         measured = [r for r in group if isinstance(r, Measurement | WrongTraining)]
-        for model, of_model in groupby(measured, key=lambda m: m.cell.model):
-            console.print(_cells(model, list(of_model)))
+        for net in dict.fromkeys(map(_net, measured)):
+            console.print(_cells(net, [m for m in measured if _net(m) == net]))
         if transfers := [r for r in group if isinstance(r, Transfer)]:
             console.print(_transfers(transfers))
         if trainings := [r for r in group if isinstance(r, Training)]:
@@ -50,6 +50,12 @@ def render(results: Mapping[str, Sequence[Any]], width: int, colour: bool) -> st
     if notes := _notes(cells, wrong):
         console.print("", *notes, sep="\n")
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def _net(measured: Measurement | WrongTraining) -> str:
+    """The model of a cell, and where it computes if that is not the CPU."""
+    cell = measured.cell
+    return cell.model if cell.device == "cpu" else f"{cell.model} on {cell.device}"
 
 
 def _table(first: str, *others: str, title: str | None = None) -> Table:
@@ -72,7 +78,7 @@ def _last(rows: Sequence[Any], i: int, key: Any) -> bool:
     return i + 1 == len(rows) or key(rows[i + 1]) != key(rows[i])
 
 
-def _cells(model: str, cells: Sequence[Measurement | WrongTraining]) -> Table:
+def _cells(title: str, cells: Sequence[Measurement | WrongTraining]) -> Table:
     epochs = len({m.cell.dataset_size for m in cells}) > 1
     unit = "s/epoch" if epochs else "ms/step"
     table = _table(
@@ -89,7 +95,7 @@ def _cells(model: str, cells: Sequence[Measurement | WrongTraining]) -> Table:
         "\nsamples/s",
         "busy/send\n/wait %",
         "\ncheck",
-        title=model,
+        title=title,
     )
     # Rows of one strategy stand together; or, after a race, those of one batch size.
     together = any(a.cell.strategy == b.cell.strategy for a, b in pairwise(cells))

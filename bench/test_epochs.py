@@ -9,7 +9,7 @@ BATCH = 256
 
 
 @pytest.mark.workers(2)
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.devices("cpu")
 @pytest.mark.parametrize("dataset_size", [10_000, 30_000, full(70_000)])
 @pytest.mark.parametrize("strategy", [full("DataParallel"), "SharedDataParallel"])
 def test_epoch(speedup, strategy, workers, dataset_size, device):

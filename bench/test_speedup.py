@@ -6,10 +6,10 @@ from bench.cells import STRATEGIES, full, worker_counts
 from bench.measure import Cell
 
 WORKERS = worker_counts()
+pytestmark = pytest.mark.devices("cpu")  # a net of numpy; on other devices it is one of torch
 PARALLEL = [s.name for s in STRATEGIES.values() if s.common and s.name != "Sequential"]
 
 
-@pytest.mark.parametrize("device", ["cpu"])
 @pytest.mark.parametrize("batch_size", [full(64), 256, full(1024)])
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("strategy", PARALLEL)
@@ -18,7 +18,6 @@ def test_mlp(speedup, strategy, workers, batch_size, device):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("device", ["cpu"])
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("strategy", PARALLEL)
 def test_cnn(speedup, strategy, workers, device):

@@ -12,11 +12,6 @@ from bench.measure import Case, Cell
 from strategies import Sequential
 from strategies.base import Refused
 
-OURS = {
-    "mlp": Net("mlp", lambda dtype: cells.MODELS["mlp"]()),
-    "cnn": Net("cnn", lambda dtype: cells.MODELS["cnn"]()),
-}
-
 ROWS = 1024
 """Random rows that are trained on, if there is no --data."""
 
@@ -29,7 +24,10 @@ def pytest_generate_tests(metafunc):
     rows = _rows(yours)
     sizes = sorted({min(size, rows) for size in BATCH_SIZES})
     metafunc.parametrize("strategy", yours.strategies())
-    metafunc.parametrize("model", yours.nets(OURS))
+    metafunc.parametrize("model", [yours.net.name] if yours.net else cells.MODELS)
+    metafunc.parametrize(
+        "on", metafunc.config.option.device or [yours.net.device if yours.net else "cpu"]
+    )
     metafunc.parametrize("batch_size", [n if n == min(QUICK, rows) else full(n) for n in sizes])
 
 
@@ -38,11 +36,12 @@ def _rows(yours):
 
 
 @pytest.mark.parametrize("workers", worker_counts())
-def test_yours(request, speedup, strategy, model, workers, batch_size):
+def test_yours(request, speedup, strategy, model, workers, batch_size, on):
     yours = doors.of(request.config)
-    cell = Cell(strategy, model, workers, batch_size, _rows(yours))
+    cell = Cell(strategy, model, workers, batch_size, _rows(yours), on)
+    net = yours.net.on(on) if yours.net else Net(model, lambda dtype: cells.model(model, on))
     try:
-        speedup(cell, case(cell, yours.strategies()[strategy], yours.nets(OURS)[model]))
+        speedup(cell, case(cell, yours.strategies()[strategy], net))
     except Refused as refusal:
         if yours.strategy:
             raise

@@ -139,15 +139,15 @@ class TorchModel(Model):
         self._whole.refresh()
         return self._whole.module  # type: ignore[return-value]
 
-    def converted(self, dtype: str) -> "TorchModel":
+    def converted(self, dtype: str, device: str | None = None) -> "TorchModel":
         """A copy in another dtype, "float32" or "float64", that has nothing in common with this.
 
         It has the same parameters, rounded, and is made with the same arguments, but for the
-        clock, which a strategy sets, and but for `compute` in float64.
+        clock, which a strategy sets, for `compute` in float64, and for `device` if one is given.
         """
         return TorchModel(
             self.module,
-            str(self._whole.device),
+            device or str(self._whole.device),
             dtype,
             self.seed,
             self.input_shape,

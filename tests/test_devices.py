@@ -1,0 +1,115 @@
+"""Benchmarks on other devices: what `--device` chooses, and what is trained there.
+
+The device is played by the CPU, with memory of its own.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from bench import cells, devices
+from bench.doors import DoorError, Net
+from bench.measure import Cell, measure
+from bench.table import render
+from nn import Model, mlp, torch_layer, torch_model
+from nn.torch_model import TorchModel
+from strategies import Sequential
+
+pytestmark = pytest.mark.workers(1)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Devices that models were put on."""
+    asked = []
+    monkeypatch.setattr(torch_layer, "in_host_memory", lambda device: False)
+    monkeypatch.setattr(
+        torch_model, "_device", lambda name: asked.append(name) or torch.device("cpu")
+    )
+    return asked
+
+
+def chosen(monkeypatch, *marks, asked=None, there=("cpu", "cuda:0")):
+    """The devices that a test of these marks is to run on; a reason in place of a missing one."""
+    monkeypatch.setattr(devices, "_devices", lambda: list(there))
+    found = []
+    devices.pytest_generate_tests(
+        SimpleNamespace(
+            fixturenames=["device"],
+            definition=SimpleNamespace(get_closest_marker=lambda name: next(iter(marks), None)),
+            config=SimpleNamespace(option=SimpleNamespace(device=asked)),
+            parametrize=lambda name, values: found.extend(values),
+        )
+    )
+    return [v if isinstance(v, str) else v.marks[0].kwargs["reason"] for v in found]
+
+
+def test_each_kind_of_device_or_the_one_that_is_asked_for(monkeypatch):
+    missing = "torch finds no mps here, only cpu, cuda:0"
+    assert chosen(monkeypatch) == ["cpu", "cuda", missing]
+    usual = pytest.mark.devices("cpu").mark
+    assert chosen(monkeypatch, usual) == ["cpu"]
+    assert chosen(monkeypatch, asked=["cuda"]) == chosen(monkeypatch, usual, asked=["cuda"])
+    assert chosen(monkeypatch, usual, asked=["cuda", "cpu"]) == ["cuda", "cpu"]
+
+
+def test_a_device_that_is_asked_for_has_to_be_there(monkeypatch):
+    monkeypatch.setattr(devices, "_devices", lambda: ["cpu", "cuda:0"])
+    config = SimpleNamespace(
+        option=SimpleNamespace(device=["cpu", "cuda", "mps"]), addinivalue_line=print
+    )
+    with pytest.raises(pytest.UsageError, match="--device mps: torch finds cpu, cuda:0 here"):
+        devices.pytest_configure(config)
+
+
+@pytest.mark.parametrize("name", cells.MODELS)
+def test_a_cell_trains_the_same_net_wherever_it_is(asked, name):
+    here, there = (cells.case(Cell("DataParallel", name, 1, 8, 1000, on)) for on in ("cpu", "cuda"))
+    own, other = here.sequential(), there.sequential()
+    assert type(own.model) is Model
+    assert isinstance(other.model, TorchModel)
+    assert set(asked) == {"cuda"}
+    start = own.weights()
+    np.testing.assert_array_equal(other.weights(), start)
+    for batch in here.batches[:3]:
+        losses = own.step(batch), other.step(batch)
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    moved = np.abs(own.weights() - start).max()
+    assert np.abs(own.weights() - other.weights()).max() < 1e-3 * moved
+
+
+def test_a_cell_is_measured_on_another_device_and_has_a_table_of_its_own(comm, asked):
+    found = [
+        measure(cells.case(Cell("DataParallel", "mlp", 1, 64, 1000, on)), comm, seconds=0)
+        for on in ("cpu", "cuda", "cpu")
+    ]
+    assert [result.cell.device for result in found] == ["cpu", "cuda", "cpu"]
+    table = render({"?": found}, width=120, colour=False)
+    titles = [line.strip() for line in table.splitlines() if line.startswith("mlp")]
+    assert titles == ["mlp", "mlp on cuda"]
+
+
+def test_a_model_of_ones_own_goes_to_the_device_as_it_is(asked):
+    def module():
+        return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(), torch.nn.Linear(4, 2))
+
+    net = Net("net", lambda dtype: TorchModel(module, dtype=dtype, seed=2))
+    moved = net.on("cuda")
+    assert moved.device == "cuda"
+    assert net.on("cpu") is net
+    np.testing.assert_array_equal(moved.build("float32").params, net.build("float32").params)
+    assert "cuda" in asked
+    (batch,) = net.batches([4], "float32")
+    losses = [
+        Sequential(each.build("float32"), cells.optimizer()).step(batch) for each in (net, moved)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_net_of_numpy_stays_on_the_cpu():
+    net = Net("net", lambda dtype: mlp([3, 2], dtype=dtype))
+    with pytest.raises(DoorError, match="net is a net of numpy: expected --device cpu, not cuda"):
+        net.on("cuda")
+    assert net.device == "cpu"

@@ -13,6 +13,7 @@ number of ranks, over the rows of the whole batch: shards may then be uneven, or
 
 import copy
 import socket
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -28,10 +29,12 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.nn.functional import cross_entropy
 
 from nn import SGD, AdaGrad, Adam, Batch
+from nn.dropout import rows_of
 from nn.model import as_rows
+from nn.torch_dropout import Dropout
 from nn.torch_model import TorchModel
 from strategies import balance
-from strategies.base import Strategy
+from strategies.base import Refused, Strategy
 
 TIMEOUT = timedelta(seconds=60)
 """That a rank waits for others, who may have failed."""
@@ -71,10 +74,10 @@ class Peer(Strategy):
         if callable(self.optimizer.lr):
             for group in self._torch_optimizer.param_groups:
                 group["lr"] = self.optimizer.lr(self.optimizer.steps)
-        self.optimizer.steps += 1
         self._torch_optimizer.zero_grad()
         loss = np.array([self.backward(batch)], np.float64)
         self._torch_optimizer.step()
+        self.optimizer.steps += 1  # not before the forward: dropout draws its masks by it
         if self.comm.size > 1:
             self.comm.Allreduce(MPI.IN_PLACE, loss, MPI.SUM)
         return float(loss[0])
@@ -82,8 +85,11 @@ class Peer(Strategy):
     def backward(self, batch: Batch) -> float:
         """Give every parameter its gradient; this rank's share of the loss."""
         ranks = self.comm.size
-        x, y = self._tensors(batch.shard(self.comm.rank, ranks))
-        loss = cross_entropy(self.module(x), y, reduction="sum") / batch.rows
+        own = batch.shard(self.comm.rank, ranks)
+        x, y = self._tensors(own)
+        with rows_of(own):
+            logits = self.module(x)
+        loss = cross_entropy(logits, y, reduction="sum") / batch.rows
         (loss * ranks).backward()
         return loss.item()
 
@@ -137,6 +143,11 @@ class FullyShardedDataParallel(_Gloo):
         fully_shard(self.module, mesh=mesh)
         return super()._trained()
 
+    def backward(self, batch: Batch) -> float:
+        with warnings.catch_warnings():  # of logits that are a view: nobody writes into them
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
+            return super().backward(batch)
+
     def weights(self):
         whole = [weight.full_tensor().detach() for weight in self.module.parameters()]
         return _flat(whole, self.model.dtype)
@@ -147,12 +158,18 @@ class GPipe(_Gloo):
 
     Its micro-batches have one size, and are at least as many as stages: batches that do not divide
     are filled up with rows that have no label, and so no loss.
+
+    Raises:
+        Refused: a net with dropout, whose masks belong to rows: torch does not say which of them
+            a micro-batch holds.
     """
 
     schedule: Callable[..., Any] = ScheduleGPipe
     micro_batches = 4
 
     def _trained(self):
+        if any(isinstance(module, Dropout) for module in self.module.modules()):
+            raise Refused(f"a net with dropout: {type(self).__name__} expected one without")
         rank, ranks = self.comm.rank, self.comm.size
         bounds = balance.choose(self.model, ranks, "auto", self.comm)
         self._lo, self._hi = bounds[rank], bounds[rank + 1]
@@ -162,15 +179,16 @@ class GPipe(_Gloo):
         return super()._trained()
 
     def backward(self, batch: Batch) -> float:
-        if batch.rows not in self._schedules:
-            self._schedules[batch.rows] = self._schedule(batch.rows)
-        schedule = self._schedules[batch.rows]
+        rows, labels = len(batch), batch.rows // len(batch)  # a row of tokens has many
+        if rows not in self._schedules:
+            self._schedules[rows] = self._schedule(rows, labels)
+        schedule = self._schedules[rows]
         losses: list[torch.Tensor] = []
         first, last = self.comm.rank == 0, self.comm.rank == self.comm.size - 1
         x, y = self._tensors(batch)
-        more = -batch.rows % self._parts
+        more = -rows % self._parts
         x = torch.cat([x, x.new_zeros(more, *x.shape[1:])])
-        y = torch.cat([y, y.new_full((more,), NO_LABEL)])
+        y = torch.cat([y.view(rows, labels), y.new_full((more, labels), NO_LABEL)])
         schedule.step(
             *([x] if first else []),
             target=y if last else None,
@@ -179,7 +197,7 @@ class GPipe(_Gloo):
         )
         return sum(loss.item() for loss in losses)
 
-    def _schedule(self, rows: int) -> Any:
+    def _schedule(self, rows: int, labels: int) -> Any:
         each = -(-rows // self._parts)
         dtype = getattr(torch, str(self.model.dtype))
         entering, leaving = (
@@ -195,8 +213,8 @@ class GPipe(_Gloo):
             output_args=leaving,
         )
 
-        def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            return cross_entropy(logits, labels, reduction="sum") / rows
+        def loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            return cross_entropy(logits, wanted.flatten(), reduction="sum") / (rows * labels)
 
         return type(self).schedule(stage, self._parts, loss_fn=loss, scale_grads=False)
 

@@ -4,18 +4,23 @@ Where it were not equal to plain training, it would be measured beside ours for 
 """
 
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from mpi4py import MPI
 
 from bench.doors import Net
 from bench.peers import PEERS, PIPELINES, DistributedDataParallel, Peer, torch_optimizer
 from nn import SGD, mlp
+from nn.sequences import Sequences
 from nn.torch_model import TorchModel
+from nn.torch_zoo import build
 from strategies import Sequential, balance
 from tests.oracles import assert_trains_like
+from tests.test_examples import language_model
 from tests.test_yours import (  # noqa: F401  # the proof
     OPTIMIZERS,
     Trial,
@@ -82,6 +87,31 @@ def test_a_stage_of_peers_may_have_no_weights(comm, monkeypatch, peer):
     """Stages are cut by time, so that whether one has any is up to the clock."""
     monkeypatch.setattr(balance, "choose", lambda *arguments: [0, 1, 3, 6])  # Tanh and Flatten
     Trial(peer, NET, comm, theirs=True).compare(6, 5)
+
+
+def _gpt2():
+    return build("gpt2", layers=2, heads=2, width=8, vocabulary=7, context=5)
+
+
+@pytest.mark.parametrize("peer", [Peer, *PEERS])
+def test_peers_train_language_models(comm, peer):
+    tokens = np.random.default_rng(0).integers(0, 7, (20, 6))
+    net = Net(
+        "gpt2",
+        lambda dtype: TorchModel(_gpt2, dtype=dtype, input_shape=(5,)),
+        partial(Sequences, tokens),
+    )
+    Trial(peer, net, MPI.COMM_SELF if peer is Peer else comm, theirs=True).compare(7, 6, 7)
+
+
+@pytest.mark.parametrize("peer", [Peer, *PEERS])
+def test_peers_draw_the_masks_of_dropout(comm, peer):
+    trial = Trial(peer, language_model(), MPI.COMM_SELF if peer is Peer else comm, theirs=False)
+    if peer not in PIPELINES:
+        trial.compare(7, 6, 7)
+        return
+    with pytest.raises(pytest.skip.Exception, match="a net with dropout: "):
+        trial.strategy()
 
 
 @pytest.mark.workers(2)

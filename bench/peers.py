@@ -53,6 +53,7 @@ class Peer(Strategy):
 
     Raises:
         TypeError: a model without torch modules, or another optimizer.
+        Refused: a model on another device than the CPU, where gloo is.
     """
 
     model: TorchModel
@@ -62,6 +63,8 @@ class Peer(Strategy):
     def __init__(self, model: TorchModel, optimizer: Any, comm: MPI.Intracomm | None = None):
         if not isinstance(model, TorchModel):
             raise TypeError(f"model is {type(model).__name__}: torch expected a TorchModel")
+        if elsewhere := {str(w.device) for w in model.module.parameters()} - {"cpu"}:
+            raise Refused(f"a model on {elsewhere.pop()}: expected one on the CPU, where gloo is")
         super().__init__(model, optimizer, comm or MPI.COMM_SELF)
         self.module = copy.deepcopy(model.module)
         self._torch_optimizer = torch_optimizer(optimizer, self._trained())

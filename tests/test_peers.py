@@ -19,6 +19,7 @@ from nn.sequences import Sequences
 from nn.torch_model import TorchModel
 from nn.torch_zoo import build
 from strategies import Sequential, balance
+from strategies.base import Refused
 from tests.oracles import assert_trains_like
 from tests.test_examples import language_model
 from tests.test_yours import (  # noqa: F401  # the proof
@@ -66,6 +67,10 @@ def test_a_plain_loop_of_torch_is_sequential_training(comm, optimizer):
 def test_what_torch_cannot_train_is_refused(comm):
     with pytest.raises(TypeError, match="expected a TorchModel"):
         Peer(mlp([3, 2]), SGD(0.1))
+    elsewhere = NET.build("float64")
+    elsewhere.module.to("meta")
+    with pytest.raises(Refused, match="a model on meta: expected one on the CPU, where gloo is"):
+        Peer(elsewhere, SGD(0.1))
     with pytest.raises(TypeError, match=r"expected nn\.SGD"):
         torch_optimizer(object(), [])
 

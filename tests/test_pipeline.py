@@ -265,6 +265,7 @@ class Fussy(Tanh):
 
 
 @pytest.mark.deadline(10)
+@pytest.mark.workers(2, 4)
 def test_a_layer_that_fails_as_it_is_measured_is_told_on_every_rank(comm, workers):
     model = Model([*layered().layers[:8], Fussy()], "float64")
     with pytest.raises(ValueError, match=r"FloatingPointError\('not with these'\); give cuts"):

@@ -13,8 +13,7 @@ import pytest
 from bench.cells import MLP_SIZES, TORCH_NETS, optimizer
 from bench.cores import all_cores, available
 from bench.measure import Cell, equals_sequential
-from bench.race import Entrant, measurements, race, ratio
-from bench.results import Ratio
+from bench.race import Entrant, measurements, paired_ratio, race
 from nn import Batch
 from strategies import DataParallel, Pipeline, Sequential, SharedDataParallel
 
@@ -71,7 +70,7 @@ def _sklearn_step():
     ],
     ids=lambda value: str(value) if not isinstance(value, float) else "",
 )
-def test_peers(comm, record, net, batch_size, limit):
+def test_peers(comm, record, promise, net, batch_size, limit):
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     pytest.importorskip("torch").set_num_threads(1)
@@ -119,8 +118,12 @@ def test_peers(comm, record, net, batch_size, limit):
 
     for result in measurements(entrants, rounds, steps, cell, PLAIN, THREADS):
         record(result, "", [], {})
-    value = ratio(rounds["SharedDataParallel"], rounds["DistributedDataParallel"])
-    promised = Ratio(f"SharedDataParallel / torch DDP, {net}, batch {batch_size}", value, limit)
-    extra = {"ratio": value, "limit": limit, "rounds": rounds, "steps_per_round": steps}
-    record(promised, f"{value:.3f}", rounds["SharedDataParallel"], extra)
-    assert promised.kept, f"{promised.what}: {value:.3f}, promised is at most {limit:.3f}"
+    value = paired_ratio(rounds["SharedDataParallel"], rounds["DistributedDataParallel"])
+    promise(
+        f"SharedDataParallel / torch DDP, {net}, batch {batch_size}",
+        value,
+        limit,
+        rounds["SharedDataParallel"],
+        rounds=rounds,
+        steps_per_round=steps,
+    )

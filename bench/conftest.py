@@ -111,10 +111,15 @@ def promise(comm: MPI.Intracomm, record: Callable[..., None]) -> Callable[..., N
     neighbours = Neighbours(psutil.Process(os.getppid() if launched else None))
 
     def promise(
-        what: str, value: float, limit: float | None, seconds: Sequence[float] = ()
+        what: str,
+        value: float,
+        limit: float | None,
+        seconds: Sequence[float] = (),
+        **extra: Any,
     ) -> None:
         ratio = Ratio(what, float(value), limit)
-        record(ratio, f"{value:.3f}", list(seconds), {"ratio": float(value), "limit": limit})
+        extra |= {"ratio": float(value), "limit": limit}
+        record(ratio, f"{value:.3f}", list(seconds), extra)
         hold(ratio, comm.bcast(neighbours.lap()) if seconds else 0.0, comm.size)
 
     return promise

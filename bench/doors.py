@@ -401,7 +401,7 @@ def pytest_configure(config: pytest.Config) -> None:
     ranks: Any = config.pluginmanager.get_plugin("ranks")
     try:
         with ranks.watchdog.phase(ranks.deadline):
-            config.stash[YOURS] = _load(model, strategy, rows)
+            config.stash[YOURS] = _load(model, strategy, rows, config.getoption("--device") or ())
     except DoorError as error:
         problem = str(error)
     except KeyboardInterrupt:
@@ -427,11 +427,16 @@ def _end(ranks: Any, said: str) -> NoReturn:
     raise pytest.UsageError(*([said] if leads else []))
 
 
-def _load(model: str | None, strategy: str | None, rows: str | None) -> Yours:
+def _load(
+    model: str | None, strategy: str | None, rows: str | None, devices: Sequence[str]
+) -> Yours:
     if rows and not model:
         raise DoorError("--data is for a model of yours: expected --model too")
     loaded = load_data(rows) if rows else None
     net = load_model(model, loaded) if model else None
+    for device in devices:
+        if net:
+            net.on(device)
     name, build = load_strategy(strategy) if strategy else ("", None)
     return Yours(net, build, name)
 

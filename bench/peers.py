@@ -111,7 +111,11 @@ class _Gloo(Peer):
 
     def __init__(self, model: TorchModel, optimizer: Any, comm: MPI.Intracomm):
         _enter(comm)
-        super().__init__(model, optimizer, comm)
+        try:
+            super().__init__(model, optimizer, comm)
+        except BaseException:
+            _leave()
+            raise
 
     def close(self) -> None:
         if not self.closed:

@@ -63,7 +63,7 @@ def race(
     return rounds, steps
 
 
-def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+def paired_ratio(over: Sequence[float], under: Sequence[float]) -> float:
     """How much longer one entrant takes than another: the median over rounds of their ratio.
 
     What slows a whole round leaves its ratio alone. Where rounds have nothing in common it is as

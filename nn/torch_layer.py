@@ -90,7 +90,10 @@ class TorchLayer(Layer):
                 norm.seen = np.zeros(1)  # rows since the last gather
         self._collective = any(isinstance(m, SyncBatchNorm) for m in module.modules())
         self._tried = False
-        self._row_shapes: dict[Shape, Shape] = {}
+        self.row_shapes: dict[Shape, Shape] = {}
+        """Of rows that it was tried on, in and out."""
+        self.rows_each = 1
+        """Rows that it makes of each, as was seen then."""
         self._host_weights: list[torch.Tensor] = []
         self._host_grads: list[torch.Tensor] = []
 
@@ -99,7 +102,7 @@ class TorchLayer(Layer):
         shared = [*self.module.buffers(), *(norm.seen for norm in self.norms)]
         module = copy.deepcopy(self.module, {id(each): each for each in shared})
         twin = type(self)(module, self.device, self.compute)
-        twin._row_shapes = self._row_shapes
+        twin.row_shapes, twin.rows_each = self.row_shapes, self.rows_each
         return twin
 
     @property
@@ -110,7 +113,12 @@ class TorchLayer(Layer):
     def joined(self, others: Sequence["TorchLayer"]) -> "TorchLayer":
         """This layer and those that follow it as one, of which torch builds one graph."""
         modules = [layer.module for layer in (self, *others)]
-        return TorchLayer(torch.nn.Sequential(*modules), self.device, self.compute)
+        whole = TorchLayer(torch.nn.Sequential(*modules), self.device, self.compute)
+        for shape, out in self.row_shapes.items():
+            for layer in others:
+                out = layer.row_shape(out)
+            whole.row_shapes[shape] = out  # what each keeps apart, all do: not to be tried again
+        return whole
 
     def bind(self, params: NDArray, grads: NDArray) -> None:
         views: list[list[NDArray]] = [[], []]
@@ -136,11 +144,12 @@ class TorchLayer(Layer):
                 number of rows (as a language model's logits have), for each, or returns others for
                 a row among others than for the row alone.
         """
-        if shape not in self._row_shapes:
-            self._row_shapes[shape] = self._try(shape)
-        return self._row_shapes[shape]
+        if shape not in self.row_shapes:
+            self.row_shapes[shape] = self._try(shape)
+        return self.row_shapes[shape]
 
     def _try(self, shape: Shape) -> Shape:
+        generator = torch.get_rng_state()
         for rows in _two_rows(shape, self._dtype):
             try:
                 y = self._evaluate(rows)
@@ -156,12 +165,15 @@ class TorchLayer(Layer):
                 f"{self} makes {what} of two rows: expected one tensor with a row for each, or "
                 "as many rows for either"
             )
+        if not torch.equal(torch.get_rng_state(), generator):
+            alone = []  # it draws random numbers, and is refused for that as it trains
         if not all(map(self._same, alone, y.chunk(2))):
             raise ValueError(
                 f"{self} mixes rows of shape {shape}: of two it makes something else than of each "
                 "alone, so that the result would depend on how a batch is split; expected the rows "
                 "in the first dimension (batch_first=True), and none needed by another"
             )
+        self.rows_each = len(y) // 2
         return tuple(y.shape[1:])
 
     @property

@@ -120,6 +120,8 @@ class TorchModel(Model):
             input_shape=_input_shape(net) if input_shape is None else input_shape,
             params=params,
         )
+        # What each layer was found to keep apart, all do: they are not tried again as one.
+        self._whole.row_shapes[self.input_shape] = self.row_shape(len(self.layers))
 
     def _step(self) -> int:
         if self.clock is None:
@@ -157,7 +159,10 @@ class TorchModel(Model):
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TorchModel":
-        return self.converted(str(self.dtype))
+        twin = self.converted(str(self.dtype))
+        # Of a stage that is copied too the layers are those of the copy.
+        memo.update((id(ours), theirs) for ours, theirs in zip(self.layers, twin.layers))
+        return twin
 
     def bind(self, params: NDArray, grads: NDArray) -> None:
         super().bind(params, grads)

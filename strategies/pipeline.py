@@ -39,10 +39,11 @@ class Pipeline(Sharded):
             s % size.
 
     Raises:
-        Refused: more stages than layers; in `step`, fewer rows than micro-batches, or a stage that
-            makes something else of them than one row each of the shape that the model says. (Then
-            the other ranks wait: start with `-m mpi4py`, which ends them.)
-        ValueError: cuts, schedule or counts that are none.
+        Refused: more stages than layers; a cut behind a layer that makes several rows of each; in
+            `step`, fewer rows than micro-batches.
+        ValueError: cuts, schedule or counts that are none. In `step`, on its rank alone, a stage
+            that makes something else of its rows than the model says. (The other ranks wait:
+            start with `-m mpi4py`, which ends them.)
     """
 
     def __init__(
@@ -111,6 +112,12 @@ class Plan:
         self.schedule = schedule(name, ranks, micro_batches, chunks)
         self.ranks, self.micro_batches, self.stages = ranks, micro_batches, ranks * chunks
         self.bounds = balance.choose(model, self.stages, cuts, comm)
+        for i, layer in enumerate(model.layers[: self.bounds[-2]]):
+            if (rows := getattr(layer, "rows_each", 1)) > 1:
+                raise Refused(
+                    f"layer {i} makes {rows} rows of each: a pipeline cannot be cut "
+                    f"behind it, as it is at layer {self.bounds[-2]}; choose other cuts"
+                )
 
     def pieces(
         self, model: Model, rank: int, split: Split
@@ -198,10 +205,10 @@ class Staged:
         expected = rows, *self._shapes[stage + 1]
         if found != expected:
             lo, hi = self._bounds[stage : stage + 2]
-            raise Refused(
+            raise ValueError(
                 f"stage {stage}, layers {lo} to {hi - 1}, made {found} of {rows} rows: expected "
-                f"{expected}; a pipeline cannot be cut behind layers that make another number of "
-                "rows, or rows whose shape depends on the data: choose other cuts"
+                f"{expected}; a pipeline cannot be cut behind layers that make rows whose shape or "
+                "number depends on the data: choose other cuts"
             )
 
 

@@ -117,6 +117,7 @@ def test_peers_draw_the_masks_of_dropout(comm, peer):
         return
     with pytest.raises(pytest.skip.Exception, match="a net with dropout: "):
         trial.strategy()
+    assert not dist.is_initialized(), "nobody is left to close its process group"
 
 
 @pytest.mark.workers(2)

@@ -7,7 +7,7 @@ import pytest
 
 from bench import race as races
 from bench.measure import Cell
-from bench.race import ROUNDS, Entrant, measurements, race, ratio
+from bench.race import ROUNDS, Entrant, measurements, paired_ratio, race
 
 pytestmark = pytest.mark.workers(1)
 
@@ -70,5 +70,5 @@ def test_faster_is_a_speedup_above_one():
 def test_a_ratio_is_of_rounds_in_pairs():
     """Half of the rounds were slow, for both; and one of them slower still, for one alone."""
     slow = np.array([1, 3, 1, 3, 1, 3, 1])
-    assert ratio([2, 6, 2, 6, 2, 6, 20], slow) == 2
-    assert ratio(slow, 2 * slow) == 0.5
+    assert paired_ratio([2, 6, 2, 6, 2, 6, 20], slow) == 2
+    assert paired_ratio(slow, 2 * slow) == 0.5

@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from tests.ranks import clashes, guard
 from tests.ranks.control import allgather
 from tests.ranks.verdict import Word, agreed
 from tests.ranks.waiting import wait
+from tests.ranks.watchdog import Overrun
 
 
 def test_comm_is_private_and_of_the_size_asked_for(comm: MPI.Comm, workers: int) -> None:
@@ -101,6 +103,21 @@ class TestGuard:
         os.set_blocking(ours, False)
         wait(lambda: _ended(ours), self.give_up)
         os.close(ours)
+
+
+def test_a_rank_that_is_told_to_end_keeps_its_last_words(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its launcher kills it soon: what it does until then is no later phase, which would wipe."""
+    plugin: Any = request.config.pluginmanager.get_plugin("ranks")
+    watchdog = plugin.watchdog
+    monkeypatch.setattr(watchdog, "overrun", Overrun("planted", "", forced=False))
+    for terminated, kept in [(True, "it was here"), (False, "")]:
+        monkeypatch.setattr(watchdog, "_terminated", terminated)
+        monkeypatch.setattr(watchdog, "overrun", Overrun("planted", "", forced=False))
+        watchdog.notes.write("it was here")
+        with watchdog.phase(60.0):
+            assert Path(watchdog.notes.name).read_text() == kept
 
 
 def _ended(pipe: int) -> bool:

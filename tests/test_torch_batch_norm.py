@@ -240,7 +240,9 @@ def test_statistics_of_another_model_are_refused():
         build().statistics.load(statistics)
     state = Sequential(build(), momentum()).state()
     plain = Sequential(TorchModel([tnn.Linear(len(state["params"]), 1, bias=False)]), momentum())
-    state["params"] = state["params"].astype("float32")
+    state |= {"params": state["params"].astype("float32"), "steps": np.array(3)}
+    before = plain.weights()
     with pytest.raises(ValueError, match="statistics of"):
         plain.load_state(state)
     assert plain.optimizer.steps == 0
+    np.testing.assert_array_equal(plain.weights(), before)

@@ -13,6 +13,7 @@ from torch import nn as tnn
 
 import nn
 from nn import SGD, Adam, Batch, torch_layer
+from nn.sequences import Sequences
 from nn.torch_model import TorchModel, devices
 from strategies import (
     DataParallel,
@@ -22,6 +23,7 @@ from strategies import (
     SharedDataParallel,
     TensorParallel,
 )
+from strategies.base import Refused
 from tests.exact import EXACT, OF_OWN_LOSS
 from tests.optimizers import momentum
 from tests.oracles import STEP_TOLERANCE, assert_trains_like, random_batches
@@ -500,7 +502,9 @@ def test_a_copy_of_a_model_is_alive(make, copied):
     np.testing.assert_allclose(twin.params, model.params - 0.5 * model.grads, rtol=1e-14)
     assert model.grads.any()
     np.testing.assert_array_equal(stage.params, model.stage(1, 3).params)
-    assert np.shares_memory(stage.params, stage.whole.params)
+    for layer in stage.layers:
+        assert all(np.shares_memory(weight, stage.whole.params) for weight in layer.params)
+    assert sum(len(layer.params) for layer in stage.layers) > 0
     assert not np.shares_memory(stage.params, model.params)
 
 
@@ -821,11 +825,16 @@ def test_parameters_without_reset_are_taken_from_a_function():
     np.testing.assert_array_equal(model.params[:4], 1)
 
 
+class Noise(tnn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
 @pytest.mark.workers(1)
 @pytest.mark.parametrize(
     "module",
-    [tnn.RReLU(), tnn.InstanceNorm1d(4, affine=True, track_running_stats=True)],
-    ids=["random", "statistics"],
+    [tnn.RReLU(), Noise(), tnn.InstanceNorm1d(4, affine=True, track_running_stats=True)],
+    ids=["random in training", "random", "statistics"],
 )
 def test_what_depends_on_how_rows_are_split_is_refused_when_it_shows(module):
     model = TorchModel([module, tnn.Flatten(), tnn.Linear(8, 3)], input_shape=(4, 2))
@@ -838,3 +847,19 @@ def test_a_pipeline_of_one_module_says_why_not(comm):
     model = TorchModel(Block(4), input_shape=(4,))
     with pytest.raises(ValueError, match="a torch module that is no Sequential is one layer"):
         Pipeline(model, momentum(), comm)
+
+
+@pytest.mark.workers(2, 3)
+def test_a_pipeline_is_not_cut_behind_a_layer_that_makes_more_rows(comm):
+    """On every rank, before any of them waits for a message; and where it is last, it trains."""
+
+    def make(*behind):
+        layers = tnn.Embedding(7, 4), tnn.Tanh(), tnn.Linear(4, 7), tnn.Flatten(0, 1), *behind
+        return TorchModel([*layers], dtype="float64", input_shape=(5,))
+
+    with pytest.raises(Refused, match="layer 3 makes 5 rows of each: a pipeline cannot be cut"):
+        Pipeline(make(tnn.Tanh()), momentum(), comm, cuts=[1, 4][-comm.size + 1 :])
+    batch = Sequences(np.random.default_rng(0).integers(0, 7, (4, 6)))
+    parallel = Pipeline(make(), momentum(), comm, cuts=[1, 2][: comm.size - 1])
+    assert_trains_like(Sequential(make(), momentum()), parallel, [batch] * 2, comm)
+    parallel.close()

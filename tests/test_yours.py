@@ -63,6 +63,7 @@ class Trial:
         try:
             assert_trains_like(self.oracle(optimizer), strategy, batches, self.comm, tolerance)
         except Refused as refusal:
+            strategy.close()
             self._refused(refusal)
         strategy.close()
 

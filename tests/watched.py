@@ -6,7 +6,10 @@ from mpi4py import MPI
 
 
 class Watched(MPI.Intracomm):
-    """`comm`, and in `made` every communicator that was derived from it, or from one of those."""
+    """`comm`, and in `made` every communicator that was derived from it, or from one of those.
+
+    Not seen is what is derived from a grid (`Create_cart`), the grid itself is.
+    """
 
     made: list[MPI.Comm]
 

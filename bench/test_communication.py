@@ -6,6 +6,7 @@ from mpi4py import MPI
 
 from bench.cells import full, worker_counts
 from bench.cores import available
+from bench.interleave import ROUND
 from bench.measure import ROUNDS, together
 from bench.results import Transfer
 from nn.batch import bounds
@@ -21,7 +22,8 @@ def timed(comm, workers, record):
     """Time `run(first, times)` in rounds and record what dealing with `size` bytes takes."""
 
     def timed(verb, size, run):
-        times = max(2, round(0.02 / (size * 5e-10 + 2e-5)))
+        once = together(comm, run, 0, 2) / 2  # warms up too; the same on every rank
+        times = max(2, round(ROUND / once))
         rounds = [together(comm, run, 0, times) / times for _ in range(ROUNDS[1])]
         result = Transfer(verb, workers, size, float(np.median(rounds)), workers > available())
         extra = {"verb": verb, "workers": workers, "bytes": size, "bandwidth": result.bandwidth}

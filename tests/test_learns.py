@@ -13,11 +13,6 @@ from tests.oracles import MatchedOrder
 ROWS = 10_000
 TEST_ROWS = 1_666
 
-SPREAD = 14 / TEST_ROWS
-"""So far apart are 99% of pairs of accuracies that the cnn gets by two orders of adding: Student's
-interval for a difference, from the standard deviation over seven orders, 2.7 images.
-"""
-
 
 def accuracy_after(make, model, epochs, batch_size, lr, comm):
     """Train on digits with a cosine schedule; returns the share of test rows that are right."""
@@ -58,15 +53,12 @@ def test_the_mlp_learns_digits_to_95_percent(world, make):
 
 
 @pytest.mark.deadline(240)
-@pytest.mark.parametrize("make", [DataParallel, SharedDataParallel])
-def test_the_cnn_learns_digits_to_97_and_a_half_percent(world, make):
+def test_the_cnn_learns_digits_to_97_and_a_half_percent(world):
     """Pooling and ReLU make of the last bit another net: seven orders of adding, of 1 to 7 shards,
-    got 1628 to 1636 of the test images right. So the order of the oracle is that of the ranks.
+    got 1628 to 1636 of the test images right. So the order of the oracle is that of the ranks, and
+    the strategy is one that keeps to it. (MPI sums more than two ranks as it likes.)
     """
-    parallel = cnn_accuracy(make, world)
+    parallel = cnn_accuracy(SharedDataParallel, world)
     assert parallel >= 0.975
     if world.rank == 0:
-        # Who sums in rank order gets the same bits; MPI sums more than two ranks as it likes.
-        same_order = make is SharedDataParallel or world.size <= 2
-        expected = sequential_accuracy(cnn_accuracy, world.size)
-        assert parallel == pytest.approx(expected, abs=0 if same_order else SPREAD)
+        assert parallel == sequential_accuracy(cnn_accuracy, world.size)

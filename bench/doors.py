@@ -428,7 +428,7 @@ def _end(ranks: Any, said: str) -> NoReturn:
 
 
 def _load(
-    model: str | None, strategy: str | None, rows: str | None, devices: Sequence[str]
+    model: str | None, strategy: str | None, rows: str | None, devices: Sequence[str] = ()
 ) -> Yours:
     if rows and not model:
         raise DoorError("--data is for a model of yours: expected --model too")

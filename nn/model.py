@@ -123,7 +123,7 @@ class Model:
             layer.bind(params[lo:hi], grads[lo:hi])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Deep copies and pickles of views are arrays of their own: make them views again."""
+        """Deep copies of views are arrays of their own: make them views again."""
         self.__dict__.update(state)
         self.bind(self._params, self._grads)
 

@@ -1,6 +1,7 @@
 """The pytest hooks. A conftest loads this by ``pytest_plugins = ["tests.ranks.plugin"]``."""
 
 import faulthandler
+import gc
 from collections.abc import Generator
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -105,6 +106,7 @@ class RankAware:
             self._exit("a rank died during collection", "")
         if difference := clashes.collections(nodeids, errors):
             self._exit("the ranks have not collected the same tests", difference)
+        gc.freeze()  # what is imported and collected stays: no later gc.collect() walks through it
 
     # The phases of a test
 

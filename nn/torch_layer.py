@@ -110,14 +110,15 @@ class TorchLayer(Layer):
         """Whether each output depends on one input, so that features may be split over ranks."""
         return type(self.module) in ELEMENTWISE and not hooked(self.module)
 
-    def joined(self, others: Sequence["TorchLayer"]) -> "TorchLayer":
-        """This layer and those that follow it as one, of which torch builds one graph."""
-        modules = [layer.module for layer in (self, *others)]
+    def joined(self, others: Sequence["TorchLayer"], shape: Shape) -> "TorchLayer":
+        """This layer, of rows of `shape`, and those that follow as one: torch builds one graph."""
+        layers = (self, *others)
+        modules = [layer.module for layer in layers]
         whole = TorchLayer(torch.nn.Sequential(*modules), self.device, self.compute)
-        for shape, out in self.row_shapes.items():
-            for layer in others:
-                out = layer.row_shape(out)
-            whole.row_shapes[shape] = out  # what each keeps apart, all do: not to be tried again
+        out = shape
+        for layer in layers:
+            out = layer.row_shape(out)
+        whole.row_shapes[shape] = out  # what each keeps apart, all do: not to be tried again
         return whole
 
     def bind(self, params: NDArray, grads: NDArray) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,17 +41,24 @@ class Block(NamedTuple):
 Layout = list[Block]
 """What one rank holds: blocks of the full vector, in the order of its own flat vector."""
 
+MakeLayers = Callable[[], list[Layer]]
+"""Makes what a rank computes: every rank knows all layouts, and only its own layers take memory."""
+
 
 def take(full: NDArray, layout: Layout) -> NDArray:
     """A rank's own flat vector out of the full one, a copy."""
     return np.concatenate([np.empty(0, full.dtype), *(block.of(full).ravel() for block in layout)])
 
 
-def unsplit(stage: Model, need_dx: bool) -> tuple[list[Layer], Layout]:
+def unsplit(stage: Model, need_dx: bool) -> tuple[MakeLayers, Layout]:
     """A stage's layers as they are, of its parameters all."""
-    layers = [copy.copy(layer) for layer in stage.layers]
-    if hasattr(layers[0], "joined"):  # torch's cost less as one
-        layers = [layers[0].joined(layers[1:])]
+
+    def layers() -> list[Layer]:
+        copies = [copy.copy(layer) for layer in stage.layers]
+        if hasattr(copies[0], "joined"):  # torch's cost less as one
+            return [copies[0].joined(copies[1:], stage.input_shape)]
+        return copies
+
     return layers, [Block(0, (stage.offsets[-1],))]
 
 

@@ -8,15 +8,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from nn.batch import Batch
 from nn.dropout import rows_of
-from nn.layers import Layer, Shape
+from nn.layers import Shape
 from nn.loss import cross_entropy
 from nn.model import Model
 from strategies import balance, features
 from strategies.base import Refused
-from strategies.layout import Layout, Sharded, part_of, refuse_synchronised, unsplit
+from strategies.layout import Layout, MakeLayers, Sharded, part_of, refuse_synchronised, unsplit
 from strategies.schedules import Op, schedule
 
-Split = Callable[[Model, bool], tuple[list[Layer], Layout]]
+Split = Callable[[Model, bool], tuple[MakeLayers, Layout]]
 """From a stage of the net, and whether its dx is needed, to what a rank computes of it."""
 
 
@@ -121,7 +121,7 @@ class Plan:
 
     def pieces(
         self, model: Model, rank: int, split: Split
-    ) -> Iterator[tuple[int, Model, list[Layer], Layout]]:
+    ) -> Iterator[tuple[int, Model, MakeLayers, Layout]]:
         """For each stage of a rank: its number, its model, its layers and what they hold of it."""
         for stage in range(rank, self.stages, self.ranks):
             lo, hi = self.bounds[stage : stage + 2]
@@ -147,7 +147,7 @@ class Staged:
         self._bounds = plan.bounds
         self._shapes = [model.row_shape(bound) for bound in plan.bounds]
         self._stages = {
-            stage: part_of(piece, layers, blocks)
+            stage: part_of(piece, layers(), blocks)
             for stage, piece, layers, blocks in plan.pieces(model, comm.rank, split)
         }
         self.live: dict[tuple[int, int], list] = {}

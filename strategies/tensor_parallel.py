@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from mpi4py import MPI
@@ -17,6 +18,7 @@ from strategies.layout import (
     EVERYTHING,
     Block,
     Layout,
+    MakeLayers,
     Sharded,
     part_of,
     refuse_synchronised,
@@ -46,16 +48,14 @@ class TensorParallel(Sharded):
         refuse_synchronised(model)
         layers, _ = split(model, comm, comm.rank, need_dx=False)
         self.layouts = [split(model, comm, rank, False)[1] for rank in range(comm.size)]
-        self.model = part_of(model, layers, self.layouts[comm.rank])
+        self.model = part_of(model, layers(), self.layouts[comm.rank])
 
     def gradients(self, batch: Batch) -> float:
         with rows_of(batch):
             return self.model.gradients(batch)  # the same loss on every rank: none to reduce
 
 
-def split(
-    model: Model, comm: MPI.Intracomm, rank: int, need_dx: bool
-) -> tuple[list[Layer], Layout]:
+def split(model: Model, comm: MPI.Intracomm, rank: int, need_dx: bool) -> tuple[MakeLayers, Layout]:
     """Rewrite a model for one rank of `comm`: its layers, and which parameters they take.
 
     Input and output are whole on every rank, and so is the gradient of the input.
@@ -73,9 +73,12 @@ class _Rewriting:
 
     def __init__(self, comm: MPI.Intracomm, rank: int, shape: Shape, need_dx: bool):
         self.comm, self.rank, self.shape, self.need_dx = comm, rank, shape, need_dx
-        self.layers: list[Layer] = []
+        self.makers: list[Callable[[], Layer]] = []
         self.layout: Layout = []
         self.parts: Parts | None = None  # None: every rank has all features
+
+    def layers(self) -> list[Layer]:
+        return [make() for make in self.makers]
 
     def run(self, layers: Sequence[Layer], at: int) -> None:
         """`at`: where their parameters begin."""
@@ -99,13 +102,13 @@ class _Rewriting:
     def _linear(self, layer: Linear, at: int, alone: bool) -> None:
         if alone and self.parts is None:
             self.parts = self._cut(layer.inputs)
-            self.layers.append(Take(self.comm, self.rank, self.parts))
+            self.makers.append(partial(Take, self.comm, self.rank, self.parts))
         if self.parts is None:
-            self._split_outputs(layer, at, lambda outputs: _columns(layer, outputs))
+            self._split_outputs(layer, at, partial(_columns, layer))
         else:
             lo, hi = self.parts[self.rank]
             self.parts = None
-            self.layers.append(_rows(layer, hi - lo, self.comm))
+            self.makers.append(partial(_rows, layer, hi - lo, self.comm))
             self._keep(layer, at, (slice(None), slice(lo, hi)), EVERYTHING)
 
     def _convolution(self, layer: Conv2d, at: int) -> None:
@@ -118,14 +121,14 @@ class _Rewriting:
         self._make_whole()
         inner = _Rewriting(self.comm, self.rank, self.shape, need_dx=True)
         inner.run(layer.layers, at)
-        self.layers.append(Residual(*inner.layers))
+        self.makers.append(lambda: Residual(*inner.layers()))
         self.layout += inner.layout
 
     def _flatten(self, layer: Flatten) -> None:
         if self.parts is not None:
             pixels = math.prod(self.shape[1:])
             self.parts = [(lo * pixels, hi * pixels) for lo, hi in self.parts]
-        self.layers.append(copy.copy(layer))
+        self.makers.append(partial(copy.copy, layer))
 
     def _other(self, layer: Layer, at: int) -> None:
         """A layer without weights to split: on its part if it can, else in full on every rank."""
@@ -133,22 +136,22 @@ class _Rewriting:
             layer, "each_feature_alone", False
         ):
             self._make_whole()
-        self.layers.append(copy.copy(layer))
+        self.makers.append(partial(copy.copy, layer))
         self._keep(layer, at, *[EVERYTHING] * len(layer.shapes))
 
     def _split_outputs(self, layer: Linear | Conv2d, at: int, part: Callable[[int], Layer]) -> None:
         if self.parts is not None:
-            self.layers.append(Gather(self.comm, self.rank, self.parts))
+            self.makers.append(partial(Gather, self.comm, self.rank, self.parts))
         elif self.need_dx:
-            self.layers.append(SumGradient(self.comm))
+            self.makers.append(partial(SumGradient, self.comm))
         self.parts = self._cut(layer.outputs)
         lo, hi = self.parts[self.rank]
-        self.layers.append(part(hi - lo))
+        self.makers.append(partial(part, hi - lo))
         self._keep(layer, at, (slice(lo, hi),), (slice(lo, hi),))
 
     def _make_whole(self) -> None:
         if self.parts is not None:
-            self.layers.append(Collect(self.comm, self.rank, self.parts))
+            self.makers.append(partial(Collect, self.comm, self.rank, self.parts))
             self.parts = None
 
     def _cut(self, features: int) -> Parts:

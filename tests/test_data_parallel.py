@@ -26,7 +26,7 @@ every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 @every_strategy
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("rows", [1, 2, 7, 64])
+@pytest.mark.parametrize("rows", [1, 7, 64])
 def test_equals_sequential(comm, strategy, optimizer, rows):
     """Uneven shards (7 rows) and empty ones (1 row) included."""
     make = OPTIMIZERS[optimizer]
@@ -243,6 +243,7 @@ def test_who_expects_an_error_of_value_or_of_type_hears_of_a_refusal():
             raise Refused("not with this model")
 
 
+@pytest.mark.workers(1)
 @pytest.mark.parametrize("statistics", [{"mean": 1.0}, lambda: "of something", np.ones(3)])
 def test_what_a_model_of_ones_own_calls_statistics_is_its_own(comm, statistics):
     model = small_mlp()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench import doors
+from bench import measure as core
 from bench.measure import Cell, measure
 from bench.test_yours import case
 from nn import SGD
@@ -186,7 +187,8 @@ def test_the_language_model_is_proven_by_all_of_ours(comm, strategy):
 
 
 @pytest.mark.workers(2)
-def test_the_language_model_is_measured(comm):
+def test_the_language_model_is_measured(comm, monkeypatch):
+    monkeypatch.setattr(core, "SHORTEST_ROUND", 0.002)
     cell = Cell("DataParallel", "net", comm.size, 50, 300)
     result = measure(case(cell, DataParallel, language_model()), comm, seconds=0)
     assert result.check_error < 1e-3

@@ -127,10 +127,11 @@ def test_check_error_is_relative_to_the_distance_moved(comm):
     assert check.problem
 
 
+@pytest.mark.workers(2)
 def test_unchecked_says_why(comm, monkeypatch):
     monkeypatch.setattr(core, "SHORTEST_ROUND", 0.002)
     case = make_case(comm.size, Unreduced, check=unchecked("by design"))
-    result = measure(case, comm)
+    result = measure(case, comm, seconds=0)
     assert result.check_error is None
     assert result.note == "by design"
 

@@ -25,7 +25,7 @@ from strategies import (
 from strategies.base import Refused
 from tests.exact import EXACT, OF_OWN_LOSS
 from tests.optimizers import momentum
-from tests.oracles import STEP_TOLERANCE, assert_trains_like, random_batches
+from tests.oracles import assert_trains_like, random_batches
 
 torch.set_num_threads(1)
 
@@ -118,18 +118,6 @@ def build(net="linear", **arguments):
     return TorchModel(make(), dtype="float64", seed=1, input_shape=shape, **arguments)
 
 
-def assert_same_weights(strategy, oracle, batches, tolerance=STEP_TOLERANCE):
-    """Where `step` does not return the global loss: weights alone."""
-    start = strategy.weights()
-    for batch in batches:
-        strategy.step(batch)
-        oracle.step(batch)
-        expected = oracle.weights()
-        error = np.abs(strategy.weights() - expected).max() / np.abs(expected).max()
-        assert error <= tolerance, f"weights differ by {error:.1e} of the largest"
-    assert np.abs(strategy.weights() - start).max() > 1e-4
-
-
 # Equality
 
 
@@ -139,11 +127,8 @@ def test_equals_sequential(comm, strategy, net):
     """7 rows are uneven shards, 2 rows leave some empty."""
     parallel = STRATEGIES[strategy](build(net), momentum(), comm)
     oracle = Sequential(build(net), momentum())
-    batches = [*random_batches(build(net), 7, steps=2), *random_batches(build(net), 2, steps=1)]
-    if strategy in OF_OWN_LOSS:
-        assert_same_weights(parallel, oracle, batches)
-    else:
-        assert_trains_like(oracle, parallel, batches, comm)
+    batches = [b for rows in (7, 2) for b in random_batches(oracle.model, rows, steps=2)]
+    assert_trains_like(oracle, parallel, batches, comm, own_loss=strategy in OF_OWN_LOSS)
     parallel.close()
 
 
@@ -172,47 +157,6 @@ def test_a_chaotic_net_gradient_by_gradient(comm, strategy):
         assert difference <= 1e-12 * np.abs(moved).max() + 1e-15
         assert moved.any()
     parallel.close()
-
-
-TWINS = {
-    "mlp": (
-        lambda: nn.mlp([6, 7, 5, 4], dtype="float64", seed=3),
-        lambda: [tnn.Linear(6, 7), tnn.ReLU(), tnn.Linear(7, 5), tnn.ReLU(), tnn.Linear(5, 4)],
-    ),
-    "tanh": (
-        lambda: nn.mlp([6, 5, 4], activation="tanh", dtype="float64", seed=3),
-        lambda: [tnn.Linear(6, 5), tnn.Tanh(), tnn.Linear(5, 4)],
-    ),
-    "cnn": (
-        lambda: nn.cnn(3, (1, 10, 10), "float64", seed=3),
-        lambda: [
-            *(tnn.Conv2d(1, 32, 3), tnn.MaxPool2d(2), tnn.ReLU()),
-            *(tnn.Conv2d(32, 64, 3), tnn.MaxPool2d(2), tnn.ReLU(), tnn.Flatten()),
-            *(tnn.Linear(64, 128), tnn.ReLU(), tnn.Linear(128, 64), tnn.ReLU()),
-            tnn.Linear(64, 3),
-        ],
-    ),
-    "lenet": (
-        lambda: nn.lenet(3, (1, 12, 12), "float64", seed=3),
-        lambda: [
-            *(tnn.Conv2d(1, 6, 5, padding=2), tnn.Tanh(), tnn.MaxPool2d(2)),
-            *(tnn.Conv2d(6, 16, 5), tnn.Tanh(), tnn.MaxPool2d(2), tnn.Flatten()),
-            *(tnn.Linear(16, 120), tnn.Tanh(), tnn.Linear(120, 84), tnn.Tanh()),
-            tnn.Linear(84, 3),
-        ],
-    ),
-}
-
-
-@pytest.mark.workers(1)
-@pytest.mark.parametrize("twin", TWINS)
-def test_numpy_and_torch_versions_of_one_seed_train_alike(comm, twin):
-    numpy_version, modules = TWINS[twin]
-    numpy_model = numpy_version()
-    model = TorchModel(modules(), dtype="float64", seed=3, input_shape=numpy_model.input_shape)
-    batches = random_batches(numpy_model, 9, steps=4) * 5
-    oracle = Sequential(numpy_model, momentum())
-    assert_trains_like(oracle, Sequential(model, momentum()), batches, comm, tolerance=1e-10)
 
 
 @pytest.mark.workers(1)
@@ -563,13 +507,10 @@ def test_a_device_with_memory_of_its_own(comm, net, strategy, monkeypatch):
     """Played by the CPU: modules hold copies of their parameters and compute on these."""
     oracle = Sequential(build(net), momentum())
     monkeypatch.setattr(torch_layer, "in_host_memory", lambda device: False)
-    parallel = STRATEGIES[strategy](build(net), momentum(), comm)
-    batches = random_batches(build(net), 7, steps=2)
-    if strategy in OF_OWN_LOSS:
-        assert_same_weights(parallel, oracle, batches)
-    else:
-        assert_trains_like(oracle, parallel, batches, comm)
     model = build(net)
+    parallel = STRATEGIES[strategy](model, momentum(), comm)
+    batches = random_batches(model, 7, steps=2)
+    assert_trains_like(oracle, parallel, batches, comm, own_loss=strategy in OF_OWN_LOSS)
     for weight in model.module.parameters():
         assert not np.shares_memory(weight.detach().numpy(), model.params)
     parallel.close()
@@ -861,3 +802,36 @@ def test_a_pipeline_is_not_cut_behind_a_layer_that_makes_more_rows(comm):
     parallel = Pipeline(make(), momentum(), comm, cuts=[1, 2][: comm.size - 1])
     assert_trains_like(Sequential(make(), momentum()), parallel, [batch] * 2, comm)
     parallel.close()
+
+
+@pytest.mark.workers(2)
+def test_one_model_by_one_strategy_after_the_other(comm):
+    """The layers of a stage are joined for its rows, whatever rows they had in the one before."""
+    model = build("linear")
+    start = model.params.copy()
+    for make in (TensorParallel, partial(Pipeline, micro_batches=2, cuts=[1]), DataParallel):
+        model.bind(start.copy(), np.zeros_like(start))
+        parallel = make(model, momentum(), comm)
+        oracle = Sequential(build("linear"), momentum())
+        assert_trains_like(oracle, parallel, random_batches(oracle.model, 7, steps=2), comm)
+        parallel.close()
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize(
+    ("make", "copied"),
+    [
+        (partial(Pipeline, micro_batches=2, cuts=[3]), (3, 4)),
+        # Its Linears are made anew, of their parts.
+        (TensorParallel, (3, 3)),
+    ],
+    ids=["Pipeline", "TensorParallel"],
+)
+def test_a_rank_copies_its_own_layers_alone(comm, make, copied, monkeypatch):
+    model, copies = build("linear"), []
+    copy_of = torch_layer.TorchLayer.__copy__
+    monkeypatch.setattr(
+        torch_layer.TorchLayer, "__copy__", lambda layer: copies.append(layer) or copy_of(layer)
+    )
+    make(model, momentum(), comm).close()
+    assert len(copies) == copied[comm.rank]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from mpi4py import MPI
 
 from bench import gate
 from bench.gate import Outcome
@@ -23,11 +24,14 @@ class Rates:
     """Some cell was left without a verdict."""
 
 
-def simulate(noise: Noise, slowdown: float, comparisons: int, seed: int = 0) -> Rates:
-    """Whole-grid comparisons of 3 against 3 launches, and fresh ones for what they leave open."""
-    rng = np.random.default_rng(seed)
+def simulate(noise: Noise, slowdown: float, comparisons: int, comm: MPI.Comm) -> Rates:
+    """Whole-grid comparisons of 3 against 3 launches, and fresh ones for what they leave open.
+
+    The ranks of `comm` share them out; the rates are the same on however many.
+    """
     alarms = found = inconclusive = 0
-    for number in range(comparisons):
+    for number in range(comm.rank, comparisons, comm.size):
+        rng = np.random.default_rng(number)
         cell = CELLS[number % len(CELLS)]
         program = Program().slowed(cell, slowdown) if slowdown else Program()
         before, after = side(rng, noise), side(rng, noise, program)
@@ -39,4 +43,6 @@ def simulate(noise: Noise, slowdown: float, comparisons: int, seed: int = 0) -> 
         found += slowdown > 0 and cell in failed
         alarms += bool(failed - {cell} if slowdown else failed)
         inconclusive += any(v.outcome is Outcome.INCONCLUSIVE for v in verdicts)
-    return Rates(alarms / comparisons, found / comparisons, inconclusive / comparisons)
+    counts = np.array([alarms, found, inconclusive])
+    comm.Allreduce(MPI.IN_PLACE, counts)
+    return Rates(*map(float, counts / comparisons))

@@ -8,7 +8,7 @@ import pytest
 from tests.gate.noise import Noise
 from tests.gate.rates import simulate
 
-pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
+pytestmark = pytest.mark.deadline(60)
 
 KINDS = {
     "usual": Noise(),
@@ -23,17 +23,17 @@ KINDS = {
 
 
 @pytest.mark.parametrize("noise", KINDS.values(), ids=KINDS)
-def test_false_alarms_are_at_most_1_in_100_grids(noise):
-    assert simulate(noise, 0.0, comparisons=100).alarms <= 0.01
+def test_false_alarms_are_at_most_1_in_100_grids(world, noise):
+    assert simulate(noise, 0.0, comparisons=100, comm=world).alarms <= 0.01
 
 
 @pytest.mark.parametrize("noise", KINDS.values(), ids=KINDS)
-def test_a_10_percent_slower_cell_is_found_in_95_of_100(noise):
-    rates = simulate(noise, 0.10, comparisons=100)
+def test_a_10_percent_slower_cell_is_found_in_95_of_100(world, noise):
+    rates = simulate(noise, 0.10, comparisons=200, comm=world)
     assert rates.found >= 0.95
     assert rates.alarms <= 0.01
 
 
 @pytest.mark.parametrize("noise", KINDS.values(), ids=KINDS)
-def test_a_20_percent_slower_cell_is_always_found(noise):
-    assert simulate(noise, 0.20, comparisons=25).found == 1
+def test_a_20_percent_slower_cell_is_always_found(world, noise):
+    assert simulate(noise, 0.20, comparisons=25, comm=world).found == 1

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from mpi4py import MPI
+from numpy.typing import NDArray
 
 from nn import Batch, Model
 from strategies import Sequential, Strategy
@@ -45,8 +46,31 @@ class MatchedOrder(Sequential):
         return float(sum(losses))
 
 
+class Recorded:
+    """The steps of an oracle on some batches, taken once, for many strategies to be held against.
+
+    Copy it (`copy.copy`) to begin at the start.
+    """
+
+    def __init__(self, oracle: Strategy, batches: Sequence[Batch]):
+        self.batches = batches
+        self._weights, self._losses = [oracle.weights()], []
+        for batch in batches:
+            self._losses.append(oracle.step(batch))
+            self._weights.append(oracle.weights())
+        self._steps = 0
+
+    def weights(self) -> NDArray:
+        return self._weights[self._steps]
+
+    def step(self, batch: Batch) -> float:
+        assert batch is self.batches[self._steps], "another batch than was recorded"
+        self._steps += 1
+        return self._losses[self._steps - 1]
+
+
 def assert_trains_like(
-    oracle: Strategy,
+    oracle: Strategy | Recorded,
     strategy: Strategy,
     batches: Sequence[Batch],
     comm: MPI.Intracomm,

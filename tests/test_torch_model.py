@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -25,7 +25,8 @@ from strategies import (
 from strategies.base import Refused
 from tests.exact import EXACT, OF_OWN_LOSS
 from tests.optimizers import momentum
-from tests.oracles import assert_trains_like, random_batches
+from tests.oracles import Recorded, assert_trains_like, random_batches
+from tests.small_nets import Reused
 
 torch.set_num_threads(1)
 
@@ -118,18 +119,48 @@ def build(net="linear", **arguments):
     return TorchModel(make(), dtype="float64", seed=1, input_shape=shape, **arguments)
 
 
+@cache
+def reused(net):
+    return Reused(build(net))
+
+
+@cache
+def trained(net):
+    """Plain training: 7 rows are uneven shards, 2 rows leave some empty."""
+    oracle = Sequential(build(net), momentum())
+    return Recorded(
+        oracle, [b for rows in (7, 2) for b in random_batches(oracle.model, rows, steps=2)]
+    )
+
+
 # Equality
 
 
 @every_strategy
 @every_net
 def test_equals_sequential(comm, strategy, net):
-    """7 rows are uneven shards, 2 rows leave some empty."""
-    parallel = STRATEGIES[strategy](build(net), momentum(), comm)
-    oracle = Sequential(build(net), momentum())
-    batches = [b for rows in (7, 2) for b in random_batches(oracle.model, rows, steps=2)]
-    assert_trains_like(oracle, parallel, batches, comm, own_loss=strategy in OF_OWN_LOSS)
+    parallel, oracle = (
+        STRATEGIES[strategy](reused(net)(), momentum(), comm),
+        copy.copy(trained(net)),
+    )
+    own_loss = strategy in OF_OWN_LOSS
+    assert_trains_like(oracle, parallel, oracle.batches, comm, own_loss=own_loss)
     parallel.close()
+
+
+@cache
+def deep():
+    """A net, and steps of plain training: batch, state before, weights before and after."""
+    layers = [tnn.Linear(5, 4), tnn.ReLU()]
+    for _ in range(10):
+        layers += [tnn.Linear(4, 4), tnn.Tanh()]
+    model = TorchModel([*layers, tnn.Linear(4, 3)], dtype="float64", seed=4)
+    oracle, path = Sequential(copy.deepcopy(model), SGD(0.5)), []
+    for batch in random_batches(model, 2, steps=6):
+        state, before = oracle.state(), oracle.weights()
+        oracle.step(batch)
+        path.append((batch, state, before, oracle.weights()))
+    return Reused(model), path
 
 
 @pytest.mark.parametrize(
@@ -138,21 +169,12 @@ def test_equals_sequential(comm, strategy, net):
 )
 def test_a_chaotic_net_gradient_by_gradient(comm, strategy):
     """Twelve narrow layers, with batches of 2 rows: every step from the state of the oracle."""
-
-    def deep():
-        layers = [tnn.Linear(5, 4), tnn.ReLU()]
-        for _ in range(10):
-            layers += [tnn.Linear(4, 4), tnn.Tanh()]
-        return TorchModel([*layers, tnn.Linear(4, 3)], dtype="float64", seed=4)
-
-    parallel = STRATEGIES[strategy](deep(), SGD(0.5), comm)
-    oracle = Sequential(deep(), SGD(0.5))
-    for batch in random_batches(deep(), 2, steps=6):
-        parallel.load_state(oracle.state())
-        before = oracle.weights()
-        oracle.step(batch)
+    model, path = deep()
+    parallel = STRATEGIES[strategy](model(), SGD(0.5), comm)
+    for batch, state, before, after in path:
+        parallel.load_state(state)
         parallel.step(batch)
-        moved = oracle.weights() - before
+        moved = after - before
         difference = np.abs(parallel.weights() - before - moved).max()
         assert difference <= 1e-12 * np.abs(moved).max() + 1e-15
         assert moved.any()

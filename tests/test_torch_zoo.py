@@ -6,6 +6,7 @@ normalises the rows of each shard or micro-batch by themselves; synchronised, by
 do not refuse it, against one that normalises the batch.
 """
 
+from copy import copy
 from functools import cache, partial
 from typing import Any
 
@@ -21,7 +22,8 @@ from nn.torch_zoo import NETS, NORMS, build
 from strategies import Hybrid, Pipeline, Sequential
 from tests.exact import EXACT, OF_OWN_LOSS
 from tests.optimizers import momentum
-from tests.oracles import MatchedOrder, assert_trains_like, random_batches
+from tests.oracles import MatchedOrder, Recorded, assert_trains_like, random_batches
+from tests.small_nets import Reused
 
 IMAGES = (3, 32, 32)
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
@@ -45,16 +47,8 @@ def model(name: str, norm: str | None = None, sync: Any = None) -> TorchModel:
 
 
 @cache
-def _built(name: str, norm: str | None) -> tuple[TorchModel, np.ndarray]:
-    net = model(name, norm)
-    return net, net.params.copy()
-
-
-def fresh(name: str, norm: str | None) -> TorchModel:
-    """As it was built, with weights and memory of its own; building takes longer than a step."""
-    net, start = _built(name, norm)
-    net.bind(start.copy(), np.zeros_like(start))
-    return net
+def reused(name: str, norm: str | None) -> Reused:
+    return Reused(model(name, norm))
 
 
 @cache
@@ -104,33 +98,17 @@ ALONE = ("TensorParallel", "Hybrid", "ParameterServer")
 
 
 @cache
-def trained(name: str, norm: str | None, parts: int) -> tuple[float, list[np.ndarray]]:
-    """Loss of the batch, and weights before and after the step, in one process."""
-    oracle = MatchedOrder(model(name, norm), SGD(0.1), parts)
-    before = oracle.weights()
-    return oracle.step(batch(name)), [before, oracle.weights()]
-
-
-class Recorded:
-    """What one process did, for all strategies to be held against."""
-
-    def __init__(self, name: str, norm: str | None = None, parts: int = 1):
-        self.loss, (self.now, self.then) = trained(name, norm, parts)
-
-    def weights(self) -> np.ndarray:
-        return self.now
-
-    def step(self, batch: Batch) -> float:
-        self.now = self.then
-        return self.loss
+def trained(name: str, norm: str | None, parts: int) -> Recorded:
+    """A step in one process."""
+    return Recorded(MatchedOrder(model(name, norm), SGD(0.1), parts), [batch(name)])
 
 
 def assert_one_step(name, strategy, comm, norm=None, parts=1, sync=None):
     """From one state, one gradient: rounding grows from step to step in nets as deep as these."""
-    net = model(name, norm, sync) if sync else fresh(name, norm)
+    net = model(name, norm, sync) if sync else reused(name, norm)()
     parallel = STRATEGIES[strategy](net, SGD(0.1), comm)
-    recorded, own_loss = Recorded(name, norm, parts), strategy in OF_OWN_LOSS
-    assert_trains_like(recorded, parallel, [batch(name)], comm, own_loss=own_loss)
+    oracle, own_loss = copy(trained(name, norm, parts)), strategy in OF_OWN_LOSS
+    assert_trains_like(oracle, parallel, oracle.batches, comm, own_loss=own_loss)
     parallel.close()
 
 

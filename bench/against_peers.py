@@ -70,7 +70,7 @@ def _sklearn_step():
     ],
     ids=lambda value: str(value) if not isinstance(value, float) else "",
 )
-def test_peers(comm, record, promise, net, batch_size, limit):
+def test_peers(comm, record, promise, lap, net, batch_size, limit):
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     pytest.importorskip("torch").set_num_threads(1)
@@ -109,6 +109,7 @@ def test_peers(comm, record, promise, net, batch_size, limit):
     if net == "mlp":
         note = "scikit-learn draws weights of its own: only its time is compared"
         entrants["scikit-learn"] = Entrant(_sklearn_step(), 1, note=note)
+    lap()
     rounds, steps = race(entrants, batches, comm)
     for strategy in strategies.values():
         strategy.close()

@@ -135,4 +135,4 @@ def test_sparse_and_dense(comm, record, lap, name):
         record(Ratio(f"{name}, {arm}: {rate:,.0f} samples/s, time", time_ratio), "", [], {})
         losses = Ratio(f"{name}, {arm}: final loss", loss_ratio, limit)
         record(losses, "", [], {})
-        hold(losses, foreign, comm.size)  # a rank that waits for its core keeps old weights too
+        hold(losses, foreign, comm.size)  # a rank that waits for its core holds older weights

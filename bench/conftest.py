@@ -123,7 +123,8 @@ def promise(
 ) -> Callable[..., None]:
     """Record a ratio, and hold it against its limit, if any.
 
-    If it is one of times, their rounds are `seconds`, and those of the last lap.
+    If it is one of times, their rounds are `seconds`, and those of the last lap, in which `cores`
+    were to be had, by default one a rank.
     """
 
     def promise(
@@ -131,12 +132,13 @@ def promise(
         value: float,
         limit: float | None,
         seconds: Sequence[float] = (),
+        cores: int | None = None,
         **extra: Any,
     ) -> None:
         ratio = Ratio(what, float(value), limit)
         extra |= {"ratio": float(value), "limit": limit}
         record(ratio, f"{value:.3f}", list(seconds), extra)
-        hold(ratio, lap() if seconds else 0.0, comm.size)
+        hold(ratio, lap() if seconds else 0.0, cores or comm.size)
 
     return promise
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.compare import after_side, arguments, conclude, notes, settled
-from bench.fingerprint import cores
+from bench.cores import available
 from bench.gate import FRESH, Side
 from bench.launches import Grid, Launch, collect, interruptible, oversubscribed, side
 from bench.verdicts import Report, Unusable
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return conclude(
         lambda: compare(
             options.reference,
-            options.ranks or len(cores()),
+            options.ranks or available(),
             options.launches,
             options.tolerance,
             rest or ["--quick"],

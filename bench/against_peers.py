@@ -12,8 +12,9 @@ import pytest
 
 from bench.cells import MLP_SIZES, TORCH_NETS, optimizer
 from bench.cores import all_cores, available
-from bench.measure import Cell, equals_sequential
-from bench.race import Entrant, measurements, paired_ratio, race
+from bench.interleave import ratio
+from bench.measure import Cell, Check, equals_sequential
+from bench.race import Entrant, measurements, race
 from nn import Batch
 from strategies import DataParallel, Pipeline, Sequential, SharedDataParallel
 
@@ -70,7 +71,7 @@ def _sklearn_step():
     ],
     ids=lambda value: str(value) if not isinstance(value, float) else "",
 )
-def test_peers(comm, record, promise, net, batch_size, limit):
+def test_peers(comm, record, promise, lap, net, batch_size, limit):
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     pytest.importorskip("torch").set_num_threads(1)
@@ -103,12 +104,13 @@ def test_peers(comm, record, promise, net, batch_size, limit):
         entrants[label] = Entrant(
             strategy.step,
             workers=strategy.comm.size,
-            error=check.error,
+            check=check,
             **({"within": _all_threads} if label == THREADS else {}),
         )
     if net == "mlp":
         note = "scikit-learn draws weights of its own: only its time is compared"
-        entrants["scikit-learn"] = Entrant(_sklearn_step(), 1, note=note)
+        entrants["scikit-learn"] = Entrant(_sklearn_step(), 1, Check(note=note))
+    lap()
     rounds, steps = race(entrants, batches, comm)
     for strategy in strategies.values():
         strategy.close()
@@ -118,7 +120,7 @@ def test_peers(comm, record, promise, net, batch_size, limit):
 
     for result in measurements(entrants, rounds, steps, cell, PLAIN, THREADS):
         record(result, "", [], {})
-    value = paired_ratio(rounds["SharedDataParallel"], rounds["DistributedDataParallel"])
+    value = ratio(rounds["SharedDataParallel"], rounds["DistributedDataParallel"])
     promise(
         f"SharedDataParallel / torch DDP, {net}, batch {batch_size}",
         value,

@@ -32,7 +32,8 @@ from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
 from pytest_benchmark.stats import Stats
 from pytest_benchmark.utils import get_commit_info, get_machine_id
 
-from bench.fingerprint import cores, fingerprint
+from bench.cores import available
+from bench.fingerprint import fingerprint
 from bench.gate import MIN_LAUNCHES
 from bench.launches import (
     Grid,
@@ -216,7 +217,7 @@ def _benchmark(launches: Sequence[Launch], cell: str) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.baseline", allow_abbrev=False)
-    parser.add_argument("-n", dest="ranks", type=rank_count, default=len(cores()))
+    parser.add_argument("-n", dest="ranks", type=rank_count, default=available())
     parser.add_argument("--launches", type=launch_count, default=MIN_LAUNCHES)
     parser.add_argument("--save", metavar="NAME", type=name_of, required=True)
     parser.add_argument("--storage", type=Path, default=STORAGE)

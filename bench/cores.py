@@ -16,16 +16,17 @@ def available() -> int:
     A launcher binds every rank, even a single one, to cores of its own; what the launcher itself
     may use is what the user has allowed.
     """
-    return len(_allowed())
+    return len(allowed())
 
 
-def _allowed() -> set[int]:
+def allowed() -> set[int]:
+    """Their numbers."""
     if not hasattr(os, "sched_getaffinity"):
         return set(range(os.cpu_count() or 1))
-    allowed = os.sched_getaffinity(0)
+    cores = os.sched_getaffinity(0)
     if any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")):
-        allowed |= os.sched_getaffinity(os.getppid())
-    return allowed
+        cores |= os.sched_getaffinity(os.getppid())
+    return cores
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def all_cores() -> Iterator[None]:
                 # Every thread has a binding of its own, inherited when it was made.
                 for task in Path("/proc/self/task").iterdir():
                     binding[int(task.name)] = os.sched_getaffinity(int(task.name))
-                    os.sched_setaffinity(int(task.name), _allowed())
+                    os.sched_setaffinity(int(task.name), allowed())
             yield
     finally:
         for thread, cores in binding.items():

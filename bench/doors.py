@@ -172,7 +172,13 @@ def load_model(door: str, rows: Rows | None = None) -> Net:
             return _as_model(factory(), dtype, factory, door, rows)
 
     net = Net(name, build, rows)
-    start, again = (np.array(build("float64").params) for _ in range(2))
+    single, double = ([build(dtype) for _ in range(2)] for dtype in ("float32", "float64"))
+    if any(x is y for one, other in (single, double) for x in one.layers for y in other.layers):
+        raise DoorError(
+            f"--model {door}: {name}() gives the same layers at each call, so that what is trained "
+            "plainly and by a strategy would be one; expected new ones: make them in the function"
+        )
+    start, again = (model.params for model in double)
     if not np.array_equal(start, again, equal_nan=True):
         raise DoorError(
             f"--model {door}: {name}() gives other parameters at each call; expected the same "
@@ -183,9 +189,9 @@ def load_model(door: str, rows: Rows | None = None) -> Net:
     whose = "its rows" if rows else "random rows, for want of --data,"
     with _blamed(f"--model {door}: training on {whose}"):
         batch = _extremes(rows) if rows else net.batches([2])[0]
-        if not np.isfinite(Sequential(net.build("float64"), SGD(0.0)).step(batch)):
+        if not np.isfinite(Sequential(double[0], SGD(0.0)).step(batch)):
             raise DoorError(f"--model {door}: the loss of the first rows is not finite")
-    return replace(net, device=str(getattr(build("float32").layers[0], "device", "cpu")))
+    return replace(net, device=str(getattr(single[0].layers[0], "device", "cpu")))
 
 
 def load_strategy(door: str) -> tuple[str, Build]:
@@ -241,8 +247,7 @@ def load_data(door: str) -> Rows:
 
 def _as_rows(rows: Any) -> Rows | None:
     if isinstance(rows, Sequences):
-        last = rows.y[rows.length - 1 :: rows.length]  # of each row: what is no input
-        return partial(Sequences, np.column_stack([rows.x, last]))
+        return partial(Sequences, rows.tokens)
     if isinstance(rows, Batch | Dataset):
         rows = rows.x, rows.y
     return partial(Batch, *rows) if isinstance(rows, tuple) and len(rows) == 2 else None
@@ -330,6 +335,11 @@ def _as_model(made: Any, dtype: str, factory: Any, door: str, rows: Rows | None)
         raise DoorError(
             f"--model {door}: it returned {_kind(made)}; expected a nn.Model, a TorchModel or a "
             "torch.nn.Module"
+        )
+    if getattr(made, "sync_batch_norm", None) is not None:
+        raise DoorError(
+            f"--model {door}: it has sync_batch_norm, and plain training would wait in it for the "
+            "other ranks; expected a model without, of which a strategy of yours makes one with it"
         )
     if str(made.dtype) == dtype:
         return made
@@ -436,7 +446,8 @@ def _load(
     net = load_model(model, loaded) if model else None
     for device in devices:
         if net:
-            net.on(device)
+            with _blamed(f"--device {device}"):
+                net.on(device).build("float32")
     name, build = load_strategy(strategy) if strategy else ("", None)
     return Yours(net, build, name)
 

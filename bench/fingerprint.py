@@ -15,13 +15,7 @@ import psutil
 import scipy.linalg  # noqa: F401 - loads scipy's BLAS, so that every program lists the same ones
 import threadpoolctl
 
-
-def cores() -> list[int]:
-    """The cores that this process may run on."""
-    process = psutil.Process()
-    if hasattr(process, "cpu_affinity"):
-        return sorted(process.cpu_affinity())
-    return list(range(os.cpu_count() or 1))  # macOS binds nothing
+from bench.cores import allowed
 
 
 def fingerprint(ranks: int, devices: Collection[str]) -> dict[str, Any]:
@@ -34,7 +28,7 @@ def fingerprint(ranks: int, devices: Collection[str]) -> dict[str, Any]:
         "cpu": _cpu(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
-        "affinity": cores(),
+        "affinity": sorted(allowed()),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "world_size": ranks,
         "mpi": _mpi(),

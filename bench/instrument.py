@@ -32,15 +32,21 @@ _COLLECTIVES = (*_BLOCKING, *(f"I{name.lower()}" for name in _BLOCKING))
 VERBS = ("Barrier", "Ibarrier", *_SENDS, *_RECEIVES, *_EXCHANGES, *_COLLECTIVES)
 """What is instrumented: communication of buffers, but not of Python objects (in lower case)."""
 
-_DERIVING = ("Clone", "Create_cart", "Create_group", "Dup", "Split", "Split_type", "Sub")
+_DERIVING = (
+    *("Clone", "Create", "Create_cart", "Create_group"),
+    *("Dup", "Split", "Split_type", "Sub"),
+)
 _REQUEST = MPI.Request
 
 PAGE = mmap.PAGESIZE
 """Bytes."""
 
 
-class _Instrumented:
-    """Calls `_verb` in place of every verb. Mixed in before a class of mpi4py's communicators."""
+class Instrumented:
+    """Calls `_verb` in place of every verb. Mixed in before a class of mpi4py's communicators.
+
+    What is derived is of `kinds[Intracomm]` or `kinds[Cartcomm]`, with the same `record`.
+    """
 
     record: Any
     kinds: ClassVar[dict[type, type]]
@@ -51,7 +57,7 @@ class _Instrumented:
         return self
 
     def _verb(self, name: str, real: Callable, args: tuple, kwargs: dict) -> Any:
-        raise NotImplementedError
+        return real(*args, **kwargs)
 
     def _derived(self, real: Callable, args: tuple, kwargs: dict) -> Any:
         comm = real(*args, **kwargs)
@@ -63,19 +69,19 @@ class _Instrumented:
 
 def _install(names: tuple[str, ...], wrap: Callable[[str], Callable]) -> None:
     for name in names:
-        setattr(_Instrumented, name, wrap(name))
+        setattr(Instrumented, name, wrap(name))
 
 
 def _verb_method(name: str) -> Callable:
     def method(self, *args, **kwargs):
-        return self._verb(name, getattr(super(_Instrumented, self), name), args, kwargs)
+        return self._verb(name, getattr(super(Instrumented, self), name), args, kwargs)
 
     return method
 
 
 def _deriving_method(name: str) -> Callable:
     def method(self, *args, **kwargs):
-        return self._derived(getattr(super(_Instrumented, self), name), args, kwargs)
+        return self._derived(getattr(super(Instrumented, self), name), args, kwargs)
 
     return method
 
@@ -93,7 +99,7 @@ class _Hush:
     """Address and bytes -> the array that has them. Another may have the same ones later."""
 
 
-class _Silencing(_Instrumented):
+class _Silencing(Instrumented):
     record: _Hush
 
     @contextmanager
@@ -203,7 +209,7 @@ class Record:
         return result
 
 
-class _Metering(_Instrumented):
+class _Metering(Instrumented):
     record: Record
 
     def _verb(self, name, real, args, kwargs):
@@ -217,7 +223,7 @@ class _Metering(_Instrumented):
             source = _argument(args, kwargs, 1, "source", MPI.ANY_SOURCE)
             record.wait(self.Probe, source, _argument(args, kwargs, 2, "tag", MPI.ANY_TAG))
         elif name in _BLOCKING:
-            record.wait(super(_Instrumented, self).Barrier)
+            record.wait(super(Instrumented, self).Barrier)
         start = perf_counter()
         result = real(*args, **kwargs)
         record.communication += perf_counter() - start

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from bench.fingerprint import cores
+from bench.cores import available
 from bench.gate import MIN_LAUNCHES, Arms
 from bench.neighbours import Neighbours, disturbed
 
@@ -152,7 +152,7 @@ def _follow(
     if shutil.which(launcher[0]) is None:
         raise SystemExit(f"no {launcher[0]}: install an MPI, or name its mpiexec in {LAUNCHER}")
     environment = os.environ | {CELLS: str(path), "LOCKSTEP_RANKS": str(ranks)}
-    if ranks > len(cores()):
+    if ranks > available():
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
     neighbours = Neighbours()
     with log.open("wb") as output, path.open(encoding="utf-8") as lines:

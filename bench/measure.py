@@ -77,7 +77,7 @@ class Check:
         note: what a reader of the result must know.
     """
 
-    error: float | None
+    error: float | None = None
     problem: str = ""
     note: str = ""
 
@@ -152,6 +152,37 @@ class Measurement:
     profile: dict[str, list[float]]
     note: str = ""
 
+    @classmethod
+    def of(
+        cls,
+        cell: Cell,
+        rounds: dict[str, list[float]],
+        steps: int,
+        check: Check,
+        profile: dict[str, list[float]] | None = None,
+    ) -> "Measurement":
+        """What rounds of so many steps amount to; those of the arm bound may be missing."""
+        medians = {arm: float(np.median(times)) for arm, times in rounds.items()}
+        one = medians["sequential"]
+        low, high = interval(rounds["sequential"], rounds["parallel"])
+        speedup = one / medians["parallel"]
+        return cls(
+            cell=cell,
+            speedup=speedup,
+            speedup_low=low,
+            speedup_high=high,
+            efficiency=speedup / cell.workers,
+            bound=one / medians["bound"] if "bound" in medians else None,
+            threads_speedup=one / medians["threads"],
+            oversubscribed=cell.workers > available(),
+            check_error=check.error,
+            samples_per_second=steps * cell.batch_size / medians["parallel"],
+            steps_per_round=steps,
+            rounds=rounds,
+            profile=profile or {},
+            note=check.note,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Public keys and values, of the kinds that JSON knows; the cell's own keys first."""
         return {**asdict(self.cell), **{k: v for k, v in asdict(self).items() if k != "cell"}}
@@ -193,27 +224,7 @@ def measure(
     parallel.close()
     if bound:
         bound.close()
-
-    medians = {arm: float(np.median(times)) for arm, times in rounds.items()}
-    one = medians["sequential"]
-    low, high = interval(rounds["sequential"], rounds["parallel"])
-    speedup = one / medians["parallel"]
-    return Measurement(
-        cell=cell,
-        speedup=speedup,
-        speedup_low=low,
-        speedup_high=high,
-        efficiency=speedup / cell.workers,
-        bound=one / medians["bound"] if bound else None,
-        threads_speedup=one / medians["threads"],
-        oversubscribed=cell.workers > available(),
-        check_error=check.error,
-        samples_per_second=steps * cell.batch_size / medians["parallel"],
-        steps_per_round=steps,
-        rounds=rounds,
-        profile=profile,
-        note=check.note,
-    )
+    return Measurement.of(cell, rounds, steps, check, profile)
 
 
 def interval(sequential: ArrayLike, parallel: ArrayLike) -> tuple[float, float]:
@@ -250,7 +261,7 @@ def equals_sequential(
     error = float(worst[0])
     tolerance = CHECK_TOLERANCE[str(expected.dtype)]
     if not moved:
-        return Check(None, "sequential training did not move the weights: nothing to compare")
+        return Check(problem="sequential training did not move the weights: nothing to compare")
     if error <= tolerance:
         return Check(error)
     return Check(
@@ -262,7 +273,7 @@ def equals_sequential(
 
 def unchecked(reason: str) -> Checker:
     """The check of a strategy that by design is not equal to sequential training."""
-    return lambda parallel, sequential, batches, comm: Check(None, note=reason)
+    return lambda parallel, sequential, batches, comm: Check(note=reason)
 
 
 # The arms

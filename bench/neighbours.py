@@ -12,7 +12,7 @@ import time
 
 import psutil
 
-from bench.fingerprint import cores
+from bench.cores import allowed, available
 
 LIMIT = 0.1
 """Cores' worth of time that neighbours may take beyond the cores that a cell leaves free."""
@@ -26,7 +26,7 @@ class Neighbours:
     """
 
     def __init__(self, process: psutil.Process | None = None) -> None:
-        self._cores = cores()
+        self._cores = allowed()
         self._process = process or psutil.Process()
         self._last = self._now()
 
@@ -59,4 +59,20 @@ class Neighbours:
 
 def disturbed(foreign: float, workers: int) -> bool:
     """Whether `foreign` load left fewer than `workers` free cores (within LIMIT) to a cell."""
-    return foreign > max(0, len(cores()) - workers) + LIMIT
+    return _taken(foreign, workers) > LIMIT
+
+
+def slowdown(foreign: float, workers: int) -> float:
+    """How many times as long a cell can take, at most, for that load; 1 if it disturbs nothing.
+
+    All of it may have been on the core of one rank, for which the others wait. A rank that shares
+    its core with one other program has half of it.
+    """
+    if not disturbed(foreign, workers):
+        return 1.0
+    return 1 / (1 - min(_taken(foreign, workers), 0.5))
+
+
+def _taken(foreign: float, workers: int) -> float:
+    """What is left of the load when it has filled the cores that a cell leaves free."""
+    return foreign - max(0, available() - workers)

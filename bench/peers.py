@@ -13,7 +13,6 @@ number of ranks, over the rows of the whole batch: shards may then be uneven, or
 
 import copy
 import socket
-import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -53,7 +52,7 @@ class Peer(Strategy):
 
     Raises:
         TypeError: a model without torch modules, or another optimizer.
-        Refused: a model on another device than the CPU, where gloo is.
+        Refused: a model with mixed precision, or on another device than the CPU, where gloo is.
     """
 
     model: TorchModel
@@ -63,6 +62,8 @@ class Peer(Strategy):
     def __init__(self, model: TorchModel, optimizer: Any, comm: MPI.Intracomm | None = None):
         if not isinstance(model, TorchModel):
             raise TypeError(f"model is {type(model).__name__}: torch expected a TorchModel")
+        if model.compute:
+            raise Refused(f"a model that computes in {model.compute}: expected one without")
         if elsewhere := {str(w.device) for w in model.module.parameters()} - {"cpu"}:
             raise Refused(f"a model on {elsewhere.pop()}: expected one on the CPU, where gloo is")
         super().__init__(model, optimizer, comm or MPI.COMM_SELF)
@@ -150,11 +151,6 @@ class FullyShardedDataParallel(_Gloo):
         fully_shard(self.module, mesh=mesh)
         return super()._trained()
 
-    def backward(self, batch: Batch) -> float:
-        with warnings.catch_warnings():  # of logits that are a view: nobody writes into them
-            warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
-            return super().backward(batch)
-
     def weights(self):
         whole = [weight.full_tensor().detach() for weight in self.module.parameters()]
         return _flat(whole, self.model.dtype)
@@ -193,9 +189,10 @@ class GPipe(_Gloo):
         losses: list[torch.Tensor] = []
         first, last = self.comm.rank == 0, self.comm.rank == self.comm.size - 1
         x, y = self._tensors(batch)
-        more = -rows % self._parts
-        x = torch.cat([x, x.new_zeros(more, *x.shape[1:])])
-        y = torch.cat([y.view(rows, labels), y.new_full((more, labels), NO_LABEL)])
+        y = y.view(rows, labels)
+        if more := -rows % self._parts:
+            x = torch.cat([x, x.new_zeros(more, *x.shape[1:])])
+            y = torch.cat([y, y.new_full((more, labels), NO_LABEL)])
         schedule.step(
             *([x] if first else []),
             target=y if last else None,

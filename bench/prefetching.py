@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.interleave import ratio
 from bench.results import Training
 from nn import SGD, cnn, data, mlp
 from nn.data.prefetch import prefetch
@@ -82,17 +83,20 @@ def compare(
                 runs[how].step(batch)
             times[how].append((time.perf_counter() - start) / net.epochs)
         order.reverse()
-    seconds = {how: float(np.median(each[1:])) for how, each in times.items()}
+    times = {how: each[1:] for how, each in times.items()}
+    seconds = {how: float(np.median(each)) for how, each in times.items()}
     base = runs["base"].weights()
     for how, run in runs.items():
         np.testing.assert_array_equal(run.weights(), base, f"{how}: other weights")
         accuracy = float(np.mean(models[how].predict(rows.x_test) == rows.y_test))
-        ratio = seconds[how] / seconds["base"]
-        record(Training(net.name, computed_by, how, seconds[how], ratio, accuracy), "", [], {})
-    ahead = seconds["ahead, 1 thread"] / seconds["base"]
+        over_base = ratio(times[how], times["base"])
+        result = Training(net.name, computed_by, how, seconds[how], over_base, accuracy)
+        record(result, "", [], {})
+    ahead = ratio(times["ahead, 1 thread"], times["base"])
     if net is IRIS:  # steps of microseconds: a thread costs more than it gives
         limit = 1.0 if computed_by == "numpy" else None
         held = f"iris, {computed_by}: base / read ahead", 1 / ahead, limit
     else:
         held = f"cnn, {computed_by}: read ahead / base", ahead, 1.05
-    promise(*held, times["ahead, 1 thread"][1:], ahead=ahead, seconds_an_epoch=seconds)
+    read = times["ahead, 1 thread"]
+    promise(*held, read, cores=2, ahead=ahead, seconds_an_epoch=seconds)  # one for the thread

@@ -7,13 +7,11 @@ are none. The rounds of any two are pairs.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 from mpi4py import MPI
 
-from bench.cores import available
-from bench.measure import SHORTEST_ROUND, Cell, Measurement, alone, interval, together
+from bench.measure import SHORTEST_ROUND, Cell, Check, Measurement, alone, together
 from nn.batch import Batch
 
 ROUNDS = 9
@@ -26,15 +24,13 @@ class Entrant:
     Attributes:
         step: one training step.
         workers: ranks that take part: all, or, if 1, rank 0 while the others sleep.
-        error: see `Measurement.check_error`.
-        note: what a reader of the result must know.
+        check: how its weights compare with those of plain training.
         within: entered by rank 0 around a round.
     """
 
     step: Callable[[Batch], object]
     workers: int
-    error: float | None = None
-    note: str = ""
+    check: Check = field(default_factory=Check)
     within: Callable[[], AbstractContextManager] = nullcontext
 
 
@@ -63,15 +59,6 @@ def race(
     return rounds, steps
 
 
-def paired_ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """How much longer one entrant takes than another: the median over rounds of their ratio.
-
-    What slows a whole round leaves its ratio alone. Where rounds have nothing in common it is as
-    good as the ratio of the medians, and else it varies less.
-    """
-    return float(np.median(np.divide(over, under)))
-
-
 def measurements(
     entrants: Mapping[str, Entrant],
     rounds: Mapping[str, list[float]],
@@ -80,36 +67,19 @@ def measurements(
     plain: str,
     threads: str,
 ) -> list[Measurement]:
-    """The results of a race, over the entrant `plain`, by the same formulas as those of a cell.
+    """The results of a race, over the entrant `plain`, as those of cells.
 
     Args:
         cell: name and workers of an entrant -> its cell.
         threads: the entrant that uses all cores in one process.
     """
-    found = []
-    medians = {name: float(np.median(times)) for name, times in rounds.items()}
-    for name, entrant in entrants.items():
-        if name == plain:
-            continue
-        of = cell(name, entrant.workers)
-        low, high = interval(rounds[plain], rounds[name])
-        speedup = medians[plain] / medians[name]
-        found.append(
-            Measurement(
-                cell=of,
-                speedup=speedup,
-                speedup_low=low,
-                speedup_high=high,
-                efficiency=speedup / of.workers,
-                bound=None,
-                threads_speedup=medians[plain] / medians[threads],
-                oversubscribed=of.workers > available(),
-                check_error=entrant.error,
-                samples_per_second=steps * of.batch_size / medians[name],
-                steps_per_round=steps,
-                rounds={"sequential": rounds[plain], "parallel": rounds[name]},
-                profile={},
-                note=entrant.note,
-            )
+    return [
+        Measurement.of(
+            cell(name, entrant.workers),
+            {"sequential": rounds[plain], "parallel": rounds[name], "threads": rounds[threads]},
+            steps,
+            entrant.check,
         )
-    return found
+        for name, entrant in entrants.items()
+        if name != plain
+    ]

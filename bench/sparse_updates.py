@@ -18,6 +18,7 @@ from scipy import stats
 
 import nn
 from bench import words
+from bench.conftest import hold
 from bench.measure import sleeping_barrier
 from bench.results import Ratio
 from nn import SGD, Batch, Model, schedules
@@ -113,13 +114,15 @@ def train(workload: Workload, arm: str, data: Dataset, seed: int, comm: MPI.Intr
 
 @pytest.mark.workers(2)
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_sparse_and_dense(comm, record, name):
+def test_sparse_and_dense(comm, record, lap, name):
     """The loss after as many samples is hardly above the interval of plain training's."""
     workload = WORKLOADS[name]
     data = workload.data()
+    lap()
     result = np.array(
         [[train(workload, arm, data, seed, comm) for arm in workload.arms] for seed in range(SEEDS)]
     )
+    foreign = lap()
     comm.Bcast(result)
     seconds, loss = np.moveaxis(result, -1, 0)
     plain = loss[:, 0]
@@ -130,5 +133,6 @@ def test_sparse_and_dense(comm, record, name):
         limit = highest if arm.startswith("Hogwild") else None
         rate = workload.epochs * len(data.y) / np.median(seconds[:, i])
         record(Ratio(f"{name}, {arm}: {rate:,.0f} samples/s, time", time_ratio), "", [], {})
-        record(Ratio(f"{name}, {arm}: final loss", loss_ratio, limit), "", [], {})
-        assert limit is None or loss_ratio <= limit
+        losses = Ratio(f"{name}, {arm}: final loss", loss_ratio, limit)
+        record(losses, "", [], {})
+        hold(losses, foreign, comm.size)  # a rank that waits for its core holds older weights

@@ -53,4 +53,4 @@ def test_overhead(promise, device, batch_size):
     times = interleaved(arms, rounds=51)
     limit = 1.10 if (device, batch_size) == ("cpu", 256) else None
     name = f"TorchModel step / plain torch step on {device}, batch {batch_size}"
-    promise(name, ratio(times, "TorchModel", "plain"), limit, times["TorchModel"])
+    promise(name, ratio(times["TorchModel"], times["plain"]), limit, times["TorchModel"])

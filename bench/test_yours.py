@@ -24,11 +24,16 @@ def pytest_generate_tests(metafunc):
     rows = _rows(yours)
     sizes = sorted({min(size, rows) for size in BATCH_SIZES})
     metafunc.parametrize("strategy", yours.strategies())
-    metafunc.parametrize("model", [yours.net.name] if yours.net else cells.MODELS)
-    metafunc.parametrize(
-        "on", metafunc.config.option.device or [yours.net.device if yours.net else "cpu"]
-    )
+    metafunc.parametrize("model", _nets(yours))
     metafunc.parametrize("batch_size", [n if n == min(QUICK, rows) else full(n) for n in sizes])
+    metafunc.definition.add_marker(pytest.mark.devices(yours.net.device if yours.net else "cpu"))
+
+
+def _nets(yours, device="cpu"):
+    def ours(name):
+        return Net(name, lambda dtype: cells.model(name, device), device=device)
+
+    return yours.nets({name: ours(name) for name in cells.MODELS})
 
 
 def _rows(yours):
@@ -36,10 +41,10 @@ def _rows(yours):
 
 
 @pytest.mark.parametrize("workers", worker_counts())
-def test_yours(request, speedup, strategy, model, workers, batch_size, on):
+def test_yours(request, speedup, strategy, model, workers, batch_size, device):
     yours = doors.of(request.config)
-    cell = Cell(strategy, model, workers, batch_size, _rows(yours), on)
-    net = yours.net.on(on) if yours.net else Net(model, lambda dtype: cells.model(model, on))
+    cell = Cell(strategy, model, workers, batch_size, _rows(yours), device)
+    net = _nets(yours, device)[model].on(device)
     try:
         speedup(cell, case(cell, yours.strategies()[strategy], net))
     except Refused as refusal:

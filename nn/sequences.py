@@ -40,14 +40,19 @@ class Sequences(Batch):
         self.rows = len(self) * self.length
 
     @property
+    def tokens(self) -> NDArray:
+        """The rows held, whole, (len(self), length + 1)."""
+        return super().x
+
+    @property
     def x(self) -> NDArray:
         """Inputs of the rows held, (len(self), length)."""
-        return super().x[:, :-1]
+        return self.tokens[:, :-1]
 
     @property
     def y(self) -> NDArray:
         """Labels of the rows held, (len(self) * length,)."""
-        return super().x[:, 1:].ravel()
+        return self.tokens[:, 1:].ravel()
 
     def alone(self) -> Self:
         own = self.shard(0, 1)

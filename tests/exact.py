@@ -17,5 +17,11 @@ EXACT: dict[str, Build] = doors.EXACT | {
 }
 """(model, optimizer, comm) -> strategy: what a model of one's own is tried with, and more."""
 
+DATA_PARALLEL = (
+    *("DataParallel", "DataParallel-2-buckets", "SharedDataParallel"),
+    *("ZeRO-1", "ZeRO-2", "ZeRO-3", "TopK-all"),
+)
+"""Those whose ranks compute rows of their own at the same time: batch norm can be synchronised."""
+
 OF_OWN_LOSS: dict[str, Build] = {"LocalSGD": LocalSGD, "ParameterServer": ParameterServer}
 """Exact too, but `step` returns the loss of a rank's own rows: only weights can be compared."""

@@ -15,8 +15,9 @@ pytestmark = pytest.mark.workers(1)  # that ranks agree is shown by launches, in
 
 MODELS = """
 import numpy as np
+from mpi4py import MPI
 from torch.nn import Conv2d, Dropout, Embedding, Flatten, Linear, Sequential, Tanh
-from nn import Batch, cnn, mlp
+from nn import Batch, Model, cnn, mlp
 from nn.sequences import Sequences
 from nn.torch_model import TorchModel
 
@@ -42,6 +43,12 @@ def raises(): return 1 / 0
 def leaves(): raise SystemExit(3)
 def nothing(): pass
 def takes(x): return plain()
+MODEL = plain()
+def same(): return MODEL
+TORCH = wrapped()
+def same_in_torch(): return TORCH
+def of_same_layers(): return Model(MODEL.layers)
+def synchronised(): return TorchModel(module, sync_batch_norm=MPI.COMM_SELF)
 def unseeded(): return mlp([3, 2], seed=int(np.random.default_rng().integers(10**9)))
 def nan():
     model = plain()
@@ -163,11 +170,15 @@ REFUSED = {
         ("{file}:plian", "defines no plian; did you mean plain"),
         ("{file}:zzzzzz", "defines no zzzzzz; expected one of .*plain"),
         ("{file}:seven", "seven is an object of type int; expected a function without arguments"),
-        ("{file}:raises", r"raises\(\) raised ZeroDivisionError at mine.py:26: division by zero"),
-        ("{file}:leaves", r"raised SystemExit at mine.py:27: 3"),
+        ("{file}:raises", r"raises\(\) raised ZeroDivisionError at mine.py:27: division by zero"),
+        ("{file}:leaves", r"raised SystemExit at mine.py:28: 3"),
         ("{file}:nothing", "returned None; expected a nn.Model"),
         ("{file}:takes", "raised TypeError.* missing 1 required"),
         ("{file}:unseeded", "other parameters at each call.* seed what it draws from"),
+        ("{file}:same", "the same layers at each call.* make them in the function"),
+        ("{file}:same_in_torch", "the same layers at each call"),
+        ("{file}:of_same_layers", "the same layers at each call"),
+        ("{file}:synchronised", "has sync_batch_norm, .*a strategy of yours makes one with it"),
         ("{file}:nan", "loss of the first rows is not finite"),
         ("{file}:misshaped", r"TypeError: input_shape=4: expected the shape of one row, e.g. \(4,"),
         (
@@ -218,3 +229,15 @@ def test_a_file_that_cannot_be_imported(file, text):
 def test_data_without_a_model():
     with pytest.raises(doors.DoorError, match="expected --model too"):
         doors._load(None, None, "iris")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("plain", "plain is a net of numpy: expected --device cpu, not nowhere"),
+        ("wrapped", "--device nowhere raised ValueError: device='nowhere': expected one of cpu"),
+    ],
+)
+def test_a_model_is_tried_on_the_device_when_it_is_loaded(file, name, said):
+    with pytest.raises(doors.DoorError, match=said):
+        doors._load(f"{file}:{name}", None, None, ["nowhere"])

@@ -102,6 +102,14 @@ class KeepsACommunicator(DataParallel):
         self.messages = comm.Split(0, comm.rank).Dup()
 
 
+class KeepsARowOfAGrid(DataParallel):
+    def __init__(self, model, optimizer, comm):
+        super().__init__(model, optimizer, comm)
+        grid = comm.Create_cart([comm.size, 1])
+        self.row = grid.Sub([True, False])
+        grid.Free()
+
+
 @pytest.mark.workers(2)
 @pytest.mark.parametrize(
     ("bug", "test"),
@@ -116,6 +124,7 @@ class KeepsACommunicator(DataParallel):
         (OfTheClass, "test_two_at_once"),
         (ClosesOnce, "test_closing_twice"),
         (KeepsACommunicator, "test_closing_twice"),
+        (KeepsARowOfAGrid, "test_closing_twice"),
     ],
 )
 def test_a_bug_is_caught_by_the_test_named_for_it(comm, bug, test):

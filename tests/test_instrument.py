@@ -101,7 +101,7 @@ def test_derived_communicators_are_of_the_family(comm, kind):
     family = kind(comm)
     grid = family.Create_cart([comm.size, 1])
     derived = [family.Dup(), family.Split(0, -comm.rank), family.Split_type(MPI.COMM_TYPE_SHARED)]
-    derived += [grid, grid.Sub([True, False])]
+    derived += [grid, grid.Sub([True, False]), family.Create(family.Get_group())]
     assert all(d.record is family.record for d in derived)
     assert grid.Get_coords(comm.rank) == [comm.rank, 0]
     assert derived[1].rank == comm.size - 1 - comm.rank

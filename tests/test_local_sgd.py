@@ -5,18 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nn import SGD, AdaGrad, Adam, Batch, data, mlp, schedules
+from nn import SGD, Adam, Batch, data, mlp
 from strategies import DataParallel, LocalSGD, Sequential
+from tests.optimizers import OPTIMIZERS
 from tests.oracles import STEP_TOLERANCE, random_batches
 from tests.small_nets import small_mlp
 
-LINEAR = {  # the optimizers whose step is linear in the gradient
-    "sgd": lambda: SGD(0.1),
-    "heavy_ball": lambda: SGD(0.1, momentum=0.9),
-    "nesterov": lambda: SGD(schedules.cosine(0.1, 9), momentum=0.9, nesterov=True),
-    "decay": lambda: SGD(0.1, momentum=0.9, weight_decay=0.1),
-}
-OPTIMIZERS = {**LINEAR, "adam": lambda: Adam(1e-2), "adagrad": lambda: AdaGrad(1e-2)}
+LINEAR = ("sgd", "momentum", "nesterov", "decay")
+"""The optimizers whose step is linear in the gradient."""
 
 
 def uneven_batches():
@@ -84,7 +80,7 @@ def simulate(n, batches, make, period, warmup=0, outer=None):
 
 @pytest.mark.parametrize("optimizer", LINEAR)
 def test_period_1_equals_data_parallel(comm, optimizer):
-    make, batches = LINEAR[optimizer], uneven_batches()
+    make, batches = OPTIMIZERS[optimizer], uneven_batches()
     weights = train(LocalSGD(small_mlp(), make(), comm, period=1), batches)
     expected = train(DataParallel(small_mlp(), make(), comm), batches)
     assert distance(weights, expected) <= STEP_TOLERANCE

@@ -50,6 +50,10 @@ def _module():
 NET = Net("net", lambda dtype: TorchModel(_module, dtype=dtype, input_shape=(1, 5, 5)))
 
 
+def mixed():
+    return TorchModel(_module, input_shape=(1, 5, 5), compute="bfloat16")
+
+
 @pytest.fixture(params=PEERS, ids=lambda peer: peer.__name__)
 def trial(request, comm):
     return Trial(request.param, NET, comm, theirs=True)
@@ -67,6 +71,8 @@ def test_a_plain_loop_of_torch_is_sequential_training(comm, optimizer):
 def test_what_torch_cannot_train_is_refused(comm):
     with pytest.raises(TypeError, match="expected a TorchModel"):
         Peer(mlp([3, 2]), SGD(0.1))
+    with pytest.raises(Refused, match="computes in bfloat16: expected one without"):
+        Peer(mixed(), SGD(0.1))
     elsewhere = NET.build("float64")
     elsewhere.module.to("meta")
     with pytest.raises(Refused, match="a model on meta: expected one on the CPU, where gloo is"):
@@ -118,6 +124,17 @@ def test_peers_draw_the_masks_of_dropout(comm, peer):
     with pytest.raises(pytest.skip.Exception, match="a net with dropout: "):
         trial.strategy()
     assert not dist.is_initialized(), "nobody is left to close its process group"
+
+
+@pytest.mark.workers(2)
+def test_one_that_refuses_makes_room_for_the_next(comm):
+    """The process group is everybody's: whoever enters it and is not made has to leave it."""
+    with pytest.raises(Refused):
+        DistributedDataParallel(mixed(), SGD(0.1), comm)
+    peer = DistributedDataParallel(NET.build("float64"), SGD(0.1), comm)
+    assert np.isfinite(peer.step(*NET.batches([4])))
+    peer.close()
+    assert not dist.is_initialized(), "somebody has not left"
 
 
 @pytest.mark.workers(2)

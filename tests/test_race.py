@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from bench import race as races
-from bench.measure import Cell
-from bench.race import ROUNDS, Entrant, measurements, paired_ratio, race
+from bench.interleave import ratio
+from bench.measure import Cell, Check
+from bench.race import ROUNDS, Entrant, measurements, race
 
 pytestmark = pytest.mark.workers(1)
 
@@ -53,7 +54,7 @@ def test_all_take_turns_on_the_same_batches_in_alternating_order(comm, monkeypat
 def test_faster_is_a_speedup_above_one():
     rounds = {"plain": [4.0, 8.0, 4.4], "fast": [2.0, 4.0, 2.2], "threads": [8.0, 16.0, 8.8]}
     entrants = {name: Entrant(print, workers=1 + (name == "fast")) for name in rounds}
-    entrants["fast"] = Entrant(print, workers=2, error=1e-7, note="so it is")
+    entrants["fast"] = Entrant(print, workers=2, check=Check(1e-7, note="so it is"))
 
     def cell(name, workers):
         return Cell(name, "net", workers, 64, 640)
@@ -62,7 +63,7 @@ def test_faster_is_a_speedup_above_one():
     assert fast.cell == cell("fast", 2)
     assert (fast.speedup, fast.speedup_low, fast.speedup_high) == (2, 2, 2)
     assert (fast.efficiency, fast.samples_per_second) == (1, 10 * 64 / 2.2)
-    assert fast.rounds == {"sequential": rounds["plain"], "parallel": rounds["fast"]}
+    assert (fast.rounds["sequential"], fast.rounds["parallel"]) == (rounds["plain"], rounds["fast"])
     assert (fast.check_error, fast.note) == (1e-7, "so it is")
     assert threads.speedup == fast.threads_speedup == 0.5
 
@@ -70,5 +71,5 @@ def test_faster_is_a_speedup_above_one():
 def test_a_ratio_is_of_rounds_in_pairs():
     """Half of the rounds were slow, for both; and one of them slower still, for one alone."""
     slow = np.array([1, 3, 1, 3, 1, 3, 1])
-    assert paired_ratio([2, 6, 2, 6, 2, 6, 20], slow) == 2
-    assert paired_ratio(slow, 2 * slow) == 0.5
+    assert ratio([2, 6, 2, 6, 2, 6, 20], slow) == 2
+    assert ratio(slow, 2 * slow) == 0.5

@@ -18,6 +18,7 @@ TOKENS = np.arange(40).reshape(8, 5)
 def test_inputs_and_labels():
     batch = Sequences(TOKENS, index=[6, 1])
     assert (len(batch), batch.length, batch.rows) == (2, 4, 8)
+    np.testing.assert_array_equal(batch.tokens, TOKENS[[6, 1]])
     np.testing.assert_array_equal(batch.x, [[30, 31, 32, 33], [5, 6, 7, 8]])
     np.testing.assert_array_equal(batch.y, [31, 32, 33, 34, 6, 7, 8, 9])
 

@@ -21,15 +21,11 @@ from strategies import (
 )
 from strategies.base import Refused
 from strategies.checkpoint import load, save
-from tests.exact import EXACT
+from tests.exact import DATA_PARALLEL, EXACT
 from tests.optimizers import momentum
 from tests.oracles import MatchedOrder, assert_trains_like, random_batches
 
 torch.set_num_threads(1)
-DATA_PARALLEL = [
-    *("DataParallel", "DataParallel-2-buckets", "SharedDataParallel"),
-    *("ZeRO-1", "ZeRO-2", "ZeRO-3"),
-]
 
 
 def build(sync=None, part=0.1):

@@ -20,7 +20,7 @@ from nn.sequences import Sequences
 from nn.torch_model import TorchModel
 from nn.torch_zoo import NETS, NORMS, build
 from strategies import Hybrid, Pipeline, Sequential
-from tests.exact import EXACT, OF_OWN_LOSS
+from tests.exact import DATA_PARALLEL, EXACT, OF_OWN_LOSS
 from tests.optimizers import momentum
 from tests.oracles import MatchedOrder, Recorded, assert_trains_like, random_batches
 from tests.small_nets import Reused
@@ -133,7 +133,7 @@ def test_every_strategy_trains_nets_with_batch_norm(comm, name, strategy):
 
 
 @pytest.mark.workers(2)
-@pytest.mark.parametrize("strategy", [s for s in EXACT if s not in (*ALONE, *THROUGH_LAYERS)])
+@pytest.mark.parametrize("strategy", DATA_PARALLEL)
 @pytest.mark.parametrize("name", WITH_BATCH_NORM)
 def test_synchronised_batch_norm(comm, name, strategy):
     assert_one_step(name, strategy, comm, "batch", sync=comm)

@@ -149,7 +149,7 @@ def test_closing_twice(trial, workers):
     strategy.step(*trial.batches(2 * workers))
     strategy.close()
     assert not comm.held, (
-        f"close() freed all but {len(comm.held)} of {len(comm.made)} communicators"
+        f"close() freed all but {len(comm.held)} of {len(comm.record)} communicators"
     )
     strategy.close()
     trial.compare(2 * workers)  # a new one can be made

@@ -35,7 +35,7 @@ def reported(tmp_path, monkeypatch):
     monkeypatch.setattr(aa, "code", lambda: "c")
     machine = {"cpu": "Abacus", "cores": 2, "mpi": "Pigeons 1.0"}
     monkeypatch.setattr(aa, "fingerprint", lambda ranks, devices: machine)
-    monkeypatch.setattr("bench.neighbours.cores", lambda: [0, 1])
+    monkeypatch.setattr("bench.neighbours.available", lambda: 2)
 
     def reported(entries, rest=""):
         path = tmp_path / "aa.jsonl"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -471,6 +473,23 @@ class TestNeighbours:
             time.sleep(1.0)
             assert neighbours.lap() > 0.3
 
+    def test_the_cores_are_those_of_the_launch(self, monkeypatch):
+        """Also where this rank is bound to one: the time of all ranks counts as their own."""
+        cores = os.sched_getaffinity(0) | os.sched_getaffinity(os.getppid())
+        if len(cores) < 2:
+            pytest.skip("one core is all cores")
+        monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+        monkeypatch.setattr(
+            os, "sched_getaffinity", lambda pid: cores if pid == os.getppid() else {min(cores)}
+        )
+        times = psutil.cpu_times(percpu=True)
+        neighbours = Neighbours()
+        busier = [core._replace(user=core.user + 1e6) for core in times]
+        monkeypatch.setattr(psutil, "cpu_times", lambda percpu: busier)
+        _, before, _ = neighbours._last
+        _, busy, _ = neighbours._now()
+        assert busy - before == pytest.approx(1e6 * len(cores), rel=1e-3)
+
     def test_work_of_children_is_our_own(self):
         neighbours = Neighbours()
         _, _, before = neighbours._now()
@@ -493,7 +512,7 @@ class TestNeighbours:
     def test_only_load_that_takes_cores_from_a_cell_disturbs(
         self, monkeypatch, foreign, needed, cores, expected
     ):
-        monkeypatch.setattr("bench.neighbours.cores", lambda: list(range(cores)))
+        monkeypatch.setattr("bench.neighbours.available", lambda: cores)
         assert disturbed(foreign, needed) is expected
 
 

@@ -35,20 +35,25 @@ def copy_tree(target: Path) -> None:
         shutil.copy(ROOT / file, target)
 
 
-def outcomes(tree: Path, tests: list[str], ranks: int) -> dict[str, str]:
-    """Run tests of a tree; test id (without parameters of ranks) -> passed, failed or error."""
-    report = tree / "report.xml"
+def launch(ranks: int, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run pytest on that many ranks, which leaves nothing behind in the tree."""
     command = [
         *shlex.split(os.environ.get("LOCKSTEP_MPIEXEC", "mpiexec")),
-        *("-n", str(ranks), sys.executable, "-B", "-m", "pytest", "-q", "--deadline=20"),
-        *("-p", "no:cacheprovider", f"--junitxml={report}", *tests),
+        *("-n", str(ranks), sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider"),
+        *arguments,
     ]
     environment = os.environ | {"LOCKSTEP_RANKS": str(ranks)}
     if ranks > len(os.sched_getaffinity(0)):
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
-    run = subprocess.run(
-        command, cwd=tree, env=environment, capture_output=True, text=True, timeout=150, check=False
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=150, check=False
     )
+
+
+def outcomes(tree: Path, tests: list[str], ranks: int) -> dict[str, str]:
+    """Run tests of a tree; test id (without parameters of ranks) -> passed, failed or error."""
+    report = tree / "report.xml"
+    run = launch(ranks, "-q", "--deadline=20", f"--junitxml={report}", *tests, cwd=tree)
     assert report.exists(), f"no report; pytest said:\n{run.stdout[-3000:]}{run.stderr[-3000:]}"
     found = {}
     for case in ET.parse(report).iter("testcase"):

@@ -1,13 +1,8 @@
 """Launches with files of one's own: what passes, what is caught, and what is said."""
 
-import os
-import shlex
-import subprocess
-import sys
-
 import pytest
 
-from tests.mutants.test_mutants import ROOT, copy_tree, outcomes
+from tests.mutants.test_mutants import ROOT, copy_tree, launch, outcomes
 
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(180)]
 
@@ -18,18 +13,6 @@ from strategies import DataParallel as Mine
 if MPI.COMM_WORLD.rank == 1:
     raise OSError("no such disk")
 """
-
-
-def launched(*arguments):
-    """Two ranks of pytest in the tree itself; how they ended, and what they said."""
-    command = [
-        *shlex.split(os.environ.get("LOCKSTEP_MPIEXEC", "mpiexec")),
-        *("-n", "2", sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments),
-    ]
-    environment = os.environ | {"LOCKSTEP_RANKS": "2"}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 def by_test(found):
@@ -87,7 +70,7 @@ def test_a_model_of_ones_own_is_trained_by_all_of_ours(tmp_path, model):
 def test_a_mistake_is_one_sentence_and_the_end(tmp_path, text, said):
     file = tmp_path / "mine.py"
     file.write_text(text)
-    run = launched("tests", "bench", "--strategy", f"{file}:Mine")
+    run = launch(2, "tests", "bench", "--strategy", f"{file}:Mine", cwd=ROOT)
     assert run.returncode == pytest.ExitCode.USAGE_ERROR
     assert (run.stdout + run.stderr).count("ERROR") == 1
     assert said in run.stdout + run.stderr
@@ -96,7 +79,7 @@ def test_a_mistake_is_one_sentence_and_the_end(tmp_path, text, said):
 def test_a_run_that_skipped_everything_is_no_success(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(ONE_LAYER)
-    run = launched("tests", "--model", f"{file}:net", "-k", "Pipeline-2")
+    run = launch(2, "tests", "--model", f"{file}:net", "-k", "Pipeline-2", cwd=ROOT)
     assert run.returncode == pytest.ExitCode.TESTS_FAILED
     said = "tests/test_yours.py: each trial was skipped, so nothing is known of your own"
     assert run.stdout.count(said) == 1

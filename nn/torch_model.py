@@ -20,7 +20,8 @@ from nn.model import DTYPES, Model, as_rows
 from nn.torch_batch_norm import RunningStatistics, synchronise
 from nn.torch_dropout import replace_dropout
 from nn.torch_embedding import take_floats
-from nn.torch_layer import TorchLayer, hooked
+from nn.torch_hooks import hooked
+from nn.torch_layer import TorchLayer
 from nn.torch_linear import TorchLinear, splittable
 
 Modules = torch.nn.Module | Sequence[torch.nn.Module]
@@ -111,17 +112,20 @@ class TorchModel(Model):
         self.statistics = RunningStatistics(net)
         """What batch norm keeps: of this rank's rows, until a strategy's `weights` or `state`
         gathers those of all ranks."""
+        wrapped = [
+            (TorchLinear if splittable(layer) else TorchLayer)(layer, where, precision)
+            for layer in net
+        ]
         super().__init__(
-            [
-                (TorchLinear if splittable(layer) else TorchLayer)(layer, where, precision)
-                for layer in net
-            ],
+            wrapped,
             dtype,
             input_shape=_input_shape(net) if input_shape is None else input_shape,
             params=params,
         )
         # What each layer was found to keep apart, all do: they are not tried again as one.
         self._whole.row_shapes[self.input_shape] = self.row_shape(len(self.layers))
+        for i, layer in enumerate(wrapped if sync_batch_norm else ()):
+            layer.try_no_rows(self.row_shape(i))
 
     def _step(self) -> int:
         if self.clock is None:

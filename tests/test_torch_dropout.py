@@ -207,3 +207,7 @@ def test_says_what_it_needs():
     model.gradients(batch)
     with pytest.raises(ValueError, match="outside of rows_of"):
         model.forward(np.ones((2, 3)))
+    tokens = [tnn.Embedding(5, 4), tnn.Flatten(0, 1), tnn.Dropout(0.5)]
+    model = TorchModel(tokens, input_shape=(3,), clock=SGD(0.1))
+    with pytest.raises(ValueError, match=r"of 6 rows, where the batch has 2: .* before Flatten"):
+        model.gradients(Batch(np.ones((2, 3)), np.zeros(2, int)))

@@ -2,12 +2,38 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn.modules.dropout import _DropoutNd
 
 from nn.dropout import mask
 from nn.torch_hooks import hooked
+
+
+class Clock:
+    """Who counts the steps, in `steps`: what the user said, or else who took the last one.
+
+    It holds no model: a strategy that has copied its part of one can let go of the rest.
+    """
+
+    def __init__(self, given: Any = None):
+        self.given = given
+        self.lent: Any = None
+
+    def step(self) -> int:
+        """Steps taken so far.
+
+        Raises:
+            ValueError: nobody counts.
+        """
+        counter = self.lent if self.given is None else self.given
+        if counter is None:
+            raise ValueError(
+                "dropout needs to know the step: give the model to a strategy, or "
+                "TorchModel(..., clock=optimizer)"
+            )
+        return counter.steps
 
 
 class Dropout(torch.nn.Module):

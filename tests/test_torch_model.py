@@ -942,6 +942,16 @@ def test_what_depends_on_how_rows_are_split_is_refused_when_it_shows(module, cha
 
 
 @pytest.mark.workers(1)
+def test_of_no_rows_nothing_shows_yet():
+    """A rank may have none at first, where batch norm is synchronised."""
+    layer = torch_layer.TorchLayer(Noise(torch.rand_like))
+    layer._collective = True
+    layer.forward(np.empty((0, 4), "float32"))
+    with pytest.raises(ValueError, match="depends on how rows are split"):
+        layer.forward(np.ones((3, 4), "float32"))
+
+
+@pytest.mark.workers(1)
 def test_a_device_has_random_numbers_of_its_own(monkeypatch):
     """Two of them, played; a module may draw of the host's generator all the same."""
     drawn = {"cuda:0": 0, "cuda:1": 0}

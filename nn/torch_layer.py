@@ -116,8 +116,6 @@ class TorchLayer(Layer):
         self._tried = False
         self.row_shapes: dict[Shape, Shape] = {}
         """Of rows that it was tried on, in and out."""
-        self.rows_each = 1
-        """Rows that it makes of each, as was seen then."""
         self._host_weights: list[torch.Tensor] = []
         self._host_grads: list[torch.Tensor] = []
 

@@ -986,10 +986,15 @@ def test_a_pipeline_is_not_cut_behind_a_layer_that_makes_more_rows(comm):
 
     with pytest.raises(Refused, match="layer 3 makes 5 rows of each: a pipeline cannot be cut"):
         Pipeline(make(tnn.Tanh()), momentum(), comm, cuts=[1, 4][-comm.size + 1 :])
+    with pytest.raises(Refused, match=r"layer 3 makes several rows .* expected at most 4"):
+        Pipeline(make(*8 * [tnn.Tanh()]), momentum(), comm, schedule="interleaved", chunks=3)
     batch = Sequences(np.random.default_rng(0).integers(0, 7, (4, 6)))
-    parallel = Pipeline(make(), momentum(), comm, cuts=[1, 2][: comm.size - 1])
-    assert_trains_like(Sequential(make(), momentum()), parallel, [batch] * 2, comm)
-    parallel.close()
+    costly = tnn.Linear(7, 2048), tnn.Tanh(), tnn.Linear(2048, 7)
+    for cuts, behind in (([1, 2][: comm.size - 1], ()), ("auto", costly)):
+        parallel = Pipeline(make(*behind), momentum(), comm, cuts=cuts)
+        oracle = Sequential(make(*behind), momentum())
+        assert_trains_like(oracle, parallel, [batch] * 2, comm)
+        parallel.close()
 
 
 @pytest.mark.workers(2)

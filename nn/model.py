@@ -20,8 +20,8 @@ def as_rows(x: NDArray, shape: Shape, dtype: np.dtype) -> NDArray:
     """Rows x as a first layer takes them: of `shape` and `dtype`.
 
     Raises:
-        ValueError: the rows of x have another shape. (Sides of 1 do not count, and vectors of as
-            many elements are rows that somebody has flattened, or that somebody flattens here.)
+        ValueError: the rows of x have another shape. Sides of 1 do not count, and either may be a
+            vector: the other, flattened.
     """
     given = x.shape[1:]
     flat = 1 in (len(given), len(shape)) and math.prod(given) == math.prod(shape)

@@ -73,17 +73,18 @@ class Dropout(torch.nn.Module):
 def replace_dropout(net: torch.nn.Module, seed: int, step: Callable[[], int]) -> None:
     """Put `Dropout` in the place of every torch.nn.Dropout in `net`, or one put there before.
 
+    Before a module is looked at, its parent's children have been replaced.
+
     Raises:
         ValueError: another kind of dropout, inside another module, of whole channels, or one that
             does something else in a subclass or a hook.
     """
     number = 0
     for name, parent in net.named_modules(remove_duplicate=False):
-        hidden = isinstance(parent, (torch.nn.MultiheadAttention, torch.nn.RNNBase))
-        # What is still torch's, or changed, has not been replaced.
-        kept = isinstance(parent, _DropoutNd) and parent.p
-        kept = kept or (isinstance(parent, Dropout) and hooked(parent))
-        if kept or (hidden and parent.dropout):
+        inside = isinstance(parent, (torch.nn.MultiheadAttention, torch.nn.RNNBase))
+        foreign = isinstance(parent, _DropoutNd) and parent.p
+        changed = isinstance(parent, Dropout) and hooked(parent)
+        if foreign or changed or (inside and parent.dropout):
             raise ValueError(
                 f"module {name}, {type(parent).__name__}, drops units by masks of its own, which "
                 "depend on how batches are split: use torch.nn.Dropout itself, without hooks"

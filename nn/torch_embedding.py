@@ -18,7 +18,7 @@ def take_floats(net: torch.nn.Module) -> None:
             (float64).
     """
     for module in net.modules():
-        if not isinstance(module, EMBEDDINGS) or _numbered(module):
+        if not isinstance(module, EMBEDDINGS):
             continue
         if module.max_norm is not None:
             raise ValueError(
@@ -36,11 +36,8 @@ def take_floats(net: torch.nn.Module) -> None:
                 f"{module} has more than {largest} rows, which {module.weight.dtype} cannot number"
             )
         module.sparse = False
-        module.register_forward_pre_hook(_to_numbers, with_kwargs=True)
-
-
-def _numbered(module: torch.nn.Module) -> bool:
-    return _to_numbers in module._forward_pre_hooks.values()
+        if _to_numbers not in module._forward_pre_hooks.values():  # of a model's, given again
+            module.register_forward_pre_hook(_to_numbers, with_kwargs=True)
 
 
 def _to_numbers(

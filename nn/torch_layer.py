@@ -45,7 +45,11 @@ def _copy_rows(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, .
 
 
 def _for_trial(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy without parameters of (nearly) 0, which may hide what they are multiplied with."""
+    """A copy whose parameters are not (nearly) 0, which would hide what they are multiplied with.
+
+    So begin the gates of blocks (Bachlechner et al., "ReZero is all you need", 2020), and the last
+    layers of others.
+    """
     module = copy.deepcopy(module)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -201,6 +201,14 @@ def test_modules_of_a_model_make_another():
 
 
 @pytest.mark.workers(1)
+def test_dropout_that_was_changed_since_is_not_replaced():
+    module = build(Sequential).model.module
+    module[2].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"module 2, Dropout, drops units .* without hooks"):
+        TorchModel(module)
+
+
+@pytest.mark.workers(1)
 def test_says_what_it_needs():
     model = TorchModel([tnn.Dropout(0.5), tnn.Linear(3, 2)], input_shape=(3,))
     batch = Batch(np.ones((2, 3)), np.zeros(2, int))

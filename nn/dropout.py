@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from nn.batch import Batch
 
-_forward: ContextVar[tuple[NDArray, Counter] | None] = ContextVar("forward", default=None)
-"""Numbers of the rows whose forward runs, and how often it has drawn masks of each key."""
+_forward: ContextVar[tuple[Batch, Counter] | None] = ContextVar("forward", default=None)
+"""The rows whose forward runs, and how often it has drawn masks of each key."""
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def rows_of(batch: Batch) -> Iterator[None]:
     A row is known by its place in the data (`Batch.numbers`), which neither splitting the batch nor
     reading it ahead changes.
     """
-    token = _forward.set((batch.numbers, Counter()))
+    token = _forward.set((batch, Counter()))
     try:
         yield
     finally:
@@ -45,12 +45,12 @@ def mask(p: float, key: tuple[int, ...], units: int) -> NDArray[np.bool_]:
     forward = _forward.get()
     if forward is None:
         raise ValueError("dropout in training outside of rows_of(batch): whose masks are they?")
-    rows, draws = forward
+    batch, draws = forward
     state = np.zeros(1, np.uint64)
     for number in (*key, draws[key]):
         state = _mix(state + np.array([number + 1], np.uint64) * _GAMMA)
     draws[key] += 1
-    state = _mix(state + rows.astype(np.uint64) * _GAMMA)
+    state = _mix(state + batch.numbers.astype(np.uint64) * _GAMMA)
     hashes = _mix(state[:, None] + np.arange(1, units + 1, dtype=np.uint64) * _GAMMA)
     return hashes >= np.uint64(int(p * 2**64))
 

@@ -52,9 +52,14 @@ class EmbeddingBag(Layer):
         return (self.width,)
 
     def forward(self, x):
-        numbers = x.astype(np.intp)
-        if numbers.size and numbers.max() >= self.vocabulary:
-            raise ValueError(f"{self} has no row {numbers.max()}")
+        with np.errstate(invalid="ignore"):  # what is no number is said below
+            numbers = x.astype(np.intp)
+        wrong = x[(numbers != x) | (numbers >= self.vocabulary)]
+        if wrong.size:
+            raise ValueError(
+                f"{self} has no row {wrong[0]:.9g}: expected whole numbers up to "
+                f"{self.vocabulary - 1}, and below 0 for no row"
+            )
         given = numbers >= 0
         named, columns = np.unique(numbers[given], return_inverse=True)
         ends = np.append(0, given.sum(axis=1).cumsum())

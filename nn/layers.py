@@ -9,6 +9,7 @@ a window's row is then one contiguous run, which is what makes im2col and poolin
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ class Layer:
 
     only_first = False
     """There is no gradient of its input, so that nothing may come before it in a model."""
+
+    rows_each = 1
+    """Rows that it makes of each; a language model's last layers may make one for each token."""
 
     @property
     def n_params(self) -> int:
@@ -158,6 +162,20 @@ class ReLU(Layer):
     def backward(self, dy, ctx, need_dx=True, add=False):
         dy *= ctx > 0
         return dy
+
+
+def check_in_place(layers: Sequence[Layer]) -> None:
+    """Of layers that are given rows which they must leave alone.
+
+    Raises:
+        ValueError: a ReLU works in place on these; a Flatten shows them in another shape only.
+    """
+    first = next((layer for layer in layers if not isinstance(layer, Flatten)), None)
+    if isinstance(first, ReLU) and first.in_place:
+        raise ValueError(
+            "ReLU(in_place=True) comes first and would overwrite its rows, which others need: "
+            "expected it behind a Linear or Conv2d"
+        )
 
 
 class Tanh(Layer):

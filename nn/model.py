@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nn.arguments import row_shape
 from nn.batch import Batch
-from nn.layers import Layer, Linear, Shape
+from nn.layers import Layer, Linear, Shape, check_in_place
 from nn.loss import cross_entropy
 
 DTYPES = ("float32", "float64")
@@ -20,10 +20,13 @@ def as_rows(x: NDArray, shape: Shape, dtype: np.dtype) -> NDArray:
     """Rows x as a first layer takes them: of `shape` and `dtype`.
 
     Raises:
-        ValueError: the rows of x do not have as many elements.
+        ValueError: the rows of x have another shape. Sides of 1 do not count, and either may be a
+            vector: the other, flattened.
     """
-    if math.prod(x.shape[1:]) != math.prod(shape):
-        raise ValueError(f"rows of shape {x.shape[1:]}: expected {shape}, flattened or not")
+    given = x.shape[1:]
+    flat = 1 in (len(given), len(shape)) and math.prod(given) == math.prod(shape)
+    if not flat and [n for n in given if n != 1] != [n for n in shape if n != 1]:
+        raise ValueError(f"rows of shape {given}: expected {shape}, flattened or not")
     return x.astype(dtype, copy=False).reshape(len(x), *shape)
 
 
@@ -79,8 +82,7 @@ class Model:
         """Layer i owns elements offsets[i] to offsets[i + 1] of both vectors."""
         self.row_shape(len(self.layers))
         if params is None:
-            if getattr(layers[0], "in_place", False):
-                raise ValueError(f"{layers[0]} comes first and would overwrite the data")
+            check_in_place(layers)
             rng = np.random.default_rng(seed)
             values = [value.ravel() for layer in self.layers for value in layer.init(rng)]
             params = np.concatenate([np.empty(0), *values])
@@ -149,7 +151,7 @@ class Model:
         """Output of the last layer for rows x, and the layers' contexts for `backward`.
 
         Raises:
-            ValueError: the rows of x do not have as many elements as the model's input.
+            ValueError: the rows of x have another shape than the model's input, see `as_rows`.
         """
         x = as_rows(x, self.input_shape, self.dtype)
         contexts = []

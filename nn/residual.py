@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from nn.layers import Layer, ReLU
+from nn.layers import Layer, check_in_place
 
 
 class Residual(Layer):
@@ -15,14 +15,13 @@ class Residual(Layer):
         layers: of f, which must keep the shape of its rows.
 
     Raises:
-        ValueError: no layers, a first one that would overwrite x, or one without a gradient.
+        ValueError: no layers, one that would overwrite what is needed, or one without a gradient.
     """
 
     def __init__(self, *layers: Layer):
         if not layers:
             raise ValueError("a residual block of no layers: expected at least one")
-        if isinstance(layers[0], ReLU) and layers[0].in_place:
-            raise ValueError("ReLU(in_place=True) comes first in a residual block, which needs x")
+        check_in_place(layers)
         for layer in layers:
             if layer.only_first:
                 raise ValueError(f"{layer} passes no gradient on: it cannot be in a residual block")

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nn.torch_hooks import hooked
+
 
 class _Sum(torch.autograd.Function):
     """The sum over all ranks, on each of them. So is its gradient: all ranks' losses depend on it.
@@ -84,6 +86,15 @@ class SyncBatchNorm(_BatchNorm):
         running_variance.lerp_(variance, part)
 
 
+REPLACED = (
+    torch.nn.BatchNorm1d,
+    torch.nn.BatchNorm2d,
+    torch.nn.BatchNorm3d,
+    torch.nn.SyncBatchNorm,
+    SyncBatchNorm,
+)
+
+
 class RunningStatistics:
     """What the batch norms of a net keep of the rows that they normalised in training.
 
@@ -159,6 +170,7 @@ def synchronise(net: torch.nn.Module, comm: Any) -> None:
 
     Raises:
         TypeError: comm has no `Allreduce`.
+        ValueError: a batch norm that does something else than its kind, in a subclass or a hook.
     """
     if not callable(getattr(comm, "Allreduce", None)):
         raise TypeError(f"sync_batch_norm={comm!r}: expected the communicator of the strategy")
@@ -166,5 +178,10 @@ def synchronise(net: torch.nn.Module, comm: Any) -> None:
     for parent in list(net.modules()):
         for place, child in list(parent._modules.items()):  # named_children() leaves out repeats
             if isinstance(child, _BatchNorm):
+                if type(child) not in REPLACED or hooked(child):
+                    raise ValueError(
+                        f"sync_batch_norm cannot replace {child}, which does more than batch norm: "
+                        "expected torch.nn.BatchNorm1d to 3d themselves, without hooks"
+                    )
                 twins[child] = twins.get(child) or SyncBatchNorm(child, comm)
                 setattr(parent, place, twins[child])

@@ -2,18 +2,38 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch.nn.modules.dropout import _DropoutNd
 
 from nn.dropout import mask
+from nn.torch_hooks import hooked
 
-ELSEWHERE = (
-    torch.nn.Dropout1d,
-    torch.nn.Dropout2d,
-    torch.nn.Dropout3d,
-    torch.nn.AlphaDropout,
-    torch.nn.FeatureAlphaDropout,
-)
+
+class Clock:
+    """Who counts the steps, in `steps`: what the user said, or else who took the last one.
+
+    It holds no model: a strategy that has copied its part of one can let go of the rest.
+    """
+
+    def __init__(self, given: Any = None):
+        self.given = given
+        self.lent: Any = None
+
+    def step(self) -> int:
+        """Steps taken so far.
+
+        Raises:
+            ValueError: nobody counts.
+        """
+        counter = self.lent if self.given is None else self.given
+        if counter is None:
+            raise ValueError(
+                "dropout needs to know the step: give the model to a strategy, or "
+                "TorchModel(..., clock=optimizer)"
+            )
+        return counter.steps
 
 
 class Dropout(torch.nn.Module):
@@ -39,6 +59,11 @@ class Dropout(torch.nn.Module):
             return torch.zeros_like(x)  # and not 0 / 0
         units = math.prod(x.shape[1:])
         kept = mask(self.p, (self.seed, self.number, self.step()), units)
+        if len(kept) != len(x):
+            raise ValueError(
+                f"{self} of {len(x)} rows, where the batch has {len(kept)}: expected the rows of "
+                "the batch in the first dimension, e.g. dropout before Flatten(0, 1)"
+            )
         return x * torch.from_numpy(kept).to(x.device).view_as(x) / (1 - self.p)
 
     def extra_repr(self) -> str:
@@ -48,18 +73,23 @@ class Dropout(torch.nn.Module):
 def replace_dropout(net: torch.nn.Module, seed: int, step: Callable[[], int]) -> None:
     """Put `Dropout` in the place of every torch.nn.Dropout in `net`, or one put there before.
 
+    Before a module is looked at, its parent's children have been replaced.
+
     Raises:
-        ValueError: another kind of dropout, inside another module or of whole channels.
+        ValueError: another kind of dropout, inside another module, of whole channels, or one that
+            does something else in a subclass or a hook.
     """
     number = 0
     for name, parent in net.named_modules(remove_duplicate=False):
-        hidden = isinstance(parent, (torch.nn.MultiheadAttention, torch.nn.RNNBase))
-        if isinstance(parent, ELSEWHERE) or (hidden and parent.dropout):
+        inside = isinstance(parent, (torch.nn.MultiheadAttention, torch.nn.RNNBase))
+        foreign = isinstance(parent, _DropoutNd) and parent.p
+        changed = isinstance(parent, Dropout) and hooked(parent)
+        if foreign or changed or (inside and parent.dropout):
             raise ValueError(
                 f"module {name}, {type(parent).__name__}, drops units by masks of its own, which "
-                "depend on how batches are split: use torch.nn.Dropout"
+                "depend on how batches are split: use torch.nn.Dropout itself, without hooks"
             )
         for place, child in list(parent._modules.items()):  # named_children() leaves out repeats
-            if isinstance(child, (torch.nn.Dropout, Dropout)) and child.p:
+            if type(child) in (torch.nn.Dropout, Dropout) and child.p and not hooked(child):
                 setattr(parent, place, Dropout(child.p, seed, number, step))
                 number += 1

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import pickle
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -13,6 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nn.layers import Layer, Shape
 from nn.torch_batch_norm import SyncBatchNorm
+from nn.torch_dropout import Dropout
+from nn.torch_hooks import hooked
 
 ELEMENTWISE = (
     torch.nn.ReLU,
@@ -24,12 +28,6 @@ ELEMENTWISE = (
     torch.nn.Tanh,
     torch.nn.Identity,
 )
-
-
-def hooked(module: torch.nn.Module) -> bool:
-    """Whether it does more, when it is called, than its class says."""
-    hooks = module._forward_pre_hooks, module._forward_hooks
-    return any((*hooks, module._backward_pre_hooks, module._backward_hooks))
 
 
 def _two_rows(shape: Shape, dtype: str) -> Iterator[NDArray]:
@@ -46,6 +44,36 @@ def _copy_rows(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, .
     return rows.clone(), *others
 
 
+def _for_trial(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy whose parameters are not (nearly) 0, which would hide what they are multiplied with.
+
+    So begin the gates of blocks (Bachlechner et al., "ReZero is all you need", 2020), and the last
+    layers of others.
+    """
+    module = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in module.parameters():
+            if (weight.abs() < 1e-3).all():
+                inputs = max(math.prod(weight.shape[1:]), 1)
+                weight.copy_(torch.randn(weight.shape, generator=generator) / math.sqrt(inputs))
+    return module
+
+
+def _generators(device: torch.device) -> dict[str, bytes]:
+    """What a module may draw random numbers from, as it is now."""
+    states = {
+        "python's": random.getstate(),
+        "numpy's": np.random.get_state(),  # noqa: NPY002  # not used but watched
+        "torch's": torch.get_rng_state().numpy(),
+    }
+    if device.type == "cuda":
+        states["the device's"] = torch.cuda.get_rng_state(device).numpy()
+    elif device.type == "mps":
+        states["the device's"] = torch.mps.get_rng_state().numpy()
+    return {f"{whose} random generator": pickle.dumps(state) for whose, state in states.items()}
+
+
 def in_host_memory(device: torch.device) -> bool:
     """Whether modules on it can compute in the memory of numpy arrays."""
     return device.type == "cpu"
@@ -58,8 +86,8 @@ class TorchLayer(Layer):
     `.grad` to None would silently cut a view off. A parameter or an input that the output does not
     depend on has a gradient of 0.
 
-    Runs in training mode, but for `row_shape` and where the module is in evaluation mode. A module
-    that writes into its input is given a copy of it.
+    Runs in training mode, but where the module is in evaluation mode. A module that writes into its
+    input is given a copy of it.
 
     On the device "cpu" the module computes in the very memory that `bind` is given. On others it
     keeps a copy of its parameters, refreshed before each forward: what strategies exchange and
@@ -92,8 +120,6 @@ class TorchLayer(Layer):
         self._tried = False
         self.row_shapes: dict[Shape, Shape] = {}
         """Of rows that it was tried on, in and out."""
-        self.rows_each = 1
-        """Rows that it makes of each, as was seen then."""
         self._host_weights: list[torch.Tensor] = []
         self._host_grads: list[torch.Tensor] = []
 
@@ -138,7 +164,7 @@ class TorchLayer(Layer):
                 weight.data = view
 
     def row_shape(self, shape):
-        """Found by trying the module on two rows, together and each alone, not in training.
+        """Found by trying the module on two rows, together and each alone.
 
         Raises:
             ValueError: the module fails on such rows, does not return one tensor with a row, or a
@@ -146,54 +172,79 @@ class TorchLayer(Layer):
                 a row among others than for the row alone.
         """
         if shape not in self.row_shapes:
-            self.row_shapes[shape] = self._try(shape)
+            self.row_shapes[shape] = shape if self.each_feature_alone else self._try(shape)
         return self.row_shapes[shape]
 
     def _try(self, shape: Shape) -> Shape:
-        generator = torch.get_rng_state()
+        """In training and not; without autocast, whose rounding would hide much."""
+        self.refresh()
+        module = _for_trial(self.module)  # what it changes stays there
         for rows in _two_rows(shape, self._dtype):
             try:
-                y = self._evaluate(rows)
-                alone = [self._evaluate(row[None]) for row in rows] if self._keeps_apart else []
+                trials = [self._trial(module.train(mode), rows) for mode in (False, True)]
                 break
             except Exception as error:
                 failed = error
         else:
             raise ValueError(f"{self} cannot take rows of shape {shape}: {failed}") from failed
-        if not isinstance(y, torch.Tensor) or not y.ndim or not len(y) or len(y) % 2:
-            what = f"shape {tuple(y.shape)}" if isinstance(y, torch.Tensor) else type(y).__name__
-            raise ValueError(
-                f"{self} makes {what} of two rows: expected one tensor with a row for each, or "
-                "as many rows for either"
-            )
-        if not torch.equal(torch.get_rng_state(), generator):
-            alone = []  # it draws random numbers, and is refused for that as it trains
-        if not all(map(self._same, alone, y.chunk(2))):
-            raise ValueError(
-                f"{self} mixes rows of shape {shape}: of two it makes something else than of each "
-                "alone, so that the result would depend on how a batch is split; expected the rows "
-                "in the first dimension (batch_first=True), and none needed by another"
-            )
+        for y, alone in trials:
+            if not isinstance(y, torch.Tensor) or not y.ndim or not len(y) or len(y) % 2:
+                tensor = isinstance(y, torch.Tensor)
+                what = f"shape {tuple(y.shape)}" if tensor else type(y).__name__
+                raise ValueError(
+                    f"{self} makes {what} of two rows: expected one tensor with a row for each, or "
+                    "as many rows for either"
+                )
+            if not all(map(self._same, alone, y.chunk(2))):
+                raise ValueError(
+                    f"{self} mixes rows of shape {shape}: of two it makes something else than of "
+                    "each alone, so that the result would depend on how a batch is split; expected "
+                    "the rows in the first dimension (batch_first=True), and none needed by another"
+                )
         self.rows_each = len(y) // 2
         return tuple(y.shape[1:])
 
-    @property
-    def _keeps_apart(self) -> bool:
-        """Whether rows are to be independent, not in training: all but batch norm keeps them so."""
-        return all(norm.track_running_stats for norm in self.norms)
-
-    def _evaluate(self, rows: NDArray) -> Any:
-        """Of rows, not in training. A module that writes into them is given copies from now on."""
-        x = self._enter(rows.copy())
-        training, version = self.module.training, x._version
-        self.module.eval()
+    def try_no_rows(self, shape: Shape) -> None:
+        """Raises ValueError: the module does not make no rows of no rows of `shape`."""
+        expected = (0, *self.row_shape(shape))
+        module = _for_trial(self.module).eval()
         try:
-            with torch.no_grad():
-                y = self._run(x)
-        finally:
-            self.module.train(training)
+            made = tuple(self._evaluate(module, np.empty((0, *shape), self._dtype)).shape)
+            failed = None if made == expected else f"it makes {made}"
+        except Exception as error:
+            failed = str(error)
+        if failed:
+            raise ValueError(
+                f"{self} cannot take 0 rows of shape {shape}: {failed}; with sync_batch_norm a "
+                "rank without rows computes on too, expected e.g. torch.flatten(x, 1) in the place "
+                "of x.view(len(x), -1)"
+            )
+
+    def _trial(self, module: torch.nn.Module, rows: NDArray) -> tuple[Any, list[Any]]:
+        """What is made of two rows, and of each alone, if they are to be independent.
+
+        They are, but for batch norm in training, which is known, and for what is refused as it
+        trains: random numbers, and statistics that are kept of rows.
+        """
+        for part in module.modules():
+            if isinstance(part, (_BatchNorm, Dropout)):
+                part.eval()
+        before = self._hidden_state(module)
+        y = self._evaluate(module, rows)
+        if not all(norm.track_running_stats for norm in self.norms):
+            return y, []
+        alone = [self._evaluate(module, row[None]) for row in rows]
+        return y, alone if self._hidden_state(module) == before else []
+
+    def _evaluate(self, module: torch.nn.Module, rows: NDArray) -> Any:
+        """Of rows. If it writes into them, the layer's module is given copies from now on."""
+        x = self._enter(rows.copy()).requires_grad_(module.training)
+        version = x._version
+        with torch.set_grad_enabled(module.training):
+            y = module(x)
         if x._version > version:
-            self.module.register_forward_pre_hook(_copy_rows)
+            for each in (module, self.module):
+                each.register_forward_pre_hook(_copy_rows)
         return y
 
     def _same(self, a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -201,8 +252,8 @@ class TorchLayer(Layer):
         if a.shape != b.shape:
             return False
         dtype = getattr(torch, self._dtype)
-        a, b = a.to(dtype), b.to(dtype)
-        tolerance = torch.finfo(self.compute or dtype).eps ** 0.5
+        a, b = a.detach().to(dtype), b.detach().to(dtype)
+        tolerance = torch.finfo(dtype).eps ** 0.5
         return not torch.dist(a, b) > tolerance * b.norm()
 
     @property
@@ -246,12 +297,13 @@ class TorchLayer(Layer):
         """Refuse what would make the result depend on how rows are split, once it shows.
 
         Raises:
-            ValueError: the module draws random numbers, or keeps statistics of rows.
+            ValueError: the module draws random numbers, keeps statistics of rows, or changes its
+                parameters.
         """
-        self._tried = True
-        before = self._hidden_state()
+        self._tried = len(x) > 0
+        before = self._hidden_state(self.module)
         y = self._run(x)
-        after = self._hidden_state()
+        after = self._hidden_state(self.module)
         changed = [name for name in after if after[name] != before.get(name)]
         if changed:
             raise ValueError(
@@ -260,14 +312,14 @@ class TorchLayer(Layer):
             )
         return y
 
-    def _hidden_state(self) -> dict[str, Any]:
-        """Torch's generator, and buffers but those of batch norm: how often they were written."""
-        known = {id(buffer) for norm in self.norms for buffer in norm.buffers()}
-        generator = torch.cuda if self.device.type == "cuda" else torch
-        state = {"torch's random generator": generator.get_rng_state().numpy().tobytes()}
-        for name, buffer in self.module.named_buffers():
-            if id(buffer) not in known:
-                state[name] = id(buffer), buffer._version
+    def _hidden_state(self, module: torch.nn.Module) -> dict[str, Any]:
+        """Random generators, and how often each tensor was written, but batch norm's statistics."""
+        norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+        known = {id(buffer) for norm in norms for buffer in norm.buffers()}
+        state: dict[str, Any] = dict(_generators(self.device))
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if id(tensor) not in known:
+                state[name] = id(tensor), tensor._version
         return state
 
     def backward(self, dy, ctx, need_dx=True, add=False):

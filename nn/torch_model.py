@@ -18,9 +18,10 @@ from nn.layers import Shape
 from nn.loss import cross_entropy
 from nn.model import DTYPES, Model, as_rows
 from nn.torch_batch_norm import RunningStatistics, synchronise
-from nn.torch_dropout import replace_dropout
+from nn.torch_dropout import Clock, replace_dropout
 from nn.torch_embedding import take_floats
-from nn.torch_layer import TorchLayer, hooked
+from nn.torch_hooks import hooked
+from nn.torch_layer import TorchLayer
 from nn.torch_linear import TorchLinear, splittable
 
 Modules = torch.nn.Module | Sequence[torch.nn.Module]
@@ -49,9 +50,9 @@ class TorchModel(Model):
         input_shape: of one row, e.g. (1, 28, 28); a Linear first layer knows its own. Batches may
             hold the rows flattened.
         params: values to begin with instead of drawn ones, a flat vector; copied.
-        clock: what counts the steps (in `steps`), by default the optimizer of the newest strategy
-            that was given the model. Needed for dropout, whose masks are a function of seed,
-            step, row and unit: the same on however many ranks and micro-batches.
+        clock: what counts the steps (in `steps`), by default the optimizer of the strategy that
+            takes them. Needed for dropout, whose masks are a function of seed, step, row and unit:
+            the same on however many ranks and micro-batches.
         sync_batch_norm: a communicator, that of a data-parallel strategy, over whose ranks batch
             norm takes mean and variance: the same as over the whole batch in one process. By
             default each rank (and micro-batch) takes its own; see also `statistics`.
@@ -98,11 +99,11 @@ class TorchModel(Model):
             values = [weight.detach().numpy().ravel() for weight in net.parameters()]
             params = np.concatenate([np.empty(0, dtype), *values])
         self.seed, self.compute = seed, compute
-        self.clock, self.sync_batch_norm = clock, sync_batch_norm
-        self.lent_clock = None
-        """What the newest strategy has set `clock` to, if it was not given."""
+        self.sync_batch_norm = sync_batch_norm
+        self.dropout_clock = counted = Clock(clock)
+        """Where strategies say who counts the steps; see `clock`."""
         take_floats(net)
-        replace_dropout(net, seed or 0, lambda: self._step())
+        replace_dropout(net, seed or 0, lambda: counted.step())  # a method would be copied
         if sync_batch_norm:
             synchronise(net, sync_batch_norm)
         precision = torch.bfloat16 if compute else None
@@ -111,25 +112,29 @@ class TorchModel(Model):
         self.statistics = RunningStatistics(net)
         """What batch norm keeps: of this rank's rows, until a strategy's `weights` or `state`
         gathers those of all ranks."""
+        wrapped = [
+            (TorchLinear if splittable(layer) else TorchLayer)(layer, where, precision)
+            for layer in net
+        ]
         super().__init__(
-            [
-                (TorchLinear if splittable(layer) else TorchLayer)(layer, where, precision)
-                for layer in net
-            ],
+            wrapped,
             dtype,
             input_shape=_input_shape(net) if input_shape is None else input_shape,
             params=params,
         )
         # What each layer was found to keep apart, all do: they are not tried again as one.
         self._whole.row_shapes[self.input_shape] = self.row_shape(len(self.layers))
+        for i, layer in enumerate(wrapped if sync_batch_norm else ()):
+            layer.try_no_rows(self.row_shape(i))
 
-    def _step(self) -> int:
-        if self.clock is None:
-            raise ValueError(
-                "dropout needs to know the step: give the model to a strategy, or "
-                "TorchModel(..., clock=optimizer)"
-            )
-        return self.clock.steps
+    @property
+    def clock(self) -> Any:
+        """What counts the steps for dropout, in `steps`; None for the strategy that takes them."""
+        return self.dropout_clock.given
+
+    @clock.setter
+    def clock(self, clock: Any) -> None:
+        self.dropout_clock.given = clock
 
     @property
     def module(self) -> torch.nn.Sequential:

@@ -23,7 +23,7 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
 
     Raises:
         TypeError: cuts that are no layer numbers.
-        Refused: more stages than layers.
+        Refused: more stages than layers, or than "auto" can cut.
         ValueError: cuts that do not make that many stages; layers that fail as they are measured.
     """
     n = len(model.layers)
@@ -36,7 +36,7 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
     if isinstance(cuts, str) or not isinstance(cuts, Iterable):
         if cuts != "auto":
             raise ValueError(f'cuts={cuts!r}: expected "auto" or a list of layer numbers')
-        return balanced(_common_costs(model, comm), stages) if stages > 1 else [0, n]
+        return _automatic(model, stages, comm) if stages > 1 else [0, n]
     try:
         inner = [operator.index(cut) for cut in cuts]
     except TypeError:
@@ -47,6 +47,19 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
             f"where each of {stages} stages but the first begins"
         )
     return [0, *inner, n]
+
+
+def _automatic(model: Model, stages: int, comm: MPI.Intracomm) -> list[int]:
+    """What follows on a layer that makes several rows of each is in one stage with it."""
+    n = len(model.layers)
+    last = next((i for i, layer in enumerate(model.layers) if layer.rows_each > 1), n - 1)
+    if stages > last + 1:
+        raise Refused(
+            f"{stages} stages, and layer {last} makes several rows of each, behind which a "
+            f"pipeline cannot be cut: expected at most {last + 1}"
+        )
+    costs = _common_costs(model, comm)
+    return [*balanced([*costs[:last], sum(costs[last:])], stages)[:-1], n]
 
 
 def _common_costs(model: Model, comm: MPI.Intracomm) -> list[float]:

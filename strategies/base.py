@@ -104,10 +104,9 @@ class Strategy:
         if dtype not in COMM_DTYPES:
             raise Refused(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
         self._check_start(model.params, comm)
-        if getattr(model, "clock", optimizer) is getattr(model, "lent_clock", None):
-            # Nobody has set it but an earlier strategy, whose optimizer counts no more.
-            model.clock = model.lent_clock = optimizer  # type: ignore[attr-defined]
         self.model, self.optimizer, self.comm = model, optimizer, comm
+        self._clock = getattr(model, "dropout_clock", None)
+        self._lend_clock()
         statistics = getattr(model, "statistics", None)
         self._statistics = statistics if isinstance(statistics, Statistics) else None
         self.length = len(model.params)
@@ -140,9 +139,15 @@ class Strategy:
             raise TypeError(f"step() takes an nn.Batch, not {type(batch).__name__}")
         if not batch.rows:
             raise ValueError("a batch of 0 rows: expected at least 1")
+        self._lend_clock()
         loss = self.reduce(self.gradients(batch))
         self.update()
         return float(loss)
+
+    def _lend_clock(self) -> None:
+        """Have dropout ask this optimizer for the step, whoever else was given the model."""
+        if self._clock:
+            self._clock.lent = self.optimizer
 
     def gradients(self, batch: Batch) -> float:
         """Write this rank's share of the gradient, return its share of the loss."""

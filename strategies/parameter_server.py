@@ -86,7 +86,7 @@ class ParameterServer(Strategy):
         shard = batch.shard(self.comm.rank - 1, self.comm.size - 1)
         loss = self.model.gradients(shard)
         self._messages.Send(np.append(self.model.grads, params.dtype.type(loss)), 0, PUSH)
-        return loss * batch.rows / len(shard) if len(shard) else math.nan
+        return loss * batch.rows / shard.alone().rows if len(shard) else math.nan
 
     def _serve(self) -> float:
         """Receive until every worker has pushed the gradient of this clock; returns the loss."""

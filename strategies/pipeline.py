@@ -113,9 +113,9 @@ class Plan:
         self.ranks, self.micro_batches, self.stages = ranks, micro_batches, ranks * chunks
         self.bounds = balance.choose(model, self.stages, cuts, comm)
         for i, layer in enumerate(model.layers[: self.bounds[-2]]):
-            if (rows := getattr(layer, "rows_each", 1)) > 1:
+            if layer.rows_each > 1:
                 raise Refused(
-                    f"layer {i} makes {rows} rows of each: a pipeline cannot be cut "
+                    f"layer {i} makes {layer.rows_each} rows of each: a pipeline cannot be cut "
                     f"behind it, as it is at layer {self.bounds[-2]}; choose other cuts"
                 )
 

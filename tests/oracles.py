@@ -7,6 +7,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from nn import Batch, Model
+from nn.embedding import EmbeddingBag
 from strategies import Sequential, Strategy
 
 STEP_TOLERANCE = 1e-12
@@ -14,11 +15,13 @@ STEP_TOLERANCE = 1e-12
 
 
 def random_batches(model: Model, rows: int, steps: int = 3, seed: int = 0) -> list[Batch]:
-    """Batches that fit `model`, the same on every rank."""
+    """Batches that fit `model`, the same on every rank; of words most are 0, 1, 2, or none."""
     rng = np.random.default_rng(seed)
     classes = model.row_shape(len(model.layers))[0]
+    shape = rows, *model.input_shape
+    whole = np.trunc if isinstance(model.layers[0], EmbeddingBag) else np.asarray
     return [
-        Batch(rng.standard_normal((rows, *model.input_shape)), rng.integers(0, classes, rows))
+        Batch(whole(rng.standard_normal(shape)), rng.integers(0, classes, rows))
         for _ in range(steps)
     ]
 

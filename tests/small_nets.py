@@ -73,7 +73,6 @@ NETS = {
     "strangers": lambda: Model(
         [Linear(5, 6), Scale(6), Linear(6, 5), Linear(5, 4), Reversed(), Scale(4)], "float64", 1
     ),
-    # Random inputs are taken for numbers of words: most for 0, 1, 2, or none.
     "words": lambda: Model(
         [EmbeddingBag(9, 5, std=1.0), Tanh(), Linear(5, 4), Tanh(), Linear(4, 3)],
         "float64",

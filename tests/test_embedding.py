@@ -88,6 +88,7 @@ def test_there_is_no_gradient_for_layers_before_it():
 
 
 @pytest.mark.workers(1)
-def test_a_row_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="no row 30"):
-        net().forward(np.full((1, LENGTH), VOCABULARY))
+@pytest.mark.parametrize("number", [VOCABULARY, 2.9, -1.5, np.nan, np.inf])
+def test_a_row_that_is_not_there_is_refused(number):
+    with pytest.raises(ValueError, match=f"no row {number}: expected whole numbers up to 29"):
+        net().forward(np.array([[-1, 2, number, 3]]))

@@ -106,10 +106,26 @@ def test_the_nets_have_the_shapes_they_are_known_by():
     assert lenet().params.size == 61706
 
 
-def test_rows_may_be_flattened():
-    model = lenet(dtype="float64")
-    x = np.random.default_rng(0).random((2, 1, 28, 28))
-    np.testing.assert_array_equal(model.forward(x)[0], model.forward(x.reshape(2, 784))[0])
+@pytest.mark.parametrize(
+    ("model", "shapes"),
+    [
+        (lenet(dtype="float64"), [(784,), (28, 28), (28, 1, 28)]),
+        (mlp([12, 3], dtype="float64"), [(3, 4), (1, 12), (2, 2, 3)]),
+    ],
+)
+def test_rows_may_be_flattened_or_without_sides_of_1(model, shapes):
+    x = np.random.default_rng(0).random((2, *model.input_shape))
+    expected = model.forward(x)[0]
+    for shape in shapes:
+        np.testing.assert_array_equal(model.forward(x.reshape(2, *shape))[0], expected)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (4, 16, 3), (3, 64)])
+def test_rows_of_as_many_elements_in_another_order_are_refused(shape):
+    """Images whose channels come last would be taken for others."""
+    model = Model([Conv2d(3, 2, 3), Flatten(), Linear(72, 2)], input_shape=(3, 8, 8))
+    with pytest.raises(ValueError, match=r"rows of shape \(.*\): expected \(3, 8, 8\)"):
+        model.forward(np.zeros((2, *shape)))
 
 
 def test_prediction_is_independent_of_its_chunks():
@@ -137,6 +153,7 @@ def test_prediction_is_independent_of_its_chunks():
         (lambda: Model([Conv2d(2, 1, 3)], input_shape=(1, 5, 5)), "cannot take 1 channels"),
         (lambda: Model([Linear(2, 2)] * 2), "stands twice"),
         (lambda: Model([ReLU(in_place=True), Linear(2, 2)], input_shape=(2,)), "overwrite"),
+        (lambda: Model([Flatten(), ReLU(in_place=True)], input_shape=(2,)), "overwrite"),
         (lambda: Linear(-1, 2), "0 or more"),
         (lambda: Conv2d(0, 1, 3), "1 or more"),
         (lambda: Conv2d(1, 1, 3, padding=-1), "0 or more"),

@@ -4,12 +4,19 @@ import time
 
 import numpy as np
 import pytest
+import torch
+from torch import nn as tnn
 
 from nn import SGD, Adam, mlp
+from nn.loss import cross_entropy
+from nn.sequences import Sequences
+from nn.torch_model import TorchModel
 from strategies import DataParallel, ParameterServer, Sequential
 from tests.optimizers import OPTIMIZERS
 from tests.oracles import STEP_TOLERANCE, MatchedOrder, assert_trains_like, random_batches
 from tests.small_nets import small_mlp
+
+torch.set_num_threads(1)
 
 
 def train(server, batches, delays=lambda rank, clock: 0.0):
@@ -141,21 +148,30 @@ def test_closes_more_than_once_and_keeps_its_weights(comm):
         server.step(random_batches(server.model, 9)[0])
 
 
-def test_losses_on_the_server_are_global_and_on_workers_their_own(comm):
-    server = ParameterServer(small_mlp(), SGD(0.1), comm)
-    batch = random_batches(server.model, 2)[0]
+def language_model():
+    layers = [tnn.Embedding(5, 4), tnn.Flatten(0, 1), tnn.Linear(4, 5)]
+    return TorchModel(layers, dtype="float64", input_shape=(3,))
+
+
+@pytest.mark.parametrize(
+    ("make", "batch"),
+    [
+        (small_mlp, random_batches(small_mlp(), 2)[0]),
+        (language_model, Sequences(np.arange(8).reshape(2, 4) % 5)),
+    ],
+    ids=["labels of rows", "labels of tokens"],
+)
+def test_losses_on_the_server_are_global_and_on_workers_their_own(comm, make, batch):
+    """Each is a mean over labels."""
+    server = ParameterServer(make(), SGD(0.1), comm)
     losses = np.array(comm.allgather(server.step(batch)))
     workers = max(comm.size - 1, 1)
-    own = np.array(
-        [
-            small_mlp().gradients(batch.shard(k, workers)) * 2 / len(shard)
-            if len(shard)
-            else np.nan
-            for k, shard in ((k, batch.shard(k, workers)) for k in range(workers))
-        ]
-    )
-    whole = small_mlp().gradients(batch)
-    np.testing.assert_allclose(losses, [whole, *own][: comm.size], rtol=1e-14)
+    own = np.full(workers, np.nan)
+    for k in range(min(workers, len(batch))):
+        x, y = batch.part(k, workers)
+        own[k] = cross_entropy(make().forward(x)[0], y, len(y))[0]
+    whole = make().gradients(batch)
+    np.testing.assert_allclose(losses, [whole, *own][: comm.size], rtol=1e-13)
 
 
 @pytest.mark.parametrize("staleness", [0, 1])

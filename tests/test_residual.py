@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from nn.layers import Linear, ReLU, Tanh
+from nn.layers import Flatten, Linear, ReLU, Tanh
 from nn.residual import Residual
 
 pytestmark = pytest.mark.workers(1)
@@ -65,6 +65,6 @@ def test_says_what_was_expected():
     with pytest.raises(ValueError, match="expected at least one"):
         Residual()
     with pytest.raises(ValueError, match="in_place=True"):
-        Residual(ReLU(in_place=True))
+        Residual(Flatten(), ReLU(in_place=True))
     with pytest.raises(ValueError, match=r"rows of shape \(3,\) of \(4,\): expected the same"):
         Residual(Linear(4, 3)).row_shape((4,))

@@ -10,7 +10,7 @@ from torch import nn as tnn
 from nn import SGD, Batch
 from nn.dropout import mask, rows_of
 from nn.torch_model import TorchModel
-from strategies import DataParallel, Hybrid, Sequential
+from strategies import DataParallel, Hybrid, ParameterServer, Sequential
 from tests.exact import EXACT
 from tests.oracles import assert_trains_like
 
@@ -159,12 +159,13 @@ def test_one_object_in_several_places_has_a_mask_for_each():
 def test_a_strategy_says_who_counts_the_steps():
     model, optimizer = TorchModel([tnn.Dropout(0.5), tnn.Linear(3, 2)], input_shape=(3,)), SGD(0.1)
     Sequential(model, optimizer).step(Batch(np.ones((2, 3)), np.zeros(2, int)))
-    assert model.clock is optimizer
+    assert model.clock is None
+    assert model.dropout_clock.lent is optimizer
 
 
 @pytest.mark.workers(1)
-def test_the_newest_strategy_counts_unless_a_clock_was_given():
-    """The optimizer of one that trains no more would leave the masks as they are."""
+def test_the_strategy_that_steps_counts_unless_a_clock_was_given(comm):
+    """The optimizer of one that was refused, or trains no more, leaves the masks as they are."""
     batch = Batch(np.ones((5, 4)), np.arange(5) % 3)
     for given in (None, SGD(0.1)):
         model = TorchModel([tnn.Dropout(0.5), tnn.Linear(4, 3)], input_shape=(4,), clock=given)
@@ -172,8 +173,10 @@ def test_the_newest_strategy_counts_unless_a_clock_was_given():
         first.step(batch)
         first.close()
         second = Sequential(model, SGD(0.0))
+        with pytest.raises(ValueError, match="staleness"):
+            ParameterServer(model, SGD(0.0), comm, staleness=-1)
         losses = {second.step(batch) for _ in range(4)}
-        assert model.clock is (given or second.optimizer)
+        assert model.clock is given
         assert len(losses) == (1 if given else 4)
 
 
@@ -198,6 +201,14 @@ def test_modules_of_a_model_make_another():
 
 
 @pytest.mark.workers(1)
+def test_dropout_that_was_changed_since_is_not_replaced():
+    module = build(Sequential).model.module
+    module[2].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=r"module 2, Dropout, drops units .* without hooks"):
+        TorchModel(module)
+
+
+@pytest.mark.workers(1)
 def test_says_what_it_needs():
     model = TorchModel([tnn.Dropout(0.5), tnn.Linear(3, 2)], input_shape=(3,))
     batch = Batch(np.ones((2, 3)), np.zeros(2, int))
@@ -207,3 +218,7 @@ def test_says_what_it_needs():
     model.gradients(batch)
     with pytest.raises(ValueError, match="outside of rows_of"):
         model.forward(np.ones((2, 3)))
+    tokens = [tnn.Embedding(5, 4), tnn.Flatten(0, 1), tnn.Dropout(0.5)]
+    model = TorchModel(tokens, input_shape=(3,), clock=SGD(0.1))
+    with pytest.raises(ValueError, match=r"of 6 rows, where the batch has 2: .* before Flatten"):
+        model.gradients(Batch(np.ones((2, 3)), np.zeros(2, int)))

@@ -1,6 +1,8 @@
 """Torch modules, under every strategy, learn what they learn in a plain torch loop."""
 
 import copy
+import random
+import types
 import warnings
 from functools import cache, partial
 
@@ -13,6 +15,7 @@ from torch import nn as tnn
 import nn
 from nn import SGD, Adam, Batch, torch_layer
 from nn.sequences import Sequences
+from nn.torch_embedding import take_floats
 from nn.torch_model import TorchModel, devices
 from strategies import (
     DataParallel,
@@ -387,7 +390,7 @@ class Words(tnn.Module):
         self.line, self.words = tnn.Linear(4, 3), tnn.EmbeddingBag(9, 4)
 
     def forward(self, x):
-        return self.line(self.words(x))
+        return self.line(self.words(input=x))
 
 
 @pytest.mark.workers(1)
@@ -396,9 +399,10 @@ class Words(tnn.Module):
     [
         lambda: tnn.Sequential(tnn.EmbeddingBag(9, 4), tnn.Linear(4, 3)),
         lambda: tnn.Sequential(tnn.Flatten(), tnn.EmbeddingBag(9, 4), tnn.Linear(4, 3)),
+        lambda: tnn.Sequential(tnn.EmbeddingBag(9, 4, sparse=True), tnn.Linear(4, 3)),
         Words,
     ],
-    ids=["first", "later", "inside"],
+    ids=["first", "later", "sparse", "inside, by keyword"],
 )
 def test_an_embedding_takes_word_numbers(modules):
     net = modules()
@@ -427,6 +431,20 @@ def test_a_word_that_is_not_in_the_table_is_named(token, shown):
     message = rf"^{shown} is no row of Embedding\(9, 4\): expected whole numbers from 0 to 8"
     with pytest.raises(ValueError, match=message):
         model.forward(np.array([[1, 2], [8, token]]))
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(("dtype", "largest"), [("float32", 2**24), ("float64", 2**53)])
+def test_a_table_of_more_rows_than_floats_can_number_is_refused(dtype, largest):
+    """It is one without memory."""
+
+    def table(rows):
+        with torch.device("meta"):
+            return tnn.Embedding(rows, 1, dtype=getattr(torch, dtype))
+
+    take_floats(table(largest))
+    with pytest.raises(ValueError, match=f"more than {largest} rows, which torch.{dtype} cannot"):
+        take_floats(table(largest + 1))
 
 
 # Copies
@@ -641,6 +659,55 @@ class Tagger(tnn.Module):
         return self.lstm(self.words(x))[0]
 
 
+class Gated(tnn.Module):
+    """x + gate * attention(x) that takes rows for places in a sequence; the gate begins (nearly) 0.
+
+    Bachlechner et al., "ReZero is all you need" (2020).
+    """
+
+    def __init__(self, gate):
+        super().__init__()
+        self.gate = tnn.Parameter(torch.tensor(gate))
+        self.attention = tnn.MultiheadAttention(4, 1)
+
+    def forward(self, x):
+        return x + self.gate * self.attention(x, x, x)[0]
+
+
+class LessInTraining(Less):
+    def forward(self, x):
+        return super().forward(x) if self.training else x
+
+
+class Shifted(tnn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class Scaled(tnn.Dropout):
+    def forward(self, x):
+        return 7 * x
+
+
+class Viewed(tnn.Module):
+    def forward(self, x):
+        return x.view(len(x), -1)
+
+
+def with_hook(module):
+    module.register_forward_hook(lambda module, inputs, output: output + 1)
+    return module
+
+
+def patched(module):
+    """Its `forward` is replaced in this one object."""
+    module.forward = types.MethodType(lambda self, x: type(self).forward(self, x) + 1, module)
+    return module
+
+
+SYNCHRONISED = {"input_shape": (4,), "sync_batch_norm": MPI.COMM_SELF}
+
+
 def frozen():
     net = tnn.Sequential(tnn.Linear(4, 4), tnn.Linear(4, 3))
     net[0].weight.requires_grad_(False)
@@ -722,7 +789,40 @@ class Raw(tnn.Module):
         (tnn.Linear(3, 2), {"seed": 1.5}, TypeError, "seed=1.5"),
         (tnn.Linear(3, 2), {"params": np.zeros(3)}, ValueError, "params"),
         (tnn.Linear(3, 2), {"sync_batch_norm": True}, TypeError, "communicator"),
+        (lambda: Gated(0.0), {"input_shape": (3, 4)}, ValueError, "mixes rows"),
+        (lambda: Gated(1e-6), {"input_shape": (3, 4)}, ValueError, "mixes rows"),
+        (
+            lambda: Gated(0.02),  # less than bfloat16 rounds
+            {"input_shape": (3, 4), "compute": "bfloat16"},
+            ValueError,
+            "mixes rows",
+        ),
+        (LessInTraining(), {"input_shape": (4,)}, ValueError, "mixes rows"),
         (tnn.Dropout2d(), {"input_shape": (4,)}, ValueError, "use torch.nn.Dropout"),
+        (Scaled(), {"input_shape": (4,)}, ValueError, "0, Scaled, drops .*Dropout itself"),
+        (with_hook(tnn.Dropout()), {"input_shape": (4,)}, ValueError, "Dropout itself, without"),
+        (patched(tnn.Dropout()), {"input_shape": (4,)}, ValueError, "Dropout itself, without"),
+        (
+            Shifted(4),
+            SYNCHRONISED,
+            ValueError,
+            r"cannot replace Shifted\(4.*BatchNorm1d to 3d them",
+        ),
+        (with_hook(tnn.BatchNorm1d(4)), SYNCHRONISED, ValueError, "themselves, without hooks"),
+        (patched(tnn.BatchNorm1d(4)), SYNCHRONISED, ValueError, "themselves, without hooks"),
+        (
+            [tnn.BatchNorm1d(4), Viewed()],
+            SYNCHRONISED,
+            ValueError,
+            r"take 0 rows .*flatten\(x, 1\)",
+        ),
+        (tnn.Embedding(9, 4, max_norm=1.0), {"input_shape": (4,)}, ValueError, "max_norm=None"),
+        (
+            tnn.EmbeddingBag(9, 4, scale_grad_by_freq=True),
+            {"input_shape": (4,)},
+            ValueError,
+            "expected scale_grad_by_freq=False",
+        ),
     ],
 )
 def test_what_cannot_be_wrapped_is_refused(modules, arguments, error, message):
@@ -731,8 +831,10 @@ def test_what_cannot_be_wrapped_is_refused(modules, arguments, error, message):
 
 
 @pytest.mark.workers(1)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_modules_that_keep_rows_apart_are_taken(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "compute"), [("float32", None), ("float32", "bfloat16"), ("float64", None)]
+)
+def test_modules_that_keep_rows_apart_are_taken(dtype, compute):
     """By the trial of rows together and alone: deep nets round, and batch norm is known to mix."""
     deep = [tnn.Sequential(tnn.Linear(64, 64), tnn.ReLU()) for _ in range(50)]
     for module, shape in (
@@ -743,7 +845,7 @@ def test_modules_that_keep_rows_apart_are_taken(dtype):
         (tnn.BatchNorm1d(4, track_running_stats=False), (4,)),
         (tnn.ReLU(), (0,)),
     ):
-        assert TorchModel(module, dtype=dtype, input_shape=shape)
+        assert TorchModel(module, dtype=dtype, input_shape=shape, compute=compute)
 
 
 @pytest.mark.workers(1)
@@ -754,14 +856,25 @@ def test_values_that_are_not_finite_do_not_look_like_mixed_rows():
         assert TorchModel(net, seed=None, input_shape=(4,))
 
 
+def centre_by_hook(module):
+    module.register_forward_hook(lambda module, inputs, y: y - y.mean(dim=1, keepdim=True))
+
+
+def centre_by_patch(module):
+    def forward(self, x):
+        y = type(self).forward(self, x)
+        return y - y.mean(dim=1, keepdim=True)
+
+    module.forward = types.MethodType(forward, module)
+
+
 @pytest.mark.workers(1, 2)
+@pytest.mark.parametrize("change", [centre_by_hook, centre_by_patch])
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_tensor_parallel_calls_hooks_with_all_features(comm, place):
+def test_tensor_parallel_calls_hooks_with_all_features(comm, place, change):
     def hooked():
         layers = [tnn.Linear(5, 4), tnn.ReLU(), tnn.Linear(4, 3)]
-        layers[place].register_forward_hook(
-            lambda module, inputs, output: output - output.mean(dim=1, keepdim=True)
-        )
+        change(layers[place])
         return TorchModel(layers, dtype="float64")
 
     parallel, oracle = TensorParallel(hooked(), SGD(0.1), comm), Sequential(hooked(), SGD(0.1))
@@ -770,9 +883,10 @@ def test_tensor_parallel_calls_hooks_with_all_features(comm, place):
 
 
 @pytest.mark.workers(1)
-def test_the_hooks_of_a_sequential_are_called():
+@pytest.mark.parametrize("change", [centre_by_hook, centre_by_patch])
+def test_the_hooks_of_a_sequential_are_called(change):
     inner = tnn.Sequential(tnn.Linear(5, 4), tnn.ReLU())
-    inner.register_forward_hook(lambda module, inputs, output: 2 * output)
+    change(inner)
     net = tnn.Sequential(inner, tnn.Linear(4, 3))
     model = TorchModel(net, dtype="float64", seed=None, input_shape=(5,))
     x = np.ones((2, 5))
@@ -787,20 +901,72 @@ def test_parameters_without_reset_are_taken_from_a_function():
 
 
 class Noise(tnn.Module):
+    def __init__(self, draw):
+        super().__init__()
+        self.draw = draw
+
     def forward(self, x):
-        return x + torch.rand_like(x)
+        return x + self.draw(x)
+
+
+class Clipped(tnn.Module):
+    """Changes its parameters as it computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = tnn.Linear(2, 2)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.line.weight.clamp_(-0.1, 0.1)
+        return self.line(x)
 
 
 @pytest.mark.workers(1)
 @pytest.mark.parametrize(
-    "module",
-    [tnn.RReLU(), Noise(), tnn.InstanceNorm1d(4, affine=True, track_running_stats=True)],
-    ids=["random in training", "random", "statistics"],
+    ("module", "changed"),
+    [
+        (tnn.RReLU(), "torch's random"),
+        (Noise(torch.rand_like), "torch's random"),
+        (Noise(lambda x: random.random()), "python's random"),
+        (Noise(lambda x: np.random.standard_normal()), "numpy's random"),  # noqa: NPY002
+        (tnn.InstanceNorm1d(4, affine=True, track_running_stats=True), "0.running_mean"),
+        (Clipped(), "0.line.weight"),
+    ],
+    ids=["random in training", "torch", "python", "numpy", "statistics", "parameters"],
 )
-def test_what_depends_on_how_rows_are_split_is_refused_when_it_shows(module):
+def test_what_depends_on_how_rows_are_split_is_refused_when_it_shows(module, changed):
     model = TorchModel([module, tnn.Flatten(), tnn.Linear(8, 3)], input_shape=(4, 2))
-    with pytest.raises(ValueError, match="depends on how rows are split"):
+    with pytest.raises(ValueError, match=rf"{changed}.* depends on how rows are split"):
         model.gradients(*random_batches(model, 4, steps=1))
+
+
+@pytest.mark.workers(1)
+def test_of_no_rows_nothing_shows_yet():
+    """A rank may have none at first, where batch norm is synchronised."""
+    layer = torch_layer.TorchLayer(Noise(torch.rand_like))
+    layer._collective = True
+    layer.forward(np.empty((0, 4), "float32"))
+    with pytest.raises(ValueError, match="depends on how rows are split"):
+        layer.forward(np.ones((3, 4), "float32"))
+
+
+@pytest.mark.workers(1)
+def test_a_device_has_random_numbers_of_its_own(monkeypatch):
+    """Two of them, played; a module may draw of the host's generator all the same."""
+    drawn = {"cuda:0": 0, "cuda:1": 0}
+    monkeypatch.setattr(
+        torch.cuda, "get_rng_state", lambda device: torch.tensor(drawn[str(device)])
+    )
+    states = []
+    for draw in (lambda: None, lambda: drawn.update({"cuda:1": 1}), lambda: torch.rand(1)):
+        draw()
+        states.append(torch_layer._generators(torch.device("cuda:1")))
+    assert states[0].keys() == states[1].keys() == states[2].keys()
+    for before, after, whose in zip(states, states[1:], ("the device's", "torch's")):
+        assert [name for name in after if after[name] != before[name]] == [
+            f"{whose} random generator"
+        ]
 
 
 @pytest.mark.workers(2)
@@ -820,10 +986,15 @@ def test_a_pipeline_is_not_cut_behind_a_layer_that_makes_more_rows(comm):
 
     with pytest.raises(Refused, match="layer 3 makes 5 rows of each: a pipeline cannot be cut"):
         Pipeline(make(tnn.Tanh()), momentum(), comm, cuts=[1, 4][-comm.size + 1 :])
+    with pytest.raises(Refused, match=r"layer 3 makes several rows .* expected at most 4"):
+        Pipeline(make(*8 * [tnn.Tanh()]), momentum(), comm, schedule="interleaved", chunks=3)
     batch = Sequences(np.random.default_rng(0).integers(0, 7, (4, 6)))
-    parallel = Pipeline(make(), momentum(), comm, cuts=[1, 2][: comm.size - 1])
-    assert_trains_like(Sequential(make(), momentum()), parallel, [batch] * 2, comm)
-    parallel.close()
+    costly = tnn.Linear(7, 2048), tnn.Tanh(), tnn.Linear(2048, 7)
+    for cuts, behind in (([1, 2][: comm.size - 1], ()), ("auto", costly)):
+        parallel = Pipeline(make(*behind), momentum(), comm, cuts=cuts)
+        oracle = Sequential(make(*behind), momentum())
+        assert_trains_like(oracle, parallel, [batch] * 2, comm)
+        parallel.close()
 
 
 @pytest.mark.workers(2)

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import pickle
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -60,18 +59,20 @@ def _for_trial(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def _generators(device: torch.device) -> dict[str, bytes]:
+def _generators(device: torch.device) -> dict[str, Any]:
     """What a module may draw random numbers from, as it is now."""
+    numpys = np.random.get_state(legacy=False)  # noqa: NPY002  # not used but watched
+    twister = numpys["state"]
     states = {
         "python's": random.getstate(),
-        "numpy's": np.random.get_state(),  # noqa: NPY002  # not used but watched
-        "torch's": torch.get_rng_state().numpy(),
+        "numpy's": (twister["key"].tobytes(), twister["pos"], numpys["has_gauss"]),
+        "torch's": torch.get_rng_state().numpy().tobytes(),
     }
     if device.type == "cuda":
-        states["the device's"] = torch.cuda.get_rng_state(device).numpy()
+        states["the device's"] = torch.cuda.get_rng_state(device).numpy().tobytes()
     elif device.type == "mps":
-        states["the device's"] = torch.mps.get_rng_state().numpy()
-    return {f"{whose} random generator": pickle.dumps(state) for whose, state in states.items()}
+        states["the device's"] = torch.mps.get_rng_state().numpy().tobytes()
+    return {f"{whose} random generator": state for whose, state in states.items()}
 
 
 def in_host_memory(device: torch.device) -> bool:

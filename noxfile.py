@@ -41,7 +41,7 @@ OPEN_MPI = {
     "PMIX_MCA_plog": "^stdfd",
 }
 
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**31)}
 """glibc keeps what is freed, for the next step to take: new pages have to be zeroed first.
 
 For proofs, which nobody times; measurements run as their users' programs do.

@@ -138,26 +138,35 @@ def promise(
         ratio = Ratio(what, float(value), limit)
         extra |= {"ratio": float(value), "limit": limit}
         record(ratio, f"{value:.3f}", list(seconds), extra)
-        hold(ratio, lap() if seconds else 0.0, cores or comm.size)
+        hold([ratio], lap() if seconds else 0.0, cores or comm.size)
 
     return promise
 
 
-def hold(ratio: Ratio, foreign: float, workers: int) -> None:
-    """Fail if the promise is not kept; skip if others, who used the cores, explain all of it.
+def hold(ratios: Sequence[Ratio], foreign: float, workers: int) -> None:
+    """Fail if a promise is not kept; skip if others, who used the cores, explain all of it.
 
     Args:
+        ratios: of times; what others do excuses no other kind.
         foreign: cores' worth of time that other programs used meanwhile.
     """
-    if ratio.limit is None or ratio.kept:
-        return
-    said = f"{ratio.what}: {ratio.value:.3f}, promised is at most {ratio.limit:.3f}"
-    most = ratio.limit * slowdown(foreign, workers)
-    if ratio.value <= most:
-        pytest.skip(f"{said}, but other programs kept {foreign:.1f} cores busy: try again")
-    if most > ratio.limit:
-        said += f", and no more than {most:.3f} while others keep {foreign:.1f} cores busy"
-    pytest.fail(said, pytrace=False)
+    excused, broken = [], []
+    for ratio in ratios:
+        if ratio.limit is None or ratio.kept:
+            continue
+        said = f"{ratio.what}: {ratio.value:.3f}, promised is at most {ratio.limit:.3f}"
+        most = ratio.limit * slowdown(foreign, workers)
+        if ratio.value <= most:
+            excused.append(f"{said}, but other programs kept {foreign:.1f} cores busy: try again")
+        elif most > ratio.limit:
+            busy = f"while others keep {foreign:.1f} cores busy"
+            broken.append(f"{said}, and no more than {most:.3f} {busy}")
+        else:
+            broken.append(said)
+    if broken:
+        pytest.fail("\n".join(broken), pytrace=False)
+    if excused:
+        pytest.skip("\n".join(excused))
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ import pytest
 
 from nn import SGD, Batch, Model, data
 from nn.data import Dataset
+from nn.embedding import EmbeddingBag
 from nn.sequences import Sequences
 from strategies import (
     DataParallel,
@@ -108,8 +109,13 @@ class Net:
         if self.rows is None:
             model = self.build(dtype)
             shape, classes = tuple(model.input_shape), _classes(model)
+            # Numbers of words, then: mostly of few, or of none.
+            whole = np.trunc if isinstance(model.layers[0], EmbeddingBag) else np.asarray
             return [
-                Batch(rng.standard_normal((n, *shape)).astype(dtype), rng.integers(0, classes, n))
+                Batch(
+                    whole(rng.standard_normal((n, *shape))).astype(dtype),
+                    rng.integers(0, classes, n),
+                )
                 for n in sizes
             ]
         there = len(self.rows())
@@ -173,7 +179,10 @@ def load_model(door: str, rows: Rows | None = None) -> Net:
 
     net = Net(name, build, rows)
     single, double = ([build(dtype) for _ in range(2)] for dtype in ("float32", "float64"))
-    if any(x is y for one, other in (single, double) for x in one.layers for y in other.layers):
+    shared = (
+        x for one, other in (single, double) for x in one.layers for y in other.layers if x is y
+    )
+    if any(layer.n_params for layer in shared):
         raise DoorError(
             f"--model {door}: {name}() gives the same layers at each call, so that what is trained "
             "plainly and by a strategy would be one; expected new ones: make them in the function"
@@ -336,7 +345,7 @@ def _as_model(made: Any, dtype: str, factory: Any, door: str, rows: Rows | None)
             f"--model {door}: it returned {_kind(made)}; expected a nn.Model, a TorchModel or a "
             "torch.nn.Module"
         )
-    if getattr(made, "sync_batch_norm", None) is not None:
+    if getattr(made, "sync_batch_norm", None):
         raise DoorError(
             f"--model {door}: it has sync_batch_norm, and plain training would wait in it for the "
             "other ranks; expected a model without, of which a strategy of yours makes one with it"

@@ -63,10 +63,10 @@ def disturbed(foreign: float, workers: int) -> bool:
 
 
 def slowdown(foreign: float, workers: int) -> float:
-    """How many times as long a cell can take, at most, for that load; 1 if it disturbs nothing.
+    """How many times as long a cell can take for that load; 1 if it disturbs nothing.
 
     All of it may have been on the core of one rank, for which the others wait. A rank that shares
-    its core with one other program has half of it.
+    its core with one other program has half of it; where there are more, nothing is to be measured.
     """
     if not disturbed(foreign, workers):
         return 1.0

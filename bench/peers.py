@@ -75,6 +75,7 @@ class Peer(Strategy):
         return list(self.module.parameters())
 
     def step(self, batch: Batch) -> float:
+        self.lend_clock()
         if callable(self.optimizer.lr):
             for group in self._torch_optimizer.param_groups:
                 group["lr"] = self.optimizer.lr(self.optimizer.steps)

@@ -36,6 +36,6 @@ def test_loose(speedup, comm, lap, workers, strategy, pytestconfig):
             "one thread": (least, 1 / OVER_ONE_THREAD),
             "SharedDataParallel": (least * synchronous.speedup_low, 1 / OVER_SYNCHRONOUS),
         }
-        for other, (ratio, limit) in over.items():
-            what = f"{strategy} step / {other}, the least that its interval allows"
-            hold(Ratio(what, ratio, limit), foreign, comm.size)
+        what = f"{strategy} step / {{}}, the least that its interval allows"
+        ratios = [Ratio(what.format(other), *ratio) for other, ratio in over.items()]
+        hold(ratios, foreign, comm.size)

@@ -232,5 +232,4 @@ def test_time_to_accuracy(request, comm, record, lap):
         limit = 1.0 if arm.name in FREE_RUNNING else None
         ratios.append(Ratio(f"{what} {ARMS[0].name}", over_first, limit))
         record(ratios[-1], "", [], {})
-    for ratio in ratios:
-        hold(ratio, foreign, comm.size)
+    hold(ratios, foreign, comm.size)

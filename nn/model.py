@@ -23,10 +23,10 @@ def as_rows(x: NDArray, shape: Shape, dtype: np.dtype) -> NDArray:
         ValueError: the rows of x have another shape. Sides of 1 do not count, and either may be a
             vector: the other, flattened.
     """
-    given = x.shape[1:]
-    flat = 1 in (len(given), len(shape)) and math.prod(given) == math.prod(shape)
-    if not flat and [n for n in given if n != 1] != [n for n in shape if n != 1]:
-        raise ValueError(f"rows of shape {given}: expected {shape}, flattened or not")
+    given, wanted = ([n for n in sides if n != 1] for sides in (x.shape[1:], shape))
+    flat = min(len(given), len(wanted)) <= 1 and math.prod(given) == math.prod(wanted)
+    if given != wanted and not flat:
+        raise ValueError(f"rows of shape {x.shape[1:]}: expected {shape}, flattened or not")
     return x.astype(dtype, copy=False).reshape(len(x), *shape)
 
 

@@ -2,9 +2,11 @@
 
 import copy
 import math
+import pickle
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -54,18 +56,18 @@ def _for_trial(module: torch.nn.Module) -> torch.nn.Module:
     with torch.no_grad():
         for weight in module.parameters():
             if (weight.abs() < 1e-3).all():
-                inputs = max(math.prod(weight.shape[1:]), 1)
-                weight.copy_(torch.randn(weight.shape, generator=generator) / math.sqrt(inputs))
+                # A gate has to be open, and a bias must not outweigh the rest: both are vectors.
+                scale = max(math.prod(weight.shape[1:]), 1) ** -0.5 if weight.ndim > 1 else 0.1
+                weight.copy_(scale * torch.randn(weight.shape, generator=generator))
     return module
 
 
 def _generators(device: torch.device) -> dict[str, Any]:
     """What a module may draw random numbers from, as it is now."""
-    numpys = np.random.get_state(legacy=False)  # noqa: NPY002  # not used but watched
-    twister = numpys["state"]
     states = {
         "python's": random.getstate(),
-        "numpy's": (twister["key"].tobytes(), twister["pos"], numpys["has_gauss"]),
+        # As bytes, which compare, whatever kind of generator it is.
+        "numpy's": pickle.dumps(np.random.get_state(legacy=False)),  # noqa: NPY002
         "torch's": torch.get_rng_state().numpy().tobytes(),
     }
     if device.type == "cuda":
@@ -177,12 +179,14 @@ class TorchLayer(Layer):
         return self.row_shapes[shape]
 
     def _try(self, shape: Shape) -> Shape:
-        """In training and not; without autocast, whose rounding would hide much."""
+        """In training and not; without autocast, whose rounding hides much, if that can be."""
         self.refresh()
         module = _for_trial(self.module)  # what it changes stays there
-        for rows in _two_rows(shape, self._dtype):
+        precisions = [None, self.compute] if self.compute else [None]
+        for compute, rows in product(precisions, _two_rows(shape, self._dtype)):
             try:
-                trials = [self._trial(module.train(mode), rows) for mode in (False, True)]
+                with self._autocast(compute):
+                    trials = [self._trial(module.train(mode), rows) for mode in (False, True)]
                 break
             except Exception as error:
                 failed = error
@@ -196,7 +200,7 @@ class TorchLayer(Layer):
                     f"{self} makes {what} of two rows: expected one tensor with a row for each, or "
                     "as many rows for either"
                 )
-            if not all(map(self._same, alone, y.chunk(2))):
+            if not all(self._same(a, b, compute) for a, b in zip(alone, y.chunk(2))):
                 raise ValueError(
                     f"{self} mixes rows of shape {shape}: of two it makes something else than of "
                     "each alone, so that the result would depend on how a batch is split; expected "
@@ -210,7 +214,8 @@ class TorchLayer(Layer):
         expected = (0, *self.row_shape(shape))
         module = _for_trial(self.module).eval()
         try:
-            made = tuple(self._evaluate(module, np.empty((0, *shape), self._dtype)).shape)
+            with self._autocast(self.compute):
+                made = tuple(self._evaluate(module, np.empty((0, *shape), self._dtype)).shape)
             failed = None if made == expected else f"it makes {made}"
         except Exception as error:
             failed = str(error)
@@ -248,13 +253,13 @@ class TorchLayer(Layer):
                 each.register_forward_pre_hook(_copy_rows)
         return y
 
-    def _same(self, a: torch.Tensor, b: torch.Tensor) -> bool:
+    def _same(self, a: torch.Tensor, b: torch.Tensor, compute: torch.dtype | None) -> bool:
         """But for rounding: half of the digits. Values that are not finite prove nothing."""
         if a.shape != b.shape:
             return False
         dtype = getattr(torch, self._dtype)
         a, b = a.detach().to(dtype), b.detach().to(dtype)
-        tolerance = torch.finfo(dtype).eps ** 0.5
+        tolerance = torch.finfo(compute or dtype).eps ** 0.5
         return not torch.dist(a, b) > tolerance * b.norm()
 
     @property
@@ -278,9 +283,11 @@ class TorchLayer(Layer):
 
     def _run(self, x: torch.Tensor) -> Any:
         self.refresh()
-        lower = torch.autocast(self.device.type, self.compute) if self.compute else nullcontext()
-        with lower:
+        with self._autocast(self.compute):
             return self.module(x)
+
+    def _autocast(self, compute: torch.dtype | None) -> Any:
+        return torch.autocast(self.device.type, compute) if compute else nullcontext()
 
     def forward(self, x):
         if not len(x) and not self._collective:  # some modules do not take 0 rows
@@ -301,11 +308,12 @@ class TorchLayer(Layer):
             ValueError: the module draws random numbers, keeps statistics of rows, or changes its
                 parameters.
         """
-        self._tried = len(x) > 0
         before = self._hidden_state(self.module)
         y = self._run(x)
         after = self._hidden_state(self.module)
-        changed = [name for name in after if after[name] != before.get(name)]
+        # A buffer may be made at the first call; whether it then stays, the next one shows.
+        self._tried = len(x) > 0 and before.keys() == after.keys()
+        changed = [name for name in before if after.get(name) != before[name]]
         if changed:
             raise ValueError(
                 f"{self} changes {', '.join(changed)} as it computes, which depends on how rows "

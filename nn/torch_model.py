@@ -124,7 +124,8 @@ class TorchModel(Model):
         )
         # What each layer was found to keep apart, all do: they are not tried again as one.
         self._whole.row_shapes[self.input_shape] = self.row_shape(len(self.layers))
-        for i, layer in enumerate(wrapped if sync_batch_norm else ()):
+        # A rank may be left without rows, and has to take part all the same.
+        for i, layer in enumerate(wrapped if getattr(sync_batch_norm, "size", 1) > 1 else ()):
             layer.try_no_rows(self.row_shape(i))
 
     @property

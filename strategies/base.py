@@ -106,7 +106,7 @@ class Strategy:
         self._check_start(model.params, comm)
         self.model, self.optimizer, self.comm = model, optimizer, comm
         self._clock = getattr(model, "dropout_clock", None)
-        self._lend_clock()
+        self.lend_clock()
         statistics = getattr(model, "statistics", None)
         self._statistics = statistics if isinstance(statistics, Statistics) else None
         self.length = len(model.params)
@@ -139,12 +139,12 @@ class Strategy:
             raise TypeError(f"step() takes an nn.Batch, not {type(batch).__name__}")
         if not batch.rows:
             raise ValueError("a batch of 0 rows: expected at least 1")
-        self._lend_clock()
+        self.lend_clock()
         loss = self.reduce(self.gradients(batch))
         self.update()
         return float(loss)
 
-    def _lend_clock(self) -> None:
+    def lend_clock(self) -> None:
         """Have dropout ask this optimizer for the step, whoever else was given the model."""
         if self._clock:
             self._clock.lent = self.optimizer

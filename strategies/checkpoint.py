@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from nn import checkpoint
+from strategies.agreement import on_all_ranks
 from strategies.base import Strategy
 
 
@@ -40,14 +41,7 @@ def load(path: str | Path, strategy: Strategy) -> int:
         FileNotFoundError, ValueError: no such file, a damaged one, or one of another model or
             optimizer; on every rank.
     """
-    error: Exception | None = None
-    try:
-        state = checkpoint.read(path)
-    except Exception as failure:  # whatever it is, the other ranks must hear of it
-        error = failure
-    error = next(filter(None, strategy.comm.allgather(error)), None)
-    if error:
-        raise error
+    state = on_all_ranks(strategy.comm, lambda: checkpoint.read(path))
     position = int(state.pop("position", np.array(0)))
     strategy.load_state(state)
     return position

@@ -9,6 +9,7 @@ from mpi4py import MPI
 from nn.arguments import whole
 from nn.batch import Batch
 from nn.model import Model
+from strategies.agreement import on_all_ranks
 from strategies.data_parallel import DataParallel
 from strategies.layout import Sharded, unsplit
 from strategies.pipeline import Plan, Staged, check_rows, loss_of_last
@@ -72,7 +73,7 @@ class Hybrid(Sharded):
 
         one_copy = [plan.layout(model, s, piece(t)) for s in range(stages) for t in range(tensor)]
         self.layouts = one_copy * data
-        self.model = Staged(model, self._stages, plan, piece(lane))
+        self.model = on_all_ranks(comm, lambda: Staged(model, self._stages, plan, piece(lane)))
         self._data = DataParallel(self.model, optimizer, self._copies)
 
     def gradients(self, batch: Batch) -> float:

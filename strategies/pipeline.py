@@ -12,6 +12,7 @@ from nn.layers import Shape
 from nn.loss import cross_entropy
 from nn.model import Model
 from strategies import balance, features
+from strategies.agreement import on_all_ranks
 from strategies.base import Refused
 from strategies.layout import Layout, MakeLayers, Sharded, part_of, refuse_synchronised, unsplit
 from strategies.schedules import Op, schedule
@@ -62,7 +63,7 @@ class Pipeline(Sharded):
         self.layouts = [plan.layout(model, stage, unsplit) for stage in range(comm.size)]
         # Activations and gradients are told apart by tags: no others may pass between them.
         self._messages = comm.Dup()
-        self.model = Staged(model, self._messages, plan, unsplit)
+        self.model = on_all_ranks(comm, lambda: Staged(model, self._messages, plan, unsplit))
 
     def gradients(self, batch: Batch) -> float:
         check_rows(len(batch), self._micro_batches)

@@ -10,6 +10,7 @@ from bench import doors
 from nn import SGD, mlp
 from nn.sequences import Sequences
 from strategies import DataParallel, Sequential
+from tests.small_nets import NETS
 
 pytestmark = pytest.mark.workers(1)  # that ranks agree is shown by launches, in tests/mutants
 
@@ -18,6 +19,7 @@ import numpy as np
 from mpi4py import MPI
 from torch.nn import Conv2d, Dropout, Embedding, Flatten, Linear, Sequential, Tanh
 from nn import Batch, Model, cnn, mlp
+from nn.layers import Linear as Linear_, ReLU
 from nn.sequences import Sequences
 from nn.torch_model import TorchModel
 
@@ -45,6 +47,8 @@ def nothing(): pass
 def takes(x): return plain()
 MODEL = plain()
 def same(): return MODEL
+RELU = ReLU()
+def same_relu(): return Model([Linear_(3, 4), RELU, Linear_(4, 2)])
 TORCH = wrapped()
 def same_in_torch(): return TORCH
 def of_same_layers(): return Model(MODEL.layers)
@@ -120,6 +124,19 @@ def test_global_generators_go_on_as_if_nothing_had_been(file):
     torch.manual_seed(5)
     doors.load_model(f"{file}:module")
     assert (np.random.random(), torch.rand(1).item()) == expected  # noqa: NPY002
+
+
+def test_layers_without_parameters_may_be_the_same_at_each_call(file):
+    assert (
+        doors.load_model(f"{file}:same_relu").build("float64").params.size == 3 * 4 + 4 + 4 * 2 + 2
+    )
+
+
+def test_nets_of_words_are_given_whole_numbers():
+    net = doors.Net("words", lambda dtype: NETS["words"]())
+    (batch,) = net.batches([9])
+    np.testing.assert_array_equal(batch.x, np.trunc(batch.x))
+    assert np.isfinite(net.build("float64").gradients(batch))
 
 
 def test_rows_are_those_of_the_data(file):

@@ -302,7 +302,7 @@ def held(monkeypatch, ratio, foreign, workers):
     """How a promise ends on two cores, and what is said of it."""
     monkeypatch.setattr("bench.neighbours.available", lambda: 2)
     try:
-        hold(ratio, foreign, workers)
+        hold([ratio], foreign, workers)
     except (pytest.skip.Exception, pytest.fail.Exception) as outcome:
         return type(outcome), str(outcome)
     return None, ""
@@ -338,3 +338,13 @@ def test_a_promise_is_broken_by_more_than_other_programs_explain(monkeypatch, fo
         found, text = held(monkeypatch, Ratio("a / b", value, 3.0), foreign, 2)
         assert found is pytest.fail.Exception
         assert f"no more than {3 * most:.3f} while others" in text
+
+
+@pytest.mark.workers(1)
+def test_of_several_promises_an_excused_one_does_not_hide_a_broken_one(monkeypatch):
+    monkeypatch.setattr("bench.neighbours.available", lambda: 2)
+    excused, broken = Ratio("excused", 1.1, 1.0), Ratio("broken", 9.0, 1.0)
+    with pytest.raises(pytest.fail.Exception, match=r"broken: 9\.000"):
+        hold([excused, broken], 1.0, 2)
+    with pytest.raises(pytest.skip.Exception, match=r"excused: 1\.100"):
+        hold([excused], 1.0, 2)

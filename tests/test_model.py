@@ -109,7 +109,7 @@ def test_the_nets_have_the_shapes_they_are_known_by():
 @pytest.mark.parametrize(
     ("model", "shapes"),
     [
-        (lenet(dtype="float64"), [(784,), (28, 28), (28, 1, 28)]),
+        (lenet(dtype="float64"), [(784,), (28, 28), (28, 1, 28), (1, 784)]),
         (mlp([12, 3], dtype="float64"), [(3, 4), (1, 12), (2, 2, 3)]),
     ],
 )

@@ -20,7 +20,7 @@ from nn.torch_model import TorchModel
 from nn.torch_zoo import build
 from strategies import Sequential, balance
 from strategies.base import Refused
-from tests.oracles import assert_trains_like
+from tests.oracles import assert_trains_like, random_batches
 from tests.test_examples import language_model
 from tests.test_yours import (  # noqa: F401  # the proof
     OPTIMIZERS,
@@ -124,6 +124,17 @@ def test_peers_draw_the_masks_of_dropout(comm, peer):
     with pytest.raises(pytest.skip.Exception, match="a net with dropout: "):
         trial.strategy()
     assert not dist.is_initialized(), "nobody is left to close its process group"
+
+
+@pytest.mark.workers(1)
+def test_who_takes_the_step_counts_it_for_dropout(comm):
+    """At the same weights, of one batch, losses differ by their masks alone."""
+    modules = [torch.nn.Linear(6, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)]
+    model = TorchModel(modules, dtype="float64", seed=1)
+    peer = Peer(model, SGD(1e-12), comm)
+    Sequential(model, SGD(1e-12))
+    (batch,) = random_batches(model, 5, steps=1)
+    assert np.ptp([peer.step(batch) for _ in range(4)]) > 1e-3
 
 
 @pytest.mark.workers(2)

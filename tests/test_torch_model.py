@@ -2,9 +2,10 @@
 
 import copy
 import random
-import types
 import warnings
+from contextlib import nullcontext
 from functools import cache, partial
+from types import MethodType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -701,11 +702,12 @@ def with_hook(module):
 
 def patched(module):
     """Its `forward` is replaced in this one object."""
-    module.forward = types.MethodType(lambda self, x: type(self).forward(self, x) + 1, module)
+    module.forward = MethodType(lambda self, x: type(self).forward(self, x) + 1, module)
     return module
 
 
 SYNCHRONISED = {"input_shape": (4,), "sync_batch_norm": MPI.COMM_SELF}
+OF_TWO = SimpleNamespace(Allreduce=MPI.COMM_SELF.Allreduce, size=2)
 
 
 def frozen():
@@ -812,7 +814,7 @@ class Raw(tnn.Module):
         (patched(tnn.BatchNorm1d(4)), SYNCHRONISED, ValueError, "themselves, without hooks"),
         (
             [tnn.BatchNorm1d(4), Viewed()],
-            SYNCHRONISED,
+            {"input_shape": (4,), "sync_batch_norm": OF_TWO},
             ValueError,
             r"take 0 rows .*flatten\(x, 1\)",
         ),
@@ -865,7 +867,7 @@ def centre_by_patch(module):
         y = type(self).forward(self, x)
         return y - y.mean(dim=1, keepdim=True)
 
-    module.forward = types.MethodType(forward, module)
+    module.forward = MethodType(forward, module)
 
 
 @pytest.mark.workers(1, 2)
@@ -942,6 +944,80 @@ def test_what_depends_on_how_rows_are_split_is_refused_when_it_shows(module, cha
 
 
 @pytest.mark.workers(1)
+def test_where_no_rank_can_be_without_rows_modules_need_not_take_none():
+    model = TorchModel([tnn.BatchNorm1d(4), Viewed(), tnn.Linear(4, 3)], **SYNCHRONISED)
+    assert np.isfinite(model.gradients(*random_batches(model, 4, steps=1)))
+
+
+class Positions(tnn.Module):
+    """Keeps a table that it makes when it first sees rows."""
+
+    def __init__(self, grows):
+        super().__init__()
+        self.register_buffer("table", None)
+        self.grows = grows
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.arange(x[0].numel(), dtype=x.dtype).view_as(x[0])
+        if self.grows:
+            self.table += 1
+        return x + self.table
+
+
+@pytest.mark.workers(1)
+def test_a_table_may_be_made_at_the_first_call_but_not_change_at_the_next():
+    for grows in (False, True):
+        model = TorchModel(
+            [Positions(grows), tnn.Flatten(), tnn.Linear(8, 3)], input_shape=(4, 2), seed=None
+        )
+        first, second, third = random_batches(model, 4)
+        model.gradients(first)
+        refused = pytest.raises(ValueError, match="0.table as it computes")
+        with refused if grows else nullcontext():
+            model.gradients(second)
+            model.gradients(third)
+
+
+class WrittenForAutocast(tnn.Module):
+    """Computes in bfloat16 by itself, and counts on autocast for the rest."""
+
+    def __init__(self, mixes=False):
+        super().__init__()
+        self.line, self.mixes = tnn.Linear(4, 4), mixes
+
+    def forward(self, x):
+        y = self.line(torch.tanh(x).bfloat16()).float()
+        return y + y.mean(0) if self.mixes else y
+
+
+@pytest.mark.workers(1)
+def test_a_module_that_needs_autocast_is_tried_with_it():
+    def make(mixes):
+        modules = [WrittenForAutocast(mixes), tnn.Linear(4, 3)]
+        return TorchModel(modules, input_shape=(4,), compute="bfloat16")
+
+    model = make(False)
+    assert np.isfinite(model.gradients(*random_batches(model, 5, steps=1)))
+    with pytest.raises(ValueError, match="mixes rows"):
+        make(True)
+
+
+@pytest.mark.workers(1)
+def test_other_generators_of_numpy_are_watched_too():
+    before = np.random.get_bit_generator()  # noqa: NPY002
+    np.random.set_bit_generator(np.random.PCG64(1))  # noqa: NPY002
+    try:
+        model = TorchModel(
+            [Noise(lambda x: np.random.random()), tnn.Linear(4, 3)], input_shape=(4,)
+        )  # noqa: NPY002
+        with pytest.raises(ValueError, match="numpy's random"):
+            model.gradients(*random_batches(model, 4, steps=1))
+    finally:
+        np.random.set_bit_generator(before)  # noqa: NPY002
+
+
+@pytest.mark.workers(1)
 def test_of_no_rows_nothing_shows_yet():
     """A rank may have none at first, where batch norm is synchronised."""
     layer = torch_layer.TorchLayer(Noise(torch.rand_like))
@@ -967,6 +1043,15 @@ def test_a_device_has_random_numbers_of_its_own(monkeypatch):
         assert [name for name in after if after[name] != before[name]] == [
             f"{whose} random generator"
         ]
+
+
+@pytest.mark.workers(2)
+def test_a_stage_that_cannot_be_copied_is_an_error_on_every_rank(comm):
+    """Nobody waits for the rank that alone has it."""
+    model = TorchModel([tnn.Linear(4, 4), tnn.Tanh(), tnn.Linear(4, 3)], seed=1)
+    model.layers[2].module.kept = torch.ones(2, requires_grad=True) * 2  # of a graph
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        Pipeline(model, momentum(), comm, 2, cuts=[1])
 
 
 @pytest.mark.workers(2)

@@ -19,7 +19,6 @@ import numpy as np
 from mpi4py import MPI
 from torch.nn import Conv2d, Dropout, Embedding, Flatten, Linear, Sequential, Tanh
 from nn import Batch, Model, cnn, mlp
-from nn.layers import Linear as Linear_, ReLU
 from nn.sequences import Sequences
 from nn.torch_model import TorchModel
 
@@ -47,8 +46,8 @@ def nothing(): pass
 def takes(x): return plain()
 MODEL = plain()
 def same(): return MODEL
-RELU = ReLU()
-def same_relu(): return Model([Linear_(3, 4), RELU, Linear_(4, 2)])
+RELU = mlp([1, 1, 1]).layers[1]
+def same_relu(): return Model([*mlp([3, 4]).layers, RELU, *mlp([4, 2]).layers])
 TORCH = wrapped()
 def same_in_torch(): return TORCH
 def of_same_layers(): return Model(MODEL.layers)

@@ -1005,16 +1005,16 @@ def test_a_module_that_needs_autocast_is_tried_with_it():
 
 @pytest.mark.workers(1)
 def test_other_generators_of_numpy_are_watched_too():
-    before = np.random.get_bit_generator()  # noqa: NPY002
-    np.random.set_bit_generator(np.random.PCG64(1))  # noqa: NPY002
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(1))
     try:
         model = TorchModel(
             [Noise(lambda x: np.random.random()), tnn.Linear(4, 3)], input_shape=(4,)
-        )  # noqa: NPY002
+        )
         with pytest.raises(ValueError, match="numpy's random"):
             model.gradients(*random_batches(model, 4, steps=1))
     finally:
-        np.random.set_bit_generator(before)  # noqa: NPY002
+        np.random.set_bit_generator(before)
 
 
 @pytest.mark.workers(1)

@@ -1008,9 +1008,8 @@ def test_other_generators_of_numpy_are_watched_too():
     before = np.random.get_bit_generator()
     np.random.set_bit_generator(np.random.PCG64(1))
     try:
-        model = TorchModel(
-            [Noise(lambda x: np.random.random()), tnn.Linear(4, 3)], input_shape=(4,)
-        )
+        noise = Noise(lambda x: np.random.random())  # noqa: NPY002
+        model = TorchModel([noise, tnn.Linear(4, 3)], input_shape=(4,))
         with pytest.raises(ValueError, match="numpy's random"):
             model.gradients(*random_batches(model, 4, steps=1))
     finally:

@@ -4,6 +4,9 @@ Running statistics do not enter a training step: weights are compared by the ora
 nets, statistics with what one process collects that normalises shard by shard.
 """
 
+from copy import copy
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +26,7 @@ from strategies.base import Refused
 from strategies.checkpoint import load, save
 from tests.exact import DATA_PARALLEL, EXACT
 from tests.optimizers import momentum
-from tests.oracles import MatchedOrder, assert_trains_like, random_batches
+from tests.oracles import MatchedOrder, Recorded, assert_trains_like, random_batches
 
 torch.set_num_threads(1)
 
@@ -35,6 +38,12 @@ def build(sync=None, part=0.1):
         tnn.Linear(15, 3),
     ]
     return TorchModel(layers, dtype="float64", seed=1, input_shape=(2, 6, 6), sync_batch_norm=sync)
+
+
+@cache
+def untrained():
+    """For its shapes and first statistics: building takes longer than a step."""
+    return build()
 
 
 class Ghosts(MatchedOrder):
@@ -67,6 +76,21 @@ class Ghosts(MatchedOrder):
         }
 
 
+@cache
+def trained_on_shards(rows, shards):
+    """What an oracle does on such batches, and the statistics that it keeps then."""
+    oracle = Ghosts(build(), momentum(), shards)
+    recorded = Recorded(oracle, random_batches(oracle.model, rows))
+    return recorded, oracle.statistics()
+
+
+@cache
+def trained_on_whole_batches(rows, part):
+    """What plain training does, and the model then."""
+    oracle = Sequential(build(None, part), momentum())
+    return Recorded(oracle, random_batches(oracle.model, rows)), oracle.model
+
+
 def assert_statistics(model, expected):
     found = model.statistics.arrays()
     assert expected
@@ -80,10 +104,10 @@ def test_equals_ghost_batches(comm, strategy, rows):
     """9 rows are uneven shards; of 2 rows, some of 3 workers or more have none."""
     model = build()
     parallel = EXACT[strategy](model, momentum(), comm)
-    oracle = Ghosts(build(), momentum(), comm.size)
-    assert_trains_like(oracle, parallel, random_batches(build(), rows), comm)
+    oracle, statistics = trained_on_shards(rows, comm.size)
+    assert_trains_like(copy(oracle), parallel, oracle.batches, comm)
     parallel.close()
-    assert_statistics(model, oracle.statistics())
+    assert_statistics(model, statistics)
     for others in comm.allgather(model.statistics.arrays()):
         assert_statistics(model, others)
 
@@ -93,15 +117,16 @@ def test_equals_ghost_batches(comm, strategy, rows):
 @pytest.mark.parametrize("strategy", ["DataParallel", "SharedDataParallel", "ZeRO-3", "TopK-all"])
 def test_synchronised_equals_the_whole_batch(comm, strategy, rows, part):
     """Weights, statistics and predictions; `part` None keeps a mean over all steps."""
-    model, single = build(comm, part), build(None, part)
-    parallel, oracle = EXACT[strategy](model, momentum(), comm), Sequential(single, momentum())
-    batches = random_batches(single, rows)
-    assert_trains_like(oracle, parallel, batches, comm)
+    model = build(comm, part)
+    parallel = EXACT[strategy](model, momentum(), comm)
+    oracle, single = trained_on_whole_batches(rows, part)
+    assert_trains_like(copy(oracle), parallel, oracle.batches, comm)
     weights = parallel.weights()
     parallel.close()
     assert_statistics(model, single.statistics.arrays())
     model.params[:] = weights
-    np.testing.assert_array_equal(model.predict(batches[0].x), single.predict(batches[0].x))
+    x = oracle.batches[0].x
+    np.testing.assert_array_equal(model.predict(x), single.predict(x))
 
 
 @pytest.mark.workers(1, 2)
@@ -138,15 +163,15 @@ def test_a_resumed_run_goes_on_with_the_statistics(comm, tmp_path, strategy):
     path = comm.bcast(tmp_path) / "run.npz"
     models = build(), build()
     first, resumed = (EXACT[strategy](model, momentum(), comm) for model in models)
-    before, after = random_batches(build(), 9, steps=2)
+    before, after = random_batches(untrained(), 9, steps=2)
     first.step(before)
     save(path, first)
-    resumed.step(random_batches(build(), 5, steps=1)[0])  # of which nothing may remain
+    resumed.step(random_batches(untrained(), 5, steps=1)[0])  # of which nothing may remain
     load(path, resumed)
     for each in (first, resumed):
         each.step(after)
     np.testing.assert_array_equal(resumed.weights(), first.weights())
-    kept, fresh = models[0].statistics.arrays(), build().statistics.arrays()
+    kept, fresh = models[0].statistics.arrays(), untrained().statistics.arrays()
     for name, value in models[1].statistics.arrays().items():
         np.testing.assert_array_equal(value, kept[name])
         assert (value != fresh[name]).all()

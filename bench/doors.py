@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nn import SGD, Batch, Model, data
 from nn.data import Dataset
@@ -105,22 +106,12 @@ class Net:
         Raises:
             ValueError: more rows in a batch than there are.
         """
-        rng = np.random.default_rng(seed)
         if self.rows is None:
-            model = self.build(dtype)
-            shape, classes = tuple(model.input_shape), _classes(model)
-            # Numbers of words, then: mostly of few, or of none.
-            whole = np.trunc if isinstance(model.layers[0], EmbeddingBag) else np.asarray
-            return [
-                Batch(
-                    whole(rng.standard_normal((n, *shape))).astype(dtype),
-                    rng.integers(0, classes, n),
-                )
-                for n in sizes
-            ]
+            return random_batches(self.build(dtype), sizes, seed)
         there = len(self.rows())
         if max(sizes) > there:
             raise ValueError(f"a batch of {max(sizes)} rows, and --data has {there}")
+        rng = np.random.default_rng(seed)
         return [self.rows(index=rng.permutation(there)[:n]) for n in sizes]
 
 
@@ -389,6 +380,18 @@ def _kind(value: Any) -> str:
     if inspect.isfunction(value):
         return "a function"
     return "None" if value is None else f"an object of type {type(value).__name__}"
+
+
+def random_batches(model: Any, sizes: Sequence[int], seed: int = 0) -> list[Batch]:
+    """Batches that fit a model, the same on every rank; of words most are 0, 1, 2, or none."""
+    rng = np.random.default_rng(seed)
+    classes = _classes(model)
+    whole = np.trunc if isinstance(model.layers[0], EmbeddingBag) else np.asarray
+
+    def x(n: int) -> NDArray:
+        return whole(rng.standard_normal((n, *model.input_shape))).astype(model.dtype)
+
+    return [Batch(x(n), rng.integers(0, classes, n)) for n in sizes]
 
 
 def _classes(model: Any) -> int:

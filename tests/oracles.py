@@ -6,8 +6,8 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from bench import doors
 from nn import Batch, Model
-from nn.embedding import EmbeddingBag
 from strategies import Sequential, Strategy
 
 STEP_TOLERANCE = 1e-12
@@ -15,15 +15,8 @@ STEP_TOLERANCE = 1e-12
 
 
 def random_batches(model: Model, rows: int, steps: int = 3, seed: int = 0) -> list[Batch]:
-    """Batches that fit `model`, the same on every rank; of words most are 0, 1, 2, or none."""
-    rng = np.random.default_rng(seed)
-    classes = model.row_shape(len(model.layers))[0]
-    shape = rows, *model.input_shape
-    whole = np.trunc if isinstance(model.layers[0], EmbeddingBag) else np.asarray
-    return [
-        Batch(whole(rng.standard_normal(shape)), rng.integers(0, classes, rows))
-        for _ in range(steps)
-    ]
+    """As a model that comes through a door is given, all of as many rows."""
+    return doors.random_batches(model, [rows] * steps, seed)
 
 
 class MatchedOrder(Sequential):

@@ -141,7 +141,7 @@ def correctness(session: nox.Session) -> None:
     # Mutants and faults start launches of their own, from one process: they have sessions.
     ours = ["--ignore=tests/mutants", "--ignore=tests/faults"]
     tests = [] if names_a_path(rest) else ["tests"]
-    mpiexec(session, known.ranks, "pytest", *ours, *tests, *rest, **KEEP_MEMORY)
+    mpiexec(session, known.ranks, "pytest", "--share", *ours, *tests, *rest, **KEEP_MEMORY)
 
 
 @shared

@@ -71,6 +71,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in ours:
         item.add_marker(pytest.mark.benchmark(timer=replay, group=_question(item)))
         item.add_marker(pytest.mark.deadline(300))
+        item.add_marker(pytest.mark.alone)  # what is measured is never shared out
         # Ranks that do not take part set the fixture up, and never use it.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
     terminal = config.pluginmanager.get_plugin("terminalreporter")

@@ -1,20 +1,25 @@
 """The measuring core: what is wrong is not measured, and what is measured is what was asked."""
 
+import copy
 import math
 import os
 import time
 from dataclasses import asdict, replace
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 import nn
+from bench import conftest
 from bench import measure as core
 from bench.conftest import hold
 from bench.cores import all_cores, available
 from bench.measure import Case, Cell, WrongTraining, alone, interval, measure, together, unchecked
 from bench.results import Ratio, append
 from strategies import DataParallel, Sequential, SharedDataParallel
+from tests.ranks import shares
 
 ROWS, SIZES = 60, [8, 6, 3]
 
@@ -349,3 +354,16 @@ def test_of_several_promises_an_excused_one_does_not_hide_a_broken_one(monkeypat
         assert found is pytest.fail.Exception
         assert "broken: 9.000" in text
         assert "excused" not in text
+
+
+@pytest.mark.workers(1)
+def test_what_is_measured_is_never_shared_out(request):
+    item = copy.copy(request.node)
+    item.path, item.own_markers = conftest.HERE / "test_speedup.py", [*item.own_markers]
+    for shared in (True, False):
+        item.stash = pytest.Stash()
+        assert shares.deal([item], 2) == [item]
+        assert bool(shares.of(item)) is shared
+        options = SimpleNamespace(quick=False, cells=False)
+        config = SimpleNamespace(option=options, pluginmanager=Mock(), stash={})
+        conftest.pytest_collection_modifyitems(config, [item])

@@ -19,6 +19,7 @@ from tests.ranks.waiting import wait
 from tests.ranks.watchdog import Overrun
 
 
+@pytest.mark.alone
 def test_comm_is_private_and_of_the_size_asked_for(comm: MPI.Comm, workers: int) -> None:
     assert comm.size == workers
     assert comm.rank == MPI.COMM_WORLD.rank

@@ -464,6 +464,7 @@ class TestStart:
             launches.start(2, ["-m", "pytest", "bench"], tmp_path)
 
 
+@pytest.mark.alone
 class TestNeighbours:
     def test_a_busy_process_outside_is_seen(self):
         neighbours = Neighbours()

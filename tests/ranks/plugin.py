@@ -3,12 +3,14 @@
 import faulthandler
 import gc
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any, NoReturn
 
 import pytest
+from _pytest import runner
 
-from tests.ranks import clashes, deaths, ending, examples, groups, quiet, verdict
+from tests.ranks import clashes, deaths, ending, examples, groups, quiet, shares, verdict
 from tests.ranks.control import Control
 from tests.ranks.meeting import Meeting, RunEnds
 from tests.ranks.mpi import MPI, launch_problem
@@ -24,7 +26,14 @@ _START_TIME = 60.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("ranks").addoption(
+    group = parser.getgroup("ranks")
+    group.addoption(
+        "--share",
+        action="store_true",
+        help="share out the tests that need one rank: the ranks run them side by side, but for "
+        "those with the mark alone, as all measurements have it",
+    )
+    group.addoption(
         "--deadline",
         type=float,
         default=60.0,
@@ -40,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "workers(n, ...): how many ranks a test runs on, each number in turn"
     )
     config.addinivalue_line("markers", "deadline(seconds): time for each phase of a test")
+    config.addinivalue_line("markers", "alone: with --share, no other test runs beside this one")
     if problem := launch_problem():
         raise pytest.UsageError(problem)
     if MPI.COMM_WORLD.rank > 0:
@@ -59,6 +69,7 @@ class RankAware:
 
     def __init__(self, config: pytest.Config) -> None:
         self.deadline = float(config.getoption("--deadline"))
+        self.share = bool(config.getoption("--share"))
         faulthandler.dump_traceback_later(_START_TIME, exit=True)
         self.control = Control()
         self.watchdog = Watchdog(self.control)
@@ -68,6 +79,8 @@ class RankAware:
         self.farewell = ""  # why this rank ends before the others, if it does
         self.collect_errors: list[str] = []
         self.not_run: list[str] = []
+        # If tests are shared out: for each that this rank runs, the next one that it runs.
+        self.following: dict[pytest.Item, pytest.Item | None] | None = None
         self.closing = ""  # what is shown at the end, if the ranks could not go on together
         self.code = 0
 
@@ -106,13 +119,58 @@ class RankAware:
             self._exit("a rank died during collection", "")
         if difference := clashes.collections(nodeids, errors):
             self._exit("the ranks have not collected the same tests", difference)
+        if self.share and len(self.control.alive) > 1:
+            session.items = shares.deal(session.items, len(self.control.alive))
+            self.following = shares.following(session.items, self.control.rank)
         gc.freeze()  # what is imported and collected stays: no later gc.collect() walks through it
+
+    # Tests that are shared out
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        if self.following is None:
+            return None
+        share = shares.of(item)
+        if share is None:
+            return runner.pytest_runtest_protocol(item, self.following[item])
+        if share.owner == self.control.rank:
+            self.watchdog.begin_notes(shares.running(item))
+            runner.runtestprotocol(item, log=False, nextitem=self.following[item])
+        if share.ends(item):
+            self._meet(share.stretch)
+        return True
+
+    def _meet(self, stretch: shares.Stretch) -> None:
+        """Hear of all tests of a stretch, and report them."""
+        self.watchdog.begin_notes("")
+        topic = f"the shares up to {stretch.items[-1].nodeid}"
+        message = {
+            "said": stretch.said,
+            "revoked": stretch.revoked,
+            "word": {"text": stretch.failures()},
+        }
+        # Of each phase of each test its rank takes care; this is for one that is lost without that.
+        deadline = 3 * sum(self._deadline_of(item) for item in stretch.items)
+        answers, dead = self._hear(topic, message, deadline)
+        if 0 in dead:
+            self._exit_without_leader(f"{topic}\n{dead[0]}")
+        self.torn = self.control.revoked = False
+        for item, reports in shares.reports(stretch, answers, dead):
+            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            for report in reports:
+                item.ihook.pytest_runtest_logreport(report=report)
+                if report.skipped and item.stash[shares.SHARE].owner not in answers:
+                    self.not_run.append(item.nodeid)
+            item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     # The phases of a test
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         # Not in a wrapper: a skip raised before a wrapper's yield leaves other plugins half set up.
+        if shares.of(item):
+            item.stash[groups.GROUP] = groups.own()
+            return
         left = len(self.control.alive)
         need = groups.workers_of(item, left)
         if need > left and self.meeting.dead:
@@ -124,17 +182,17 @@ class RankAware:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_setup")
     def pytest_runtest_setup_in_time(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        with self.watchdog.phase(self._deadline_of(item)):
+        with self._phase(item):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        with self.watchdog.phase(self._deadline_of(item)):
+        with self._phase(item):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        with self.watchdog.phase(self._deadline_of(item)):
+        with self._phase(item):
             return (yield)
 
     @pytest.hookimpl(tryfirst=True)
@@ -167,21 +225,35 @@ class RankAware:
         group = item.stash.get(groups.GROUP, None)
         idle = group is not None and not group.active
         mine = verdict.word(report, call, self.watchdog.overrun, idle)
-        known = set(self.meeting.dead)
-        topic = f"{item.nodeid} {call.when}"
-        message = {"word": asdict(mine), "revoked": self.control.revoked}
-        deadline = self._deadline_of(item)
-        answers = self._exchange(topic, message, deadline, _GRACE.get(mine.outcome))
-        dead = {rank: text for rank, text in self.meeting.dead.items() if rank not in known}
-        if dead or any(answer["revoked"] for answer in answers.values()):
-            self.torn, self.control.whole = True, False
-        words = {rank: verdict.Word(**answer["word"]) for rank, answer in answers.items()}
+        if share := shares.of(item):
+            words, dead = self._keep(share.stretch, mine, report), dict[int, str]()
+        else:
+            words, dead = self._agree(f"{item.nodeid} {call.when}", mine, self._deadline_of(item))
         verdict.apply(verdict.agreed(words, dead, item.location[0]), report)
         if 0 in dead:
-            self._exit("rank 0 died, which prints and saves", f"{topic}\n{report.longrepr}")
+            self._exit_without_leader(f"{item.nodeid} {call.when}\n{report.longrepr}")
         if call.when == "teardown":
             self._free(group)
         return report
+
+    def _agree(
+        self, topic: str, mine: verdict.Word, deadline: float
+    ) -> tuple[dict[int, verdict.Word], dict[int, str]]:
+        """What the survivors have to say of a phase, and the last words of the others."""
+        message = {"word": asdict(mine), "revoked": self.control.revoked}
+        answers, dead = self._hear(topic, message, deadline, _GRACE.get(mine.outcome))
+        words = {rank: verdict.Word(**answer["word"]) for rank, answer in answers.items()}
+        return words, dead
+
+    def _keep(
+        self, stretch: shares.Stretch, mine: verdict.Word, report: pytest.TestReport
+    ) -> dict[int, verdict.Word]:
+        """Keep what this rank has to say of a phase of a test of its own."""
+        stretch.keep(mine, report)
+        if self.control.revoked:
+            self.torn = stretch.revoked = True
+            self.control.whole = False
+        return {self.control.rank: mine}
 
     def _free(self, group: groups.Group | None) -> None:
         if group is not None and not self.torn:
@@ -238,6 +310,20 @@ class RankAware:
         mark = item.get_closest_marker("deadline")
         return float(mark.args[0]) if mark else self.deadline
 
+    def _phase(self, item: pytest.Item) -> AbstractContextManager[None]:
+        return self.watchdog.phase(self._deadline_of(item), alone=shares.of(item) is not None)
+
+    def _hear(
+        self, topic: str, message: dict[str, Any], deadline: float, grace: float | None = None
+    ) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
+        """The survivors' messages, and the last words of the ranks that have died since."""
+        known = set(self.meeting.dead)
+        answers = self._exchange(topic, message, deadline, grace)
+        dead = {rank: text for rank, text in self.meeting.dead.items() if rank not in known}
+        if dead or any(answer["revoked"] for answer in answers.values()):
+            self.torn, self.control.whole = True, False
+        return answers, dead
+
     def _exchange(
         self, topic: str, message: dict[str, Any], deadline: float, grace: float | None = None
     ) -> dict[int, dict[str, Any]]:
@@ -245,6 +331,9 @@ class RankAware:
             return self.meeting.exchange(topic, message, deadline, grace)
         except RunEnds as end:
             self._exit(str(end), "")
+
+    def _exit_without_leader(self, details: str) -> NoReturn:
+        self._exit("rank 0 died, which prints and saves", details)
 
     def _exit(self, reason: str, details: str) -> NoReturn:
         self.closing = f"{reason}\n{details}".strip()

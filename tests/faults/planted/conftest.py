@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ def pytest_runtest_logfinish(nodeid: str) -> None:
     if last and VICTIM == RANK and os.environ["PLANTED_DEATH"] == "between_tests":
         note(fault="between_tests")
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def noted() -> Callable[..., None]:
+    """Writes what it is given into the log."""
+    return note
 
 
 @pytest.fixture

@@ -1,0 +1,93 @@
+"""Tests that need one rank, shared out, of which one goes wrong. PLANTED_FAULT names how."""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mpi4py import MPI
+
+from tests.ranks.waiting import wait
+
+RANK, ALL = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
+FAULT = os.environ["PLANTED_FAULT"]
+FOLDER = Path(os.environ["PLANTED_LOG"]).parent
+
+
+def raise_an_error() -> None:
+    raise RuntimeError("planted")
+
+
+def leave() -> None:
+    raise KeyboardInterrupt
+
+
+FAULTS = {
+    "raise": raise_an_error,
+    "skip": lambda: pytest.skip("planted skip"),
+    "sleep": lambda: time.sleep(1e6),
+    "receive": lambda: MPI.COMM_WORLD.Recv(bytearray(1), source=RANK),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segv": lambda: ctypes.string_at(0),
+    "gil": lambda: ctypes.PyDLL(None).sleep(1000),
+    "leave": leave,
+    "none": lambda: None,
+}
+
+
+@pytest.mark.workers(1, ALL)
+def test_both(comm: MPI.Comm, workers: int) -> None:
+    assert comm.allreduce(1) == workers
+
+
+@pytest.fixture(scope="class")
+def of_class(noted: Callable[..., None]) -> Iterator[list[int]]:
+    noted(setup=True)
+    yield []
+    noted(teardown=True)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("k", range(2 * ALL))
+class TestClass:
+    """A fixture of a class is made once on each rank, however the tests were dealt."""
+
+    def test_once(self, of_class: list[int], noted: Callable[..., None], k: int) -> None:
+        of_class.append(k)
+        noted(ran=k)
+        assert len(of_class) <= 2
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("k", range(ALL))
+def test_side_by_side(k: int) -> None:
+    """Passes if all ranks are in it at the same time."""
+    (FOLDER / f"here{k}").touch()
+    wait(lambda: len(list(FOLDER.glob("here*"))) == ALL)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("k", range(ALL))
+def test_fault(comm: MPI.Comm, faulty: bool, k: int) -> None:
+    print("planted output")
+    if faulty:
+        FAULTS[FAULT]()
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("k", range(ALL))
+def test_after(comm: MPI.Comm, k: int) -> None:
+    assert comm.allreduce(1) == 1
+
+
+@pytest.mark.alone
+@pytest.mark.workers(1)
+def test_alone(comm: MPI.Comm) -> None:
+    assert RANK == 0
+
+
+def test_together(world: MPI.Comm) -> None:
+    assert world.allreduce(1) == world.size

@@ -105,6 +105,7 @@ class RankAware:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self) -> Generator[None, Any, Any]:
+        gc.disable()  # nothing that is imported and collected is garbage
         with self.watchdog.phase(self.deadline):
             return (yield)
 
@@ -122,7 +123,8 @@ class RankAware:
         if self.share and len(self.control.alive) > 1:
             session.items = shares.deal(session.items, len(self.control.alive))
             self.following = shares.following(session.items, self.control.rank)
-        gc.freeze()  # what is imported and collected stays: no later gc.collect() walks through it
+        gc.freeze()  # no later gc.collect() walks through it
+        gc.enable()
 
     # Tests that are shared out
 

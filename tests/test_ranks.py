@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +97,22 @@ class TestGuard:
         watched.kill()
         wait(lambda: "[rank 7] it was here" in (tmp_path / "last_word").read_text(), self.give_up)
         assert watched.returncode is None
+
+    @pytest.mark.workers(1)
+    def test_a_row_is_never_seen_without_its_process(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While it is written: a guard that looks just then would let go of a rank that is busy."""
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        folder = guard.Table.create(1)
+        table, row = guard.Table(folder), guard.Row(pid=7, rank=3, kill_at=1.0)
+        table[0] = row
+        write = f"table, row = guard.Table({folder!r}), guard.{row!r}\nwhile True: table[0] = row"
+        command = [sys.executable, "-c", f"from tests.ranks import guard\n{write}"]
+        with subprocess.Popen(command, cwd=Path(guard.__file__).parents[2]) as process:
+            seen = {table[0] for _ in range(300_000)}
+            process.kill()
+        assert seen == {row}
 
     def test_nothing_is_inherited(self, request: pytest.FixtureRequest) -> None:
         ours, inherited = os.pipe()

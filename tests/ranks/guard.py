@@ -16,8 +16,8 @@ import struct
 import sys
 import tempfile
 import time
-from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _FORMAT = struct.Struct("qqqdd")
 _MACHINERY = ("/_pytest/", "/pluggy/", "/pytest/__main__.py", "<frozen runpy>")
@@ -26,8 +26,7 @@ _BETWEEN_KILLS = 0.7
 _LAUNCHER_ENDS = 1.0
 
 
-@dataclass
-class Row:
+class Row(NamedTuple):
     """What is known of one rank of the node. Times are ``time.monotonic()``, 0 stands for never."""
 
     pid: int = 0  # 0: it has left in order
@@ -59,7 +58,10 @@ class Table:
         return Row(*_FORMAT.unpack_from(self._memory, index * _FORMAT.size))
 
     def __setitem__(self, index: int, row: Row) -> None:
-        _FORMAT.pack_into(self._memory, index * _FORMAT.size, *astuple(row))
+        # Not by pack_into, which begins with zeros: the guard may look at any moment, and take a
+        # process id of 0 for a rank that has left.
+        start = index * _FORMAT.size
+        self._memory[start : start + _FORMAT.size] = _FORMAT.pack(*row)
 
     def gone(self, seconds: float) -> list[int]:
         """The world ranks that went without a word at least ``seconds`` ago."""
@@ -177,8 +179,7 @@ class Guard:
             self._left.remove(index)
             _close(self._outputs[index])
         elif not _exists(row.pid):
-            row.gone_at = time.monotonic()
-            self._table[index] = row
+            self._table[index] = row._replace(gone_at=time.monotonic())
             self._left.remove(index)
             self._gone.append(row.rank)
 

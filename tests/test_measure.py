@@ -362,7 +362,7 @@ def test_what_is_measured_is_never_shared_out(request):
     item.path, item.own_markers = conftest.HERE / "test_speedup.py", [*item.own_markers]
     for shared in (True, False):
         item.stash = pytest.Stash()
-        assert shares.deal([item], 2) == [item]
+        assert shares.arrange([item]) == [item]
         assert bool(shares.of(item)) is shared
         options = SimpleNamespace(quick=False, cells=False)
         config = SimpleNamespace(option=options, pluginmanager=Mock(), stash={})

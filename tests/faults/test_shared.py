@@ -1,25 +1,50 @@
 """Tests that are shared out: each runs once, and a fault on one rank is that of its test alone."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.faults.launch import Launch, launch
+from tests.faults.launch import PLANTED, Launch, launch, mpiexec
 
 DEADLINE = 1.0
-# Besides those of the rank that goes wrong.
-PASSING = ("test_both", "test_once", "test_side_by_side", "test_alone", "test_together")
+# Besides the one that goes wrong; what needs all ranks, if none has died.
+OTHERS = (
+    *("test_once", "test_side_by_side", "test_after", "test_alone", "test_together"),
+    *("test_too", "test_outside_too", "test_together_too"),
+)
+FOR_ALL = ("test_both", "test_once_for_all")
 
 FAULTS = {  # what is shown of each
     "raise": "RuntimeError: planted",
     "sleep": "in test_fault",
     "receive": "in test_fault",
 }
-DEATHS = {"kill": "It was in shared.py::test_fault", "segv": "Segmentation fault", "gil": "It was"}
+DEATHS = {
+    "kill": "It was in shared.py::test_fault",
+    "segv": "Segmentation fault",
+    "gil": "Killed by the guard",
+    "os_exit": "os._exit(3) was called here",
+    "sleep, then kill": "It was in shared.py::test_fault",
+}
 
 
-def shared(folder: Path, fault: str, ranks: int, victim: int, *arguments: str) -> Launch:
-    environment = {"PLANTED_FAULT": fault}
+def shared(
+    folder: Path,
+    fault: str,
+    ranks: int,
+    victim: int,
+    *arguments: str,
+    slow: float = 0.0,
+    early: int = -1,
+    launcher: Sequence[str] | None = None,
+) -> Launch:
+    environment = {
+        "PLANTED_FAULT": fault,
+        "PLANTED_SLOW": str(slow),
+        "PLANTED_EARLY": str(early),
+    }
     return launch(
         "shared",
         folder,
@@ -27,7 +52,13 @@ def shared(folder: Path, fault: str, ranks: int, victim: int, *arguments: str) -
         victim=victim,
         deadline=DEADLINE,
         environment=environment,
-        arguments=["--share", *arguments],
+        arguments=[
+            "--share",
+            str(PLANTED / "shared.py"),
+            str(PLANTED / "shared_too.py"),
+            *arguments,
+        ],
+        launcher=launcher,
     )
 
 
@@ -40,18 +71,20 @@ def outcomes(result: Launch, test: str) -> list[str]:
 def test_each_is_run_once_and_all_at_the_same_time(tmp_path: Path) -> None:
     result = shared(tmp_path, "none", 4, 0)
     assert result.code == 0, result.output
-    for test in (*PASSING, "test_fault", "test_after"):
+    for test in (*OTHERS, *FOR_ALL, "test_fault"):
         assert result.passed(test), result.output
     ran = [(e["ran"], e["rank"]) for e in result.log if "ran" in e]
     assert sorted(ran) == sorted({k: rank for k, rank in ran}.items())
     assert sorted(k for k, _ in ran) == list(range(8))
+    # Once for the tests that are shared out, and once for those on all ranks.
     for step in ("setup", "teardown"):
-        assert sorted(e["rank"] for e in result.log if step in e) == [0, 1, 2, 3]
+        assert sorted(e["rank"] for e in result.log if step in e) == [0, 0, 1, 1, 2, 2, 3, 3]
     # What needs one rank comes before the others of its file; what is to be alone does not.
     reported = list(dict.fromkeys(e["test"] for e in result.log if e.get("when") == "call"))
     assert reported[0] == "test_both[1]"
-    assert reported[-3:] == ["test_both[4]", "test_alone[1]", "test_together"]
-    assert "24 passed" in result.output
+    at = reported.index("test_both[4]")
+    assert reported[at : at + 3] == ["test_both[4]", "test_alone[1]", "test_once_for_all[4-0]"]
+    assert "36 passed, 1 xfailed" in plain(result.output)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +99,9 @@ def test_a_failure_is_that_of_its_test(tmp_path: Path, fault: str, ranks: int, v
     assert "planted output" in failure["text"] or fault != "raise"
     assert failure["seconds"] < DEADLINE + 3.0
     assert sorted(outcomes(result, "test_fault")) == ["failed", *["passed"] * (ranks - 1)]
-    for test in (*PASSING, "test_after"):
+    for test in (*OTHERS, *FOR_ALL):
         assert result.passed(test), result.output
+    assert result.ended - result.fault() < DEADLINE + 5.0
     assert result.code == 1
 
 
@@ -80,44 +114,53 @@ def test_a_skip_of_one_is_no_disagreement(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("death", "ranks", "victim"), [("kill", 4, 3), ("segv", 4, 3), ("gil", 4, 3), ("kill", 2, 1)]
+    ("death", "ranks", "slow"),
+    [*[(death, 4, 0.0) for death in DEATHS], ("kill", 2, 0.0), ("kill", 4, 0.8)],
 )
-def test_a_death_costs_the_share_of_its_rank(
-    tmp_path: Path, death: str, ranks: int, victim: int
+def test_after_a_death_the_others_run_what_is_left(
+    tmp_path: Path, death: str, ranks: int, slow: float
 ) -> None:
-    """The test that it was in has failed; of the others of its share nobody knows."""
-    result = shared(tmp_path, death, ranks, victim)
+    """The test that it was in has failed. Others that were in a test of theirs begin it again."""
+    result = shared(tmp_path, death, ranks, ranks - 1, slow=slow)
     failure = result.failure("test_fault")
-    assert f"rank {victim} died" in failure["text"]
+    assert f"rank {ranks - 1} died" in failure["text"]
     assert DEATHS[death] in failure["text"]
     assert sorted(outcomes(result, "test_fault")) == ["failed", *["passed"] * (ranks - 1)]
-    assert sorted(outcomes(result, "test_after")) == [*["passed"] * (ranks - 1), "skipped"]
-    assert sorted(outcomes(result, "test_once")) == [
-        *["passed"] * 2 * (ranks - 1),
-        *["skipped"] * 2,
-    ]
-    listed = result.output.partition("not run, because ranks have died")[2]
-    assert listed.count("::test_after[") == 1
-    assert listed.count("::test_once[") == 2
-    for test in ("test_alone", "test_together"):
+    for test in OTHERS:
         assert result.passed(test), result.output
     assert result.code == 1
 
 
+def test_last_words_of_a_later_death_are_not_of_a_test_of_its_own(tmp_path: Path) -> None:
+    result = shared(tmp_path, "kill together", 4, 3)
+    text = "".join(e["text"] for e in result.reports("test_together"))
+    assert "rank 3 died" in text
+    assert "It was in" not in text
+    for test in ("test_fault", *FOR_ALL):
+        assert result.passed(test), result.output
+
+
 @pytest.mark.parametrize("ranks", [4, 2])
 def test_the_death_of_the_rank_that_prints_ends_the_run(tmp_path: Path, ranks: int) -> None:
-    result = shared(tmp_path, "kill", ranks, 0)
+    result = shared(tmp_path, "kill", ranks, 0, early=1)
     assert "rank 0 died" in result.output
     assert "It was in shared.py::test_fault" in result.output
+    assert "planted early" in result.output
     assert not result.reports("test_together")
     assert result.ended - result.fault() < 6.0
     assert result.code not in (0, None)
 
 
+@pytest.mark.parametrize(("fault", "slow"), [("exit_c", 0.0), ("exit_c", 0.8), ("leave", 0.8)])
 @pytest.mark.parametrize("victim", [3, 0])
-def test_a_rank_that_leaves_ends_the_run(tmp_path: Path, victim: int) -> None:
-    result = shared(tmp_path, "leave", 4, victim)
-    assert "KeyboardInterrupt" in result.output
+def test_a_rank_that_leaves_ends_the_run(
+    tmp_path: Path, fault: str, slow: float, victim: int
+) -> None:
+    """In order, with what is known until then."""
+    result = shared(tmp_path, fault, 4, victim, slow=slow, early=1)
+    shown = {"exit_c": f"rank {victim} ended in C code", "leave": "KeyboardInterrupt"}
+    assert shown[fault] in result.output
+    assert "planted early" in result.output or fault == "exit_c"
     assert not result.reports("test_together")
     assert result.ended - result.fault() < 6.0
     assert result.code not in (0, None)
@@ -130,3 +173,16 @@ def test_all_ranks_stop_after_a_failure_if_one_does(tmp_path: Path, victim: int)
     assert not result.reports("test_together")
     assert result.ended - result.fault() < 6.0
     assert result.code == 1
+
+
+@pytest.mark.parametrize("fault", ["raise", "sleep"])
+def test_without_fault_tolerance(tmp_path: Path, fault: str) -> None:
+    result = shared(tmp_path, fault, 4, 2, launcher=[mpiexec()])
+    assert FAULTS[fault] in result.output
+    assert bool(result.reports("test_together")) is (fault == "raise")
+    assert result.ended - result.fault() < 8.0
+    assert result.code not in (0, None)
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)

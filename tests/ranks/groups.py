@@ -76,23 +76,15 @@ def form(control: Control, size: int) -> Group:
     taking_part = control.comm.rank < size
     comm = control.comm.Split(0 if taking_part else MPI.UNDEFINED)
     if taking_part:
-        _duplicate_hidden(comm)
+        # mpi4py makes its hidden duplicate at the first of these, and holds the interpreter the
+        # while. In a test, with a rank that does not come, that would stop the watchdog.
+        comm.allreduce(None, op=_nothing)
     return Group(size, comm)
 
 
 def own() -> Group:
     """A fresh communicator of this rank alone."""
-    comm = MPI.COMM_SELF.Dup()
-    _duplicate_hidden(comm)
-    return Group(1, comm)
-
-
-def _duplicate_hidden(comm: MPI.Comm) -> None:
-    """mpi4py makes its hidden duplicate at the first of these, and holds the interpreter the while.
-
-    In a test, with a rank that does not come, that would stop the watchdog.
-    """
-    comm.allreduce(None, op=_nothing)
+    return Group(1, MPI.COMM_SELF.Dup())
 
 
 def _nothing(a: None, b: None) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _FORMAT = struct.Struct("qqqdd")
-_MACHINERY = ("/_pytest/", "/pluggy/", "/pytest/__main__.py", "<frozen runpy>")
+_MACHINERY = ("/_pytest/", "/pluggy/", "/pytest/__main__.py", "<frozen runpy>", "ranks/plugin.py")
 _PAUSE = 0.1
 _BETWEEN_KILLS = 0.7
 _LAUNCHER_ENDS = 1.0
@@ -78,6 +78,11 @@ class Table:
         path = self.notes(rank)
         lines = path.read_text().splitlines() if path.exists() else []
         return "\n".join(line for line in lines if not any(part in line for part in _MACHINERY))
+
+    @property
+    def leaving(self) -> Path:
+        """Exists if a rank ends its session before the others."""
+        return self.folder / "leaving"
 
     @property
     def told(self) -> Path:

@@ -28,6 +28,9 @@ class Meeting:
         self.watchdog = watchdog
         self.over = False  # nothing is exchanged any more
         self.dead: dict[int, str] = {}  # by rank, what is known of its end
+        self.heard: dict[
+            int, dict[str, Any]
+        ] = {}  # by rank, the latest messages; none if it failed
 
     def exchange(
         self, topic: str, message: dict[str, Any], deadline: float, grace: float | None = None
@@ -37,11 +40,11 @@ class Meeting:
         After ``grace`` seconds of waiting, the ranks that have not come are torn out of their
         communication. Raises RunEnds if a rank is lost, or is leaving while others go on.
         """
-        before = list(self.control.alive)
+        before, self.heard = list(self.control.alive), {}
         waiting = _Waiting(self, topic, message, deadline, grace)
         self.watchdog.kill_in(deadline + _PATIENCE + 5.0)
         try:
-            answers = self.control.exchange({"topic": topic, **message}, waiting)
+            answers = self.heard = self.control.exchange({"topic": topic, **message}, waiting)
         except Lost as lost:
             self._bury(lost.ranks)
             self.control.alive = [r for r in before if r not in lost.ranks]

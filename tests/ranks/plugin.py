@@ -2,8 +2,8 @@
 
 import faulthandler
 import gc
+import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -79,8 +79,7 @@ class RankAware:
         self.farewell = ""  # why this rank ends before the others, if it does
         self.collect_errors: list[str] = []
         self.not_run: list[str] = []
-        # If tests are shared out: for each that this rank runs, the next one that it runs.
-        self.following: dict[pytest.Item, pytest.Item | None] | None = None
+        self.stretch: shares.Stretch | None = None  # that is being run
         self.closing = ""  # what is shown at the end, if the ranks could not go on together
         self.code = 0
 
@@ -105,7 +104,7 @@ class RankAware:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self) -> Generator[None, Any, Any]:
-        gc.disable()  # nothing that is imported and collected is garbage
+        gc.disable()  # hardly anything that is imported and collected is garbage
         with self.watchdog.phase(self.deadline):
             return (yield)
 
@@ -121,48 +120,72 @@ class RankAware:
         if difference := clashes.collections(nodeids, errors):
             self._exit("the ranks have not collected the same tests", difference)
         if self.share and len(self.control.alive) > 1:
-            session.items = shares.deal(session.items, len(self.control.alive))
-            self.following = shares.following(session.items, self.control.rank)
+            session.items = shares.arrange(session.items)
         gc.freeze()  # no later gc.collect() walks through it
         gc.enable()
 
     # Tests that are shared out
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        if self.following is None:
-            return None
-        share = shares.of(item)
-        if share is None:
-            return runner.pytest_runtest_protocol(item, self.following[item])
-        if share.owner == self.control.rank:
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
+        if stretch := shares.of(item):
+            if item is stretch.items[0]:
+                self._run(stretch)
+            return True
+        if coming := shares.of(nextitem):
+            coming.deal(range(len(coming.items)), self.control.alive)
+            return runner.pytest_runtest_protocol(item, coming.following(None, self.control.rank))
+        return None
+
+    def _run(self, stretch: shares.Stretch) -> None:
+        """Run a stretch of tests, each on one rank, and report them."""
+        session, self.stretch = stretch.items[0].session, stretch
+        stretch.deal(range(len(stretch.items)), self.control.alive)
+        while stretch.owners and not (session.shouldfail or session.shouldstop):
+            self._run_own(stretch)
+            self._meet(stretch)
+        self.stretch = None
+        if stretch.after:
+            _tear_down_before(stretch.after)
+
+    def _run_own(self, stretch: shares.Stretch) -> None:
+        end = time.monotonic() + shares.TURN
+        for item in stretch.own(self.control.rank):
+            if time.monotonic() > end or self.watchdog.table.leaving.exists():
+                break
+            _tear_down_before(item)
             self.watchdog.begin_notes(shares.running(item))
-            runner.runtestprotocol(item, log=False, nextitem=self.following[item])
-        if share.ends(item):
-            self._meet(share.stretch)
-        return True
+            following = stretch.following(item, self.control.rank)
+            runner.runtestprotocol(item, log=False, nextitem=following)
+            if stretch.interrupted:
+                stretch.forget(item)
+                break
+        self.watchdog.begin_notes("")
 
     def _meet(self, stretch: shares.Stretch) -> None:
-        """Hear of all tests of a stretch, and report them."""
-        self.watchdog.begin_notes("")
-        topic = f"the shares up to {stretch.items[-1].nodeid}"
-        message = {
-            "said": stretch.said,
-            "revoked": stretch.revoked,
-            "word": {"text": stretch.failures()},
-        }
-        # Of each phase of each test its rank takes care; this is for one that is lost without that.
-        deadline = 3 * sum(self._deadline_of(item) for item in stretch.items)
-        answers, dead = self._hear(topic, message, deadline)
+        """Hear of the tests that have been run, and report them; after a death, deal again."""
+        left = [stretch.items[k] for k in stretch.owners]
+        topic = f"shares of {len(left)} tests from {left[0].nodeid}"
+        deadline = shares.TURN + 3 * max(map(self._deadline_of, left))
+        answers, dead = self._hear(topic, stretch.tell(), deadline)
+        stretch.clear()
+        self.torn = False  # that was no communicator of a test to come
         if 0 in dead:
-            self._exit_without_leader(f"{topic}\n{dead[0]}")
-        self.torn = self.control.revoked = False
-        for item, reports in shares.reports(stretch, answers, dead):
+            failures = [answer["word"]["text"] for answer in answers.values()]
+            self._exit_without_leader("\n".join([topic, dead[0], *failures]))
+        self._report(stretch, answers, dead)
+        if dead:
+            stretch.deal(stretch.owners, self.control.alive)
+
+    def _report(
+        self, stretch: shares.Stretch, answers: dict[int, dict[str, Any]], dead: dict[int, str]
+    ) -> None:
+        for item, reports in stretch.reports(answers, dead):
             item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
             for report in reports:
                 item.ihook.pytest_runtest_logreport(report=report)
-                if report.skipped and item.stash[shares.SHARE].owner not in answers:
-                    self.not_run.append(item.nodeid)
             item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     # The phases of a test
@@ -184,17 +207,17 @@ class RankAware:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_setup")
     def pytest_runtest_setup_in_time(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        with self._phase(item):
+        with self.watchdog.phase(self._deadline_of(item)):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        with self._phase(item):
+        with self.watchdog.phase(self._deadline_of(item)):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        with self._phase(item):
+        with self.watchdog.phase(self._deadline_of(item)):
             return (yield)
 
     @pytest.hookimpl(tryfirst=True)
@@ -227,8 +250,9 @@ class RankAware:
         group = item.stash.get(groups.GROUP, None)
         idle = group is not None and not group.active
         mine = verdict.word(report, call, self.watchdog.overrun, idle)
-        if share := shares.of(item):
-            words, dead = self._keep(share.stretch, mine, report), dict[int, str]()
+        if stretch := shares.of(item):
+            words, dead = {self.control.rank: mine}, dict[int, str]()
+            self._keep(stretch, item, mine, report)
         else:
             words, dead = self._agree(f"{item.nodeid} {call.when}", mine, self._deadline_of(item))
         verdict.apply(verdict.agreed(words, dead, item.location[0]), report)
@@ -248,14 +272,19 @@ class RankAware:
         return words, dead
 
     def _keep(
-        self, stretch: shares.Stretch, mine: verdict.Word, report: pytest.TestReport
-    ) -> dict[int, verdict.Word]:
+        self,
+        stretch: shares.Stretch,
+        item: pytest.Item,
+        mine: verdict.Word,
+        report: pytest.TestReport,
+    ) -> None:
         """Keep what this rank has to say of a phase of a test of its own."""
-        stretch.keep(mine, report)
+        stretch.keep(item, mine, report)
+        if self.watchdog.overrun and self.watchdog.overrun.forced:
+            stretch.interrupted = True
         if self.control.revoked:
             self.torn = stretch.revoked = True
             self.control.whole = False
-        return {self.control.rank: mine}
 
     def _free(self, group: groups.Group | None) -> None:
         if group is not None and not self.torn:
@@ -276,10 +305,15 @@ class RankAware:
     ) -> Generator[None, Any, Any]:
         self.watchdog.disarm()
         if not self.meeting.over:
+            if self.farewell:
+                self.watchdog.table.leaving.touch()
             try:
                 session.exitstatus = self.meeting.leave(self.farewell, exitstatus, self.deadline)
             except RunEnds as end:
                 self.closing = self.closing or str(end)
+        if self.stretch:  # the run ends in the midst of it
+            own = {self.control.rank: self.stretch.tell()}
+            self._report(self.stretch, self.meeting.heard | own, {})
         if self.meeting.dead and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.control.rank > 0:
@@ -312,9 +346,6 @@ class RankAware:
         mark = item.get_closest_marker("deadline")
         return float(mark.args[0]) if mark else self.deadline
 
-    def _phase(self, item: pytest.Item) -> AbstractContextManager[None]:
-        return self.watchdog.phase(self._deadline_of(item), alone=shares.of(item) is not None)
-
     def _hear(
         self, topic: str, message: dict[str, Any], deadline: float, grace: float | None = None
     ) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
@@ -343,3 +374,8 @@ class RankAware:
         if self.control.leader != 0 and self.control.rank == self.control.leader:
             self.watchdog.say(self.closing)  # the rank that prints has gone
         pytest.exit(reason, returncode=pytest.ExitCode.INTERRUPTED)
+
+
+def _tear_down_before(item: pytest.Item) -> None:
+    """Tear down what ``item`` does not need: another test was to follow before a rank died."""
+    item.session._setupstate.teardown_exact(item)

@@ -1,11 +1,14 @@
 """Tests that need one rank, shared out: the ranks run them side by side, and meet after them.
 
 With ``--share``, for proofs; what is measured has to be alone. In every file these tests come
-first. Such tests in a row, a stretch, are dealt to the ranks in turn; each rank keeps what it has
-to say of its own. Where the stretch ends they tell each other, and all report all of it.
+first. Such tests in a row, a stretch, are dealt to the ranks; each keeps what it has to say of its
+own. Every few seconds they meet, tell each other, and all report all of it. If a rank has died, the
+test that it was in has failed, and what else is left is dealt again.
+
+Of warnings, those of rank 0 are shown, as ever.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any, Literal
@@ -14,20 +17,43 @@ import pytest
 
 from tests.ranks import groups, verdict
 
+TURN = 10.0
+"""Seconds after which the ranks meet, whatever is left. The last test of each may take longer."""
+
 
 @dataclass
 class Stretch:
-    """Tests between two meetings, and what this rank has to say of those that it has run."""
+    """Tests in a row that need one rank, and what this rank has to say of them at the next meeting.
+
+    What is said is JSON, one per phase, in which a test is its index among ``items``.
+    """
 
     items: list[pytest.Item]
-    said: list[dict[str, Any]] = field(default_factory=list)  # one per phase, as JSON
-    revoked: bool = False  # whether this rank has revoked a communicator of its own meanwhile
+    after: pytest.Item | None  # what all ranks run next
+    owners: dict[int, int] = field(default_factory=dict)  # by test that is left, a world rank
+    said: list[dict[str, Any]] = field(default_factory=list)
+    revoked: bool = False  # whether this rank has revoked a communicator of its own
+    interrupted: bool = False  # whether this rank had to leave a test, since another rank has gone
 
-    def keep(self, word: verdict.Word, report: pytest.TestReport) -> None:
+    def deal(self, left: Iterable[int], alive: Sequence[int]) -> None:
+        """Give the tests that are left to the ranks in turn."""
+        self.owners = {k: alive[i % len(alive)] for i, k in enumerate(left)}
+
+    def own(self, rank: int) -> list[pytest.Item]:
+        """What is left for ``rank`` to run."""
+        return [self.items[k] for k, owner in self.owners.items() if owner == rank]
+
+    def following(self, item: pytest.Item | None, rank: int) -> pytest.Item | None:
+        """What ``rank`` runs after ``item``, one of its own; by default, its first."""
+        own = self.own(rank)
+        at = own.index(item) + 1 if item else 0
+        return own[at] if at < len(own) else self.after
+
+    def keep(self, item: pytest.Item, word: verdict.Word, report: pytest.TestReport) -> None:
         """Keep this rank's word on a phase until the ranks meet."""
         self.said.append(
             {
-                "nodeid": report.nodeid,
+                "item": self.items.index(item),
                 "word": asdict(word),
                 "when": report.when,
                 "duration": report.duration,
@@ -38,71 +64,71 @@ class Stretch:
             }
         )
 
-    def failures(self) -> str:
-        """The failures that this rank has seen, in case that it is the last to tell."""
-        texts = [said["word"]["text"] for said in self.said if said["word"]["outcome"] == "failed"]
-        return "\n".join(texts)
+    def forget(self, item: pytest.Item) -> None:
+        """Nothing can be said of ``item``: it is to be run again."""
+        self.said = [said for said in self.said if self.items[said["item"]] is not item]
+
+    def tell(self) -> dict[str, Any]:
+        """What this rank has to say."""
+        failures = [said["word"]["text"] for said in self.said if _failed(said)]
+        # The word is what is printed if the ranks do not come together any more.
+        word = {"text": "\n".join(failures)}
+        return {"said": self.said, "revoked": self.revoked, "word": word}
+
+    def clear(self) -> None:
+        """It is said."""
+        self.said, self.revoked, self.interrupted = [], False, False
+
+    def reports(
+        self, answers: dict[int, dict[str, Any]], dead: dict[int, str]
+    ) -> list[tuple[pytest.Item, list[pytest.TestReport]]]:
+        """The tests of which something is known now, and that are left no more, with their reports.
+
+        Args:
+            answers: by rank, what the survivors have told.
+            dead: by rank that has died since the last meeting, its last words.
+        """
+        reports: dict[int, list[pytest.TestReport]] = {}
+        for rank, answer in answers.items():
+            for said in answer.get("said", []):
+                k = said.pop("item")
+                reports.setdefault(k, []).append(_report(self.items[k], rank, **said))
+        for rank, last_words in dead.items():
+            own, lines = self.own(rank), last_words.splitlines()
+            # If it has left no word, it may have been in any of them.
+            for item in [item for item in own if running(item) in lines] or own:
+                reports[self.items.index(item)] = [_death(item, rank, last_words)]
+        self.owners = {k: rank for k, rank in self.owners.items() if k not in reports}
+        return [(self.items[k], reports[k]) for k in sorted(reports)]
 
 
-@dataclass(frozen=True)
-class Share:
-    """Whose a test is."""
-
-    owner: int  # a rank in COMM_WORLD
-    stretch: Stretch
-
-    def ends(self, item: pytest.Item) -> bool:
-        """Whether the ranks meet after ``item``."""
-        return item is self.stretch.items[-1]
+def _failed(said: dict[str, Any]) -> bool:
+    return bool(said["word"]["outcome"] == "failed")
 
 
-SHARE = pytest.StashKey[Share]()
+STRETCH = pytest.StashKey[Stretch]()
 
 
-def of(item: pytest.Item) -> Share | None:
-    """The share that a test belongs to; None if all ranks take part in it."""
-    return item.stash.get(SHARE, None)
+def of(item: pytest.Item | None) -> Stretch | None:
+    """The stretch that a test is in; None if all ranks take part in it."""
+    return item.stash.get(STRETCH, None) if item else None
 
 
-def deal(items: Sequence[pytest.Item], size: int) -> list[pytest.Item]:
-    """The tests in a new order, those that need one rank dealt to ``size`` ranks."""
+def arrange(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """The tests in a new order, with those that can be shared out in stretches."""
     files = [list(tests) for _, tests in groupby(items, lambda item: item.path)]
-    ordered = [item for tests in files for item in sorted(tests, key=_takes_many)]
-    for many, tests in groupby(ordered, _takes_many):
-        if not many:
-            stretch = Stretch(list(tests))
-            for k, item in enumerate(stretch.items):
-                item.stash[SHARE] = Share(k % size, stretch)
+    ordered = [item for tests in files for item in sorted(tests, key=_is_for_all)]
+    parts = [(for_all, list(tests)) for for_all, tests in groupby(ordered, _is_for_all)]
+    for (for_all, tests), after in zip(parts, [*(tests[0] for _, tests in parts[1:]), None]):
+        if not for_all:
+            stretch = Stretch(tests, after)
+            for item in tests:
+                item.stash[STRETCH] = stretch
     return ordered
 
 
-def _takes_many(item: pytest.Item) -> bool:
-    alone = item.get_closest_marker("alone") is not None
-    return alone or groups.workers_of(item, 2) > 1
-
-
-def following(items: Sequence[pytest.Item], rank: int) -> dict[pytest.Item, pytest.Item | None]:
-    """For each test that ``rank`` runs, the next one that it runs."""
-    own = [item for item in items if (share := of(item)) is None or share.owner == rank]
-    return dict(zip(own, [*own[1:], None]))
-
-
-def reports(
-    stretch: Stretch, answers: dict[int, dict[str, Any]], dead: dict[int, str]
-) -> Iterator[tuple[pytest.Item, list[pytest.TestReport]]]:
-    """Each test of a stretch with its reports, from what the survivors have ``said`` of theirs.
-
-    Of the tests of a rank that has died meanwhile, the one that it was in has failed; nothing is
-    known of the others.
-    """
-    phases: dict[str, list[dict[str, Any]]] = {}
-    for answer in answers.values():
-        for said in answer["said"]:
-            phases.setdefault(said.pop("nodeid"), []).append(said)
-    for item in stretch.items:
-        rank = item.stash[SHARE].owner
-        told = [_report(item, rank, **said) for said in phases.get(item.nodeid, [])]
-        yield item, told or [_lost(item, rank, dead.get(rank, ""))]
+def _is_for_all(item: pytest.Item) -> bool:
+    return groups.workers_of(item, 2) > 1 or item.get_closest_marker("alone") is not None
 
 
 def running(item: pytest.Item) -> str:
@@ -122,11 +148,7 @@ def _report(item: pytest.Item, rank: int, word: dict[str, Any], **facts: Any) ->
     return report
 
 
-def _lost(item: pytest.Item, rank: int, last_words: str) -> pytest.TestReport:
-    report = _blank(item, when="setup")
-    if running(item) in last_words.splitlines():
-        verdict.apply(verdict.agreed({}, {rank: last_words}, item.location[0]), report)
-    else:
-        reason = f"not run, or not reported: rank {rank} has died, whose share it was"
-        verdict.apply(verdict.Verdict("skipped", reason), report)
+def _death(item: pytest.Item, rank: int, last_words: str) -> pytest.TestReport:
+    report = _blank(item, when="call")
+    verdict.apply(verdict.agreed({}, {rank: last_words}, item.location[0]), report)
     return report

@@ -58,7 +58,6 @@ class Watchdog:
         self.overrun: Overrun | None = None  # of the current or latest phase
         self._control = control
         self._armed = False
-        self._alone = False
         self._heading = ""
         self._seconds = 0.0
         self.deadline = 0.0  # of the current or latest phase, as time.monotonic()
@@ -88,20 +87,19 @@ class Watchdog:
         node.Free()
 
     @contextmanager
-    def phase(self, seconds: float, alone: bool = False) -> Iterator[None]:
-        """Give the block ``seconds``. The death of another rank ends it too, but if ``alone``."""
-        self.arm(seconds, alone)
+    def phase(self, seconds: float) -> Iterator[None]:
+        """Give the block ``seconds``."""
+        self.arm(seconds)
         try:
             yield
         finally:
             self.disarm()
 
-    def arm(self, seconds: float, alone: bool = False) -> None:
+    def arm(self, seconds: float) -> None:
         with self._changed:
-            if self.overrun is not None and not self._terminated:
+            if self.overrun is not None:
                 self.begin_notes(self._heading)  # without those of a phase that is over
             self.overrun = None
-            self._alone = alone
             self._seconds, self.deadline = seconds, time.monotonic() + seconds
             self._steps = self._escalation()
             self._armed = True
@@ -124,11 +122,11 @@ class Watchdog:
         self.table[self._row] = guard.Row(os.getpid(), self.rank, held, kill_at)
 
     def begin_notes(self, heading: str) -> None:
-        """Nothing is known of an end of this rank, but what ``heading`` says."""
+        """Nothing is known of an end of this rank any more, but what ``heading`` says."""
         self._heading = heading
-        self.notes.truncate(0)
-        if heading:
-            self.notes.write(f"{heading}\n")
+        if not self._terminated:
+            self.notes.truncate(0)
+            self.notes.write(f"{heading}\n" if heading else "")
 
     def say(self, text: str, rank: int | None = None) -> None:
         """Print at once, under a rank's name, past all capturing and buffering."""
@@ -173,7 +171,7 @@ class Watchdog:
                 self._changed.wait(self._pause())
                 while self._steps and self._due() <= 0:
                     self._steps.pop(0)[1]()
-                if self._steps and self.overrun is None and not self._alone:
+                if self._steps and self.overrun is None:
                     self._look_around()
 
     def _pause(self) -> float | None:

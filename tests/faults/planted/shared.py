@@ -1,4 +1,8 @@
-"""Tests that need one rank, shared out, of which one goes wrong. PLANTED_FAULT names how."""
+"""Tests that need one rank, shared out, of which one goes wrong. PLANTED_FAULT names how.
+
+PLANTED_EARLY is a rank of which another test has failed before, PLANTED_SLOW the seconds for which
+the others are busy when the fault happens.
+"""
 
 import ctypes
 import os
@@ -14,6 +18,8 @@ from tests.ranks.waiting import wait
 
 RANK, ALL = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
 FAULT = os.environ["PLANTED_FAULT"]
+EARLY = int(os.environ.get("PLANTED_EARLY", "-1"))
+SLOW = float(os.environ.get("PLANTED_SLOW", "0"))
 FOLDER = Path(os.environ["PLANTED_LOG"]).parent
 
 
@@ -25,16 +31,24 @@ def leave() -> None:
     raise KeyboardInterrupt
 
 
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 FAULTS = {
     "raise": raise_an_error,
     "skip": lambda: pytest.skip("planted skip"),
     "sleep": lambda: time.sleep(1e6),
     "receive": lambda: MPI.COMM_WORLD.Recv(bytearray(1), source=RANK),
-    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "kill": kill,
+    "sleep, then kill": lambda: time.sleep(1e6),
+    "os_exit": lambda: os._exit(3),
+    "exit_c": lambda: ctypes.CDLL(None)._exit(3),
     "segv": lambda: ctypes.string_at(0),
     "gil": lambda: ctypes.PyDLL(None).sleep(1000),
     "leave": leave,
     "none": lambda: None,
+    "kill together": lambda: None,
 }
 
 
@@ -67,14 +81,30 @@ def test_side_by_side(k: int) -> None:
     """Passes if all ranks are in it at the same time."""
     (FOLDER / f"here{k}").touch()
     wait(lambda: len(list(FOLDER.glob("here*"))) == ALL)
+    if RANK == EARLY:
+        raise RuntimeError("planted early")
+
+
+@pytest.mark.workers(1)
+@pytest.mark.xfail(raises=RuntimeError, strict=True)
+def test_xfails() -> None:
+    raise RuntimeError("planted")
+
+
+@pytest.fixture
+def late_death(victim: int) -> Iterator[None]:
+    yield
+    if victim == RANK and FAULT == "sleep, then kill":
+        kill()
 
 
 @pytest.mark.workers(1)
 @pytest.mark.parametrize("k", range(ALL))
-def test_fault(comm: MPI.Comm, faulty: bool, k: int) -> None:
+def test_fault(comm: MPI.Comm, late_death: None, faulty: bool, k: int) -> None:
     print("planted output")
     if faulty:
         FAULTS[FAULT]()
+    time.sleep(SLOW)
 
 
 @pytest.mark.workers(1)
@@ -89,5 +119,15 @@ def test_alone(comm: MPI.Comm) -> None:
     assert RANK == 0
 
 
-def test_together(world: MPI.Comm) -> None:
+@pytest.mark.workers(ALL)
+@pytest.mark.parametrize("k", range(2))
+class TestAll:
+    def test_once_for_all(self, of_class: list[int], comm: MPI.Comm, k: int) -> None:
+        of_class.append(k)
+        assert len(of_class) == k + 1
+
+
+def test_together(world: MPI.Comm, victim: int) -> None:
+    if victim == RANK and FAULT == "kill together":
+        kill()
     assert world.allreduce(1) == world.size

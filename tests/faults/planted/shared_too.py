@@ -1,0 +1,23 @@
+"""What is run after shared.py, in a second file, by those that are left."""
+
+import pytest
+from mpi4py import MPI
+
+ALL = MPI.COMM_WORLD.size
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("k", range(ALL))
+class TestToo:
+    def test_too(self, k: int) -> None:
+        assert k < ALL
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("k", range(ALL + 1))
+def test_outside_too(comm: MPI.Comm, k: int) -> None:
+    assert comm.allreduce(k) == k
+
+
+def test_together_too(world: MPI.Comm) -> None:
+    assert world.allreduce(1) == world.size

@@ -38,12 +38,14 @@ def shared(
     *arguments: str,
     slow: float = 0.0,
     early: int = -1,
+    turn: float = 10.0,
     launcher: Sequence[str] | None = None,
 ) -> Launch:
     environment = {
         "PLANTED_FAULT": fault,
         "PLANTED_SLOW": str(slow),
         "PLANTED_EARLY": str(early),
+        "PLANTED_TURN": str(turn),
     }
     return launch(
         "shared",
@@ -68,8 +70,9 @@ def outcomes(result: Launch, test: str) -> list[str]:
     return list(last.values())
 
 
-def test_each_is_run_once_and_all_at_the_same_time(tmp_path: Path) -> None:
-    result = shared(tmp_path, "none", 4, 0)
+@pytest.mark.parametrize("turn", [10.0, 0.0])
+def test_each_is_run_once_and_all_at_the_same_time(tmp_path: Path, turn: float) -> None:
+    result = shared(tmp_path, "none", 4, 0, turn=turn)
     assert result.code == 0, result.output
     for test in (*OTHERS, *FOR_ALL, "test_fault"):
         assert result.passed(test), result.output
@@ -81,10 +84,11 @@ def test_each_is_run_once_and_all_at_the_same_time(tmp_path: Path) -> None:
         assert sorted(e["rank"] for e in result.log if step in e) == [0, 0, 1, 1, 2, 2, 3, 3]
     # What needs one rank comes before the others of its file; what is to be alone does not.
     reported = list(dict.fromkeys(e["test"] for e in result.log if e.get("when") == "call"))
-    assert reported[0] == "test_both[1]"
+    assert reported[4] == "test_both[1]"
     at = reported.index("test_both[4]")
     assert reported[at : at + 3] == ["test_both[4]", "test_alone[1]", "test_once_for_all[4-0]"]
     assert "36 passed, 1 xfailed" in plain(result.output)
+    assert [e["whole"] for e in result.log if "whole" in e] == [True] * 4
 
 
 @pytest.mark.parametrize(
@@ -101,6 +105,7 @@ def test_a_failure_is_that_of_its_test(tmp_path: Path, fault: str, ranks: int, v
     assert sorted(outcomes(result, "test_fault")) == ["failed", *["passed"] * (ranks - 1)]
     for test in (*OTHERS, *FOR_ALL):
         assert result.passed(test), result.output
+    assert [e["whole"] for e in result.log if "whole" in e] == [fault == "raise"] * ranks
     assert result.ended - result.fault() < DEADLINE + 5.0
     assert result.code == 1
 
@@ -140,6 +145,13 @@ def test_last_words_of_a_later_death_are_not_of_a_test_of_its_own(tmp_path: Path
         assert result.passed(test), result.output
 
 
+def test_without_a_word_it_may_have_been_in_any_of_its_own(tmp_path: Path) -> None:
+    result = shared(tmp_path, "kill, without a word", 4, 3)
+    for test in ("test_fault", "test_after", "test_once"):
+        assert outcomes(result, test).count("failed") == len(outcomes(result, test)) // 4
+    assert result.passed("test_together_too")
+
+
 @pytest.mark.parametrize("ranks", [4, 2])
 def test_the_death_of_the_rank_that_prints_ends_the_run(tmp_path: Path, ranks: int) -> None:
     result = shared(tmp_path, "kill", ranks, 0, early=1)
@@ -161,6 +173,8 @@ def test_a_rank_that_leaves_ends_the_run(
     shown = {"exit_c": f"rank {victim} ended in C code", "leave": "KeyboardInterrupt"}
     assert shown[fault] in result.output
     assert "planted early" in result.output or fault == "exit_c"
+    if fault == "leave":  # the others end the test that they are in, and begin no other
+        assert len([e for e in result.log if "ran" in e]) <= 3
     assert not result.reports("test_together")
     assert result.ended - result.fault() < 6.0
     assert result.code not in (0, None)
@@ -168,8 +182,9 @@ def test_a_rank_that_leaves_ends_the_run(
 
 @pytest.mark.parametrize("victim", [3, 0])
 def test_all_ranks_stop_after_a_failure_if_one_does(tmp_path: Path, victim: int) -> None:
-    result = shared(tmp_path, "raise", 4, victim, "-x")
+    result = shared(tmp_path, "raise", 4, victim, "-x", turn=0.0)
     assert "stopping after 1 failures" in result.output
+    assert not result.reports("test_once")
     assert not result.reports("test_together")
     assert result.ended - result.fault() < 6.0
     assert result.code == 1

@@ -153,14 +153,14 @@ class RankAware:
     def _run_own(self, stretch: shares.Stretch) -> None:
         end = time.monotonic() + shares.TURN
         for item in stretch.own(self.control.rank):
-            if time.monotonic() > end or self.watchdog.table.leaving.exists():
-                break
             _tear_down_before(item)
             self.watchdog.begin_notes(shares.running(item))
             following = stretch.following(item, self.control.rank)
             runner.runtestprotocol(item, log=False, nextitem=following)
             if stretch.interrupted:
                 stretch.forget(item)
+            leaving = self.watchdog.table.leaving.exists()
+            if stretch.interrupted or leaving or time.monotonic() > end:
                 break
         self.watchdog.begin_notes("")
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from mpi4py import MPI
 
+from tests.ranks import shares
+
+shares.TURN = float(os.environ.get("PLANTED_TURN", shares.TURN))
 LOG = Path(os.environ["PLANTED_LOG"])
 RANK = MPI.COMM_WORLD.rank
 VICTIM = int(os.environ["PLANTED_VICTIM"])

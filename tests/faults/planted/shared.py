@@ -1,7 +1,7 @@
 """Tests that need one rank, shared out, of which one goes wrong. PLANTED_FAULT names how.
 
-PLANTED_EARLY is a rank of which another test has failed before, PLANTED_SLOW the seconds for which
-the others are busy when the fault happens.
+PLANTED_EARLY is a rank of which another test has failed before. PLANTED_SLOW is how many seconds
+each test of a class takes, in which the others are when the fault happens.
 """
 
 import ctypes
@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mpi4py import MPI
@@ -41,6 +42,7 @@ FAULTS = {
     "sleep": lambda: time.sleep(1e6),
     "receive": lambda: MPI.COMM_WORLD.Recv(bytearray(1), source=RANK),
     "kill": kill,
+    "kill, without a word": kill,
     "sleep, then kill": lambda: time.sleep(1e6),
     "os_exit": lambda: os._exit(3),
     "exit_c": lambda: ctypes.CDLL(None)._exit(3),
@@ -52,27 +54,11 @@ FAULTS = {
 }
 
 
-@pytest.mark.workers(1, ALL)
-def test_both(comm: MPI.Comm, workers: int) -> None:
-    assert comm.allreduce(1) == workers
-
-
 @pytest.fixture(scope="class")
 def of_class(noted: Callable[..., None]) -> Iterator[list[int]]:
     noted(setup=True)
     yield []
     noted(teardown=True)
-
-
-@pytest.mark.workers(1)
-@pytest.mark.parametrize("k", range(2 * ALL))
-class TestClass:
-    """A fixture of a class is made once on each rank, however the tests were dealt."""
-
-    def test_once(self, of_class: list[int], noted: Callable[..., None], k: int) -> None:
-        of_class.append(k)
-        noted(ran=k)
-        assert len(of_class) <= 2
 
 
 @pytest.mark.workers(1)
@@ -83,6 +69,11 @@ def test_side_by_side(k: int) -> None:
     wait(lambda: len(list(FOLDER.glob("here*"))) == ALL)
     if RANK == EARLY:
         raise RuntimeError("planted early")
+
+
+@pytest.mark.workers(1, ALL)
+def test_both(comm: MPI.Comm, workers: int) -> None:
+    assert comm.allreduce(1) == workers
 
 
 @pytest.mark.workers(1)
@@ -100,17 +91,32 @@ def late_death(victim: int) -> Iterator[None]:
 
 @pytest.mark.workers(1)
 @pytest.mark.parametrize("k", range(ALL))
-def test_fault(comm: MPI.Comm, late_death: None, faulty: bool, k: int) -> None:
+def test_fault(
+    comm: MPI.Comm, late_death: None, faulty: bool, request: pytest.FixtureRequest, k: int
+) -> None:
     print("planted output")
     if faulty:
+        time.sleep(SLOW / 2)
+        if FAULT == "kill, without a word":
+            plugin: Any = request.config.pluginmanager.get_plugin("ranks")
+            plugin.watchdog.begin_notes("")
         FAULTS[FAULT]()
-    time.sleep(SLOW)
 
 
 @pytest.mark.workers(1)
 @pytest.mark.parametrize("k", range(ALL))
 def test_after(comm: MPI.Comm, k: int) -> None:
     assert comm.allreduce(1) == 1
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("k", range(2 * ALL))
+class TestClass:
+    """A fixture of a class is made once on each rank, however the tests were dealt."""
+
+    def test_once(self, of_class: list[int], noted: Callable[..., None], k: int) -> None:
+        noted(ran=k)
+        time.sleep(SLOW)
 
 
 @pytest.mark.alone

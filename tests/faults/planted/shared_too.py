@@ -1,5 +1,8 @@
 """What is run after shared.py, in a second file, by those that are left."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from mpi4py import MPI
 
@@ -19,5 +22,9 @@ def test_outside_too(comm: MPI.Comm, k: int) -> None:
     assert comm.allreduce(k) == k
 
 
-def test_together_too(world: MPI.Comm) -> None:
+def test_together_too(
+    world: MPI.Comm, noted: Callable[..., None], request: pytest.FixtureRequest
+) -> None:
     assert world.allreduce(1) == world.size
+    plugin: Any = request.config.pluginmanager.get_plugin("ranks")
+    noted(whole=plugin.control.whole)

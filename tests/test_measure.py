@@ -257,6 +257,7 @@ def test_no_full_batch(comm):
 # All cores by threads
 
 
+@pytest.mark.alone
 @pytest.mark.workers(1)
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="binding is Linux's")
 def test_all_cores_for_a_while(comm, monkeypatch):

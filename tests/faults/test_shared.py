@@ -78,7 +78,7 @@ def test_each_is_run_once_and_all_at_the_same_time(tmp_path: Path, turn: float) 
         assert result.passed(test), result.output
     ran = [(e["ran"], e["rank"]) for e in result.log if "ran" in e]
     assert sorted(ran) == sorted({k: rank for k, rank in ran}.items())
-    assert sorted(k for k, _ in ran) == list(range(8))
+    assert sorted(k for k, _ in ran) == list(range(12))
     # Once for the tests that are shared out, and once for those on all ranks.
     for step in ("setup", "teardown"):
         assert sorted(e["rank"] for e in result.log if step in e) == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -87,7 +87,7 @@ def test_each_is_run_once_and_all_at_the_same_time(tmp_path: Path, turn: float) 
     assert reported[4] == "test_both[1]"
     at = reported.index("test_both[4]")
     assert reported[at : at + 3] == ["test_both[4]", "test_alone[1]", "test_once_for_all[4-0]"]
-    assert "36 passed, 1 xfailed" in plain(result.output)
+    assert "40 passed, 1 xfailed" in plain(result.output)
     assert [e["whole"] for e in result.log if "whole" in e] == [True] * 4
 
 

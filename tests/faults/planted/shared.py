@@ -110,7 +110,7 @@ def test_after(comm: MPI.Comm, k: int) -> None:
 
 
 @pytest.mark.workers(1)
-@pytest.mark.parametrize("k", range(2 * ALL))
+@pytest.mark.parametrize("k", range(3 * ALL))
 class TestClass:
     """A fixture of a class is made once on each rank, however the tests were dealt."""
 

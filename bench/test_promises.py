@@ -68,7 +68,13 @@ def _torch_trainer(batch, name, **arguments):
 
 
 @pytest.mark.workers(1)
-@pytest.mark.parametrize(("momentum", "limit"), [(0, 1.15), (0.9, None)], ids=["plain", "momentum"])
+@pytest.mark.parametrize(
+    ("momentum", "limit"),
+    [
+        pytest.param(0, 1.15, id="plain"),
+        pytest.param(0.9, None, id="momentum", marks=pytest.mark.full),
+    ],
+)
 def test_step_against_its_products(promise, momentum, limit):
     # Where its arrays happen to lie makes a program some per cent faster or slower: five of each.
     copies = range(5)

@@ -37,14 +37,16 @@ class SharedDataParallel(Strategy):
     def reduce(self, loss: float) -> float:
         self._losses[self.comm.rank] = loss
         self._window.fence()
-        # In place into row 0: no other rank reads or writes this slice of it.
-        total = self._rows[0][self._mine]
-        for row in self._rows[1:]:
-            total += row[self._mine]
+        # Rows 0, 1, 2 ... in this order, into every row but our own in turn: memory that another
+        # core has written is cheaper to write again than memory that it has only read.
+        self._total = self._rows[0][self._mine]
+        for k in range(1, self.comm.size):
+            out = self._rows[k - (k <= self.comm.rank)][self._mine]
+            self._total = np.add(self._total, self._rows[k][self._mine], out=out)
         return float(sum(self._losses))
 
     def update(self) -> None:
-        self.optimizer.step(self.model.params[self._mine], self._rows[0][self._mine])
+        self.optimizer.step(self.model.params[self._mine], self._total)
         self._window.fence()
 
     def close(self) -> None:
@@ -52,7 +54,7 @@ class SharedDataParallel(Strategy):
         if self._window.is_open:
             # Freeing memory that views still point to would crash the process.
             self.model.bind(np.array(self.model.params), np.array(self.model.grads))
-            self._rows, self._losses = [], np.empty(0)
+            self._rows, self._losses, self._total = [], np.empty(0), np.empty(0)
             self._window.close()
             self.closed = True
 

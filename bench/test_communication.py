@@ -80,6 +80,30 @@ def test_shared_window(comm, timed, workers, size):
     window.close()
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("workers", WORKERS)
+def test_handing_over(comm, timed, workers, size):
+    """Every rank writes its row, which the one before it reads.
+
+    Where cores have no cache in common, it takes many times as long to write what another has read.
+    """
+    window = SharedWindow(comm, np.float32, workers, size // 4)
+    written, read = window.rows[comm.rank], window.rows[(comm.rank + 1) % workers]
+    target = np.empty(size // 4, np.float32)
+
+    def run(first, times):
+        nonlocal written, read
+        for _ in range(times):
+            written.fill(first)
+            window.fence()
+            np.copyto(target, read)
+            window.fence()
+
+    timed("handing over", size, run)
+    del written, read
+    window.close()
+
+
 @pytest.mark.workers(1)
 @pytest.mark.parametrize("size", SIZES)
 def test_copy(comm, timed, workers, size):

@@ -12,10 +12,10 @@ class SharedDataParallel(Strategy):
     """Parameters and all gradients lie in one MPI shared window: nothing is sent at all.
 
     Each rank writes the gradient of its rows into a row of its own. Between two barriers it then
-    sums one slice over all rows, always in rank order, and updates that slice of the parameters
-    that all ranks read. The update is shared too, and the result is the same to the bit as
-    summing the same shards in one process. (MPI-3.1 standard, 11.2.3; Hoefler et al., "MPI +
-    MPI", 2013.)
+    sums one slice over all rows, always in rank order and in their memory, and updates that slice
+    of the parameters that all ranks read. The update is shared too, and the result is the same to
+    the bit as summing the same shards in one process. (MPI-3.1 standard, 11.2.3; Hoefler et al.,
+    "MPI + MPI", 2013.)
 
     Raises:
         Refused: the ranks of `comm` do not share one node.
@@ -32,17 +32,19 @@ class SharedDataParallel(Strategy):
         model.bind(shared, self._rows[comm.rank])
         self._slices = [_line_slice(k, comm.size, params) for k in range(comm.size)]
         self._mine = self._slices[comm.rank]
+        self._others = [row for k, row in enumerate(self._rows) if k != comm.rank]
+        self._total = self._rows[0][self._mine]
         self._window.fence()
 
     def reduce(self, loss: float) -> float:
         self._losses[self.comm.rank] = loss
         self._window.fence()
-        # Rows 0, 1, 2 ... in this order, into every row but our own in turn: memory that another
-        # core has written is cheaper to write again than memory that it has only read.
-        self._total = self._rows[0][self._mine]
-        for k in range(1, self.comm.size):
-            out = self._rows[k - (k <= self.comm.rank)][self._mine]
-            self._total = np.add(self._total, self._rows[k][self._mine], out=out)
+        # In rank order, and in turn into each row of another rank, which has to write it again:
+        # that is cheaper for memory that we have written too than for what we have only read.
+        total = self._rows[0][self._mine]
+        for row, out in zip(self._rows[1:], self._others):
+            total = np.add(total, row[self._mine], out=out[self._mine])
+        self._total = total
         return float(sum(self._losses))
 
     def update(self) -> None:
@@ -54,7 +56,8 @@ class SharedDataParallel(Strategy):
         if self._window.is_open:
             # Freeing memory that views still point to would crash the process.
             self.model.bind(np.array(self.model.params), np.array(self.model.grads))
-            self._rows, self._losses, self._total = [], np.empty(0), np.empty(0)
+            self._rows, self._others = [], []
+            self._losses = self._total = np.empty(0)
             self._window.close()
             self.closed = True
 

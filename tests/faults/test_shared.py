@@ -12,6 +12,7 @@ DEADLINE = 1.0
 # Besides the one that goes wrong; what needs all ranks, if none has died.
 OTHERS = (
     *("test_once", "test_side_by_side", "test_after", "test_alone", "test_together"),
+    "test_marks_for_warnings_count",
     *("test_too", "test_outside_too", "test_together_too"),
 )
 FOR_ALL = ("test_both", "test_once_for_all")
@@ -87,7 +88,7 @@ def test_each_is_run_once_and_all_at_the_same_time(tmp_path: Path, turn: float) 
     assert reported[4] == "test_both[1]"
     at = reported.index("test_both[4]")
     assert reported[at : at + 3] == ["test_both[4]", "test_alone[1]", "test_once_for_all[4-0]"]
-    assert "40 passed, 1 xfailed" in plain(result.output)
+    assert "41 passed, 1 xfailed" in plain(result.output)
     assert [e["whole"] for e in result.log if "whole" in e] == [True] * 4
 
 
@@ -136,6 +137,14 @@ def test_after_a_death_the_others_run_what_is_left(
     assert result.code == 1
 
 
+def test_a_death_in_the_meeting_fails_the_run_and_no_test(tmp_path: Path) -> None:
+    result = shared(tmp_path, "kill in the meeting", 4, 3, slow=0.8)
+    for test in ("test_fault", *OTHERS):
+        assert result.passed(test), result.output
+    assert "rank 3 died" in result.output
+    assert result.code == 1
+
+
 def test_last_words_of_a_later_death_are_not_of_a_test_of_its_own(tmp_path: Path) -> None:
     result = shared(tmp_path, "kill together", 4, 3)
     text = "".join(e["text"] for e in result.reports("test_together"))
@@ -163,16 +172,19 @@ def test_the_death_of_the_rank_that_prints_ends_the_run(tmp_path: Path, ranks: i
     assert result.code not in (0, None)
 
 
-@pytest.mark.parametrize(("fault", "slow"), [("exit_c", 0.0), ("exit_c", 0.8), ("leave", 0.8)])
-@pytest.mark.parametrize("victim", [3, 0])
+@pytest.mark.parametrize(
+    ("fault", "slow"),
+    [("exit_c", 0.0), ("exit_c", 0.8), ("leave", 0.8), ("interrupt in the meeting", 0.8)],
+)
+@pytest.mark.parametrize(("victim", "early"), [(3, 1), (0, 1), (3, 3)])
 def test_a_rank_that_leaves_ends_the_run(
-    tmp_path: Path, fault: str, slow: float, victim: int
+    tmp_path: Path, fault: str, slow: float, victim: int, early: int
 ) -> None:
-    """In order, with what is known until then."""
-    result = shared(tmp_path, fault, 4, victim, slow=slow, early=1)
-    shown = {"exit_c": f"rank {victim} ended in C code", "leave": "KeyboardInterrupt"}
-    assert shown[fault] in result.output
-    assert "planted early" in result.output or fault == "exit_c"
+    """In order, with what is known until then: all but what a rank knew that has died."""
+    result = shared(tmp_path, fault, 4, victim, slow=slow, early=early)
+    shown = f"rank {victim} ended in C code" if fault == "exit_c" else "KeyboardInterrupt"
+    assert shown in result.output
+    assert "planted early" in result.output or (fault == "exit_c" and early == victim)
     if fault == "leave":  # the others end the test that they are in, and begin no other
         assert len([e for e in result.log if "ran" in e]) <= 3
     assert not result.reports("test_together")

@@ -67,6 +67,11 @@ class Control:
                 self.comm.Revoke()
                 # Before Agree, which waits for ranks that are still stuck in the test.
                 self.unblock()
+            except KeyboardInterrupt:
+                # The others are in this exchange, or will be. They go on to the next one from here.
+                if self.tolerant:
+                    self.comm.Revoke()
+                raise
             if not self.tolerant or self._agree(messages is not None):
                 assert messages is not None
                 return dict(zip(self.alive, messages, strict=True))

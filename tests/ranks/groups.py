@@ -82,7 +82,7 @@ def form(control: Control, size: int) -> Group:
     return Group(size, comm)
 
 
-def own() -> Group:
+def alone() -> Group:
     """A fresh communicator of this rank alone."""
     return Group(1, MPI.COMM_SELF.Dup())
 

@@ -28,9 +28,8 @@ class Meeting:
         self.watchdog = watchdog
         self.over = False  # nothing is exchanged any more
         self.dead: dict[int, str] = {}  # by rank, what is known of its end
-        self.heard: dict[
-            int, dict[str, Any]
-        ] = {}  # by rank, the latest messages; none if it failed
+        # By rank, the latest messages; none if they could not be exchanged.
+        self.heard: dict[int, dict[str, Any]] = {}
 
     def exchange(
         self, topic: str, message: dict[str, Any], deadline: float, grace: float | None = None
@@ -61,10 +60,16 @@ class Meeting:
         self._check_topics(topic, answers)
         return answers
 
-    def leave(self, farewell: str, code: int, deadline: float) -> int:
-        """Agree to end; the exit code for all. ``farewell`` is why this rank ends early, if so."""
+    def leave(
+        self, farewell: str, code: int, deadline: float, told: dict[str, Any] | None = None
+    ) -> int:
+        """Agree to end; the exit code for all. ``farewell`` is why this rank ends early, if so.
+
+        The others hear what else it has ``told``, too.
+        """
         grace = 0.05 if farewell else None
-        answers = self.exchange("bye", {"bye": farewell, "code": code}, deadline, grace)
+        message = {**(told or {}), "bye": farewell, "code": code}
+        answers = self.exchange("bye", message, deadline, grace)
         self.over = True
         return max(answer.get("code", 0) for answer in answers.values())
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 from _pytest import runner
+from _pytest.warnings import catch_warnings_for_item
 
 from tests.ranks import clashes, deaths, ending, examples, groups, quiet, shares, verdict
 from tests.ranks.control import Control
@@ -147,39 +148,38 @@ class RankAware:
             self._run_own(stretch)
             self._meet(stretch)
         self.stretch = None
-        if stretch.after:
-            _tear_down_before(stretch.after)
 
     def _run_own(self, stretch: shares.Stretch) -> None:
         end = time.monotonic() + shares.TURN
         for item in stretch.own(self.control.rank):
-            _tear_down_before(item)
             self.watchdog.begin_notes(shares.running(item))
             following = stretch.following(item, self.control.rank)
-            runner.runtestprotocol(item, log=False, nextitem=following)
+            # pytest has set up those of the first test of the stretch.
+            with catch_warnings_for_item(item.config, item.ihook, "runtest", item):
+                runner.runtestprotocol(item, log=False, nextitem=following)
             if stretch.interrupted:
                 stretch.forget(item)
             leaving = self.watchdog.table.leaving.exists()
             if stretch.interrupted or leaving or time.monotonic() > end:
                 break
-        self.watchdog.begin_notes("")
+        self.watchdog.begin_notes(shares.WAITING)
 
     def _meet(self, stretch: shares.Stretch) -> None:
         """Hear of the tests that have been run, and report them; after a death, deal again."""
         left = [stretch.items[k] for k in stretch.owners]
         topic = f"shares of {len(left)} tests from {left[0].nodeid}"
-        deadline = shares.TURN + 3 * max(map(self._deadline_of, left))
-        answers, dead = self._hear(topic, stretch.tell(), deadline)
+        answers, dead = self._hear(topic, stretch.tell(), self._patience())
         stretch.clear()
-        self.torn = False  # that was no communicator of a test to come
+        self.watchdog.begin_notes("")
+        self.torn = self.control.revoked = False  # of tests that are over
         if 0 in dead:
             failures = [answer["word"]["text"] for answer in answers.values()]
             self._exit_without_leader("\n".join([topic, dead[0], *failures]))
-        self._report(stretch, answers, dead)
+        self._show(stretch, answers, dead)
         if dead:
             stretch.deal(stretch.owners, self.control.alive)
 
-    def _report(
+    def _show(
         self, stretch: shares.Stretch, answers: dict[int, dict[str, Any]], dead: dict[int, str]
     ) -> None:
         for item, reports in stretch.reports(answers, dead):
@@ -193,8 +193,10 @@ class RankAware:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         # Not in a wrapper: a skip raised before a wrapper's yield leaves other plugins half set up.
+        if self.share:  # another test was to follow the last one, if a rank has died
+            item.session._setupstate.teardown_exact(item)
         if shares.of(item):
-            item.stash[groups.GROUP] = groups.own()
+            item.stash[groups.GROUP] = groups.alone()
             return
         left = len(self.control.alive)
         need = groups.workers_of(item, left)
@@ -307,13 +309,18 @@ class RankAware:
         if not self.meeting.over:
             if self.farewell:
                 self.watchdog.table.leaving.touch()
+            told = self.stretch.tell() if self.stretch else {}
             try:
-                session.exitstatus = self.meeting.leave(self.farewell, exitstatus, self.deadline)
+                session.exitstatus = self.meeting.leave(
+                    self.farewell, exitstatus, self._patience(), told
+                )
             except RunEnds as end:
                 self.closing = self.closing or str(end)
         if self.stretch:  # the run ends in the midst of it
             own = {self.control.rank: self.stretch.tell()}
-            self._report(self.stretch, self.meeting.heard | own, {})
+            if not self.meeting.heard and self.control.rank > 0:
+                self.watchdog.say(self.stretch.tell()["word"]["text"])
+            self._show(self.stretch, self.meeting.heard or own, {})
         if self.meeting.dead and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.control.rank > 0:
@@ -346,6 +353,12 @@ class RankAware:
         mark = item.get_closest_marker("deadline")
         return float(mark.args[0]) if mark else self.deadline
 
+    def _patience(self) -> float:
+        """How long another rank may take to come to a meeting."""
+        if self.stretch is None:
+            return self.deadline
+        return shares.TURN + 3 * max(map(self._deadline_of, self.stretch.items))
+
     def _hear(
         self, topic: str, message: dict[str, Any], deadline: float, grace: float | None = None
     ) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
@@ -374,8 +387,3 @@ class RankAware:
         if self.control.leader != 0 and self.control.rank == self.control.leader:
             self.watchdog.say(self.closing)  # the rank that prints has gone
         pytest.exit(reason, returncode=pytest.ExitCode.INTERRUPTED)
-
-
-def _tear_down_before(item: pytest.Item) -> None:
-    """Tear down what ``item`` does not need: another test was to follow before a rank died."""
-    item.session._setupstate.teardown_exact(item)

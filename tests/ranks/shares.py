@@ -5,7 +5,7 @@ first. Such tests in a row, a stretch, are dealt to the ranks; each keeps what i
 own. Every few seconds they meet, tell each other, and all report all of it. If a rank has died, the
 test that it was in has failed, and what else is left is dealt again.
 
-Of warnings, those of rank 0 are shown, as ever.
+Warnings are shown of rank 0's tests alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,6 +19,9 @@ from tests.ranks import groups, verdict
 
 TURN = 10.0
 """Seconds after which the ranks meet, whatever is left. The last test of each may take longer."""
+
+WAITING = "It was in no test, and waited for the other ranks"
+"""What a rank writes down before a meeting."""
 
 
 @dataclass
@@ -71,7 +74,7 @@ class Stretch:
     def tell(self) -> dict[str, Any]:
         """What this rank has to say."""
         failures = [said["word"]["text"] for said in self.said if _failed(said)]
-        # The word is what is printed if the ranks do not come together any more.
+        # The word is what is printed at once if the ranks do not come together any more.
         word = {"text": "\n".join(failures)}
         return {"said": self.said, "revoked": self.revoked, "word": word}
 
@@ -94,7 +97,8 @@ class Stretch:
                 k = said.pop("item")
                 reports.setdefault(k, []).append(_report(self.items[k], rank, **said))
         for rank, last_words in dead.items():
-            own, lines = self.own(rank), last_words.splitlines()
+            lines = last_words.splitlines()
+            own = [] if WAITING in lines else self.own(rank)
             # If it has left no word, it may have been in any of them.
             for item in [item for item in own if running(item) in lines] or own:
                 reports[self.items.index(item)] = [_death(item, rank, last_words)]

@@ -58,7 +58,7 @@ class Watchdog:
         self.overrun: Overrun | None = None  # of the current or latest phase
         self._control = control
         self._armed = False
-        self._heading = ""
+        self._heading = ""  # of the notes: where this rank is, in a test of its own
         self._seconds = 0.0
         self.deadline = 0.0  # of the current or latest phase, as time.monotonic()
         self._steps: list[Step] = []
@@ -122,7 +122,7 @@ class Watchdog:
         self.table[self._row] = guard.Row(os.getpid(), self.rank, held, kill_at)
 
     def begin_notes(self, heading: str) -> None:
-        """Nothing is known of an end of this rank any more, but what ``heading`` says."""
+        """Forget what the notes say; write down ``heading``, if any."""
         self._heading = heading
         if not self._terminated:
             self.notes.truncate(0)

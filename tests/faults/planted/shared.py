@@ -7,7 +7,9 @@ each test of a class takes, in which the others are when the fault happens.
 import ctypes
 import os
 import signal
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ RANK, ALL = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
 FAULT = os.environ["PLANTED_FAULT"]
 EARLY = int(os.environ.get("PLANTED_EARLY", "-1"))
 SLOW = float(os.environ.get("PLANTED_SLOW", "0"))
+VICTIM = int(os.environ["PLANTED_VICTIM"])
 FOLDER = Path(os.environ["PLANTED_LOG"]).parent
 
 
@@ -36,6 +39,10 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 FAULTS = {
     "raise": raise_an_error,
     "skip": lambda: pytest.skip("planted skip"),
@@ -49,6 +56,8 @@ FAULTS = {
     "segv": lambda: ctypes.string_at(0),
     "gil": lambda: ctypes.PyDLL(None).sleep(1000),
     "leave": leave,
+    "kill in the meeting": lambda: threading.Timer(SLOW, kill).start(),
+    "interrupt in the meeting": lambda: threading.Timer(SLOW, interrupt).start(),
     "none": lambda: None,
     "kill together": lambda: None,
 }
@@ -80,6 +89,13 @@ def test_both(comm: MPI.Comm, workers: int) -> None:
 @pytest.mark.xfail(raises=RuntimeError, strict=True)
 def test_xfails() -> None:
     raise RuntimeError("planted")
+
+
+@pytest.mark.workers(1)
+@pytest.mark.filterwarnings("error:planted")
+def test_marks_for_warnings_count() -> None:
+    with pytest.raises(UserWarning):
+        warnings.warn("planted", stacklevel=1)
 
 
 @pytest.fixture
@@ -116,7 +132,7 @@ class TestClass:
 
     def test_once(self, of_class: list[int], noted: Callable[..., None], k: int) -> None:
         noted(ran=k)
-        time.sleep(SLOW)
+        time.sleep(0.0 if RANK == VICTIM else SLOW)
 
 
 @pytest.mark.alone

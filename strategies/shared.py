@@ -33,7 +33,7 @@ class SharedDataParallel(Strategy):
         self._slices = [_line_slice(k, comm.size, params) for k in range(comm.size)]
         self._mine = self._slices[comm.rank]
         self._others = [row for k, row in enumerate(self._rows) if k != comm.rank]
-        self._total = self._rows[0][self._mine]
+        self._total = (self._others or self._rows)[-1][self._mine]
         self._window.fence()
 
     def reduce(self, loss: float) -> float:
@@ -44,7 +44,6 @@ class SharedDataParallel(Strategy):
         total = self._rows[0][self._mine]
         for row, out in zip(self._rows[1:], self._others):
             total = np.add(total, row[self._mine], out=out[self._mine])
-        self._total = total
         return float(sum(self._losses))
 
     def update(self) -> None:

@@ -317,10 +317,10 @@ class RankAware:
             except RunEnds as end:
                 self.closing = self.closing or str(end)
         if self.stretch:  # the run ends in the midst of it
-            own = {self.control.rank: self.stretch.tell()}
+            told = self.stretch.tell()
             if not self.meeting.heard and self.control.rank > 0:
-                self.watchdog.say(self.stretch.tell()["word"]["text"])
-            self._show(self.stretch, self.meeting.heard or own, {})
+                self.watchdog.say(told["word"]["text"])
+            self._show(self.stretch, self.meeting.heard or {self.control.rank: told}, {})
         if self.meeting.dead and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.control.rank > 0:

@@ -73,10 +73,11 @@ class Stretch:
 
     def tell(self) -> dict[str, Any]:
         """What this rank has to say."""
-        failures = [said["word"]["text"] for said in self.said if _failed(said)]
+        words = [said["word"] for said in self.said]
+        failures = [word["text"] for word in words if word["outcome"] == "failed"]
         # The word is what is printed at once if the ranks do not come together any more.
-        word = {"text": "\n".join(failures)}
-        return {"said": self.said, "revoked": self.revoked, "word": word}
+        text = "\n".join(failures)
+        return {"said": self.said, "revoked": self.revoked, "word": {"text": text}}
 
     def clear(self) -> None:
         """It is said."""
@@ -104,10 +105,6 @@ class Stretch:
                 reports[self.items.index(item)] = [_death(item, rank, last_words)]
         self.owners = {k: rank for k, rank in self.owners.items() if k not in reports}
         return [(self.items[k], reports[k]) for k in sorted(reports)]
-
-
-def _failed(said: dict[str, Any]) -> bool:
-    return bool(said["word"]["outcome"] == "failed")
 
 
 STRETCH = pytest.StashKey[Stretch]()

@@ -23,7 +23,6 @@ RANK, ALL = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
 FAULT = os.environ["PLANTED_FAULT"]
 EARLY = int(os.environ.get("PLANTED_EARLY", "-1"))
 SLOW = float(os.environ.get("PLANTED_SLOW", "0"))
-VICTIM = int(os.environ["PLANTED_VICTIM"])
 FOLDER = Path(os.environ["PLANTED_LOG"]).parent
 
 
@@ -130,9 +129,11 @@ def test_after(comm: MPI.Comm, k: int) -> None:
 class TestClass:
     """A fixture of a class is made once on each rank, however the tests were dealt."""
 
-    def test_once(self, of_class: list[int], noted: Callable[..., None], k: int) -> None:
+    def test_once(
+        self, of_class: list[int], noted: Callable[..., None], victim: int, k: int
+    ) -> None:
         noted(ran=k)
-        time.sleep(0.0 if RANK == VICTIM else SLOW)
+        time.sleep(0.0 if victim == RANK else SLOW)
 
 
 @pytest.mark.alone

@@ -26,7 +26,7 @@ every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 @every_strategy
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("rows", [1, 7, 64])
 def test_equals_sequential(comm, strategy, optimizer, rows):
     """Uneven shards (7 rows) and empty ones (1 row) included."""
     make = OPTIMIZERS[optimizer]

@@ -113,7 +113,6 @@ NETS = {
     "constant": (without_gradient(Constant), (5,)),
 }
 every_net = pytest.mark.parametrize("net", NETS)
-WITHOUT_GRADIENT = ("detached", "constant")
 
 STRATEGIES = EXACT | OF_OWN_LOSS
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
@@ -142,7 +141,7 @@ def trained(net):
 
 
 @every_strategy
-@pytest.mark.parametrize("net", [net for net in NETS if net not in WITHOUT_GRADIENT])
+@every_net
 def test_equals_sequential(comm, strategy, net):
     parallel, oracle = (
         STRATEGIES[strategy](reused(net)(), momentum(), comm),
@@ -151,13 +150,6 @@ def test_equals_sequential(comm, strategy, net):
     own_loss = strategy in OF_OWN_LOSS
     assert_trains_like(oracle, parallel, oracle.batches, comm, own_loss=own_loss)
     parallel.close()
-
-
-@every_strategy
-@pytest.mark.workers(2)
-@pytest.mark.parametrize("net", WITHOUT_GRADIENT)
-def test_equals_sequential_where_some_gradients_are_0(comm, strategy, net):
-    test_equals_sequential(comm, strategy, net)
 
 
 @cache

@@ -174,7 +174,11 @@ def hold(ratios: Sequence[Ratio], foreign: float, workers: int) -> None:
 def speedup(
     request: pytest.FixtureRequest, comm: MPI.Intracomm, record: Callable[..., None]
 ) -> Callable[..., Measurement]:
-    """Measure a cell and keep it everywhere; a cell that is wrong fails and is not kept."""
+    """Measure a cell and keep it everywhere; a cell that is wrong fails and is not kept.
+
+    The id of a cell begins with the `TOPIC` of the test's module. Baselines compare cells by it, so
+    it stays what it is wherever the file goes.
+    """
 
     def speedup(cell: Cell, case: Case | None = None, **options: Any) -> Measurement:
         try:
@@ -184,8 +188,7 @@ def speedup(
             pytest.fail(str(wrong), pytrace=False)
         public = result.as_dict()
         if comm.rank == 0:
-            topic = request.node.path.stem.removeprefix("test_")
-            line = {"id": f"{topic}/{cell}", "nodeid": request.node.nodeid, **public}
+            line = {"id": f"{request.module.TOPIC}/{cell}", "nodeid": request.node.nodeid, **public}
             append(request.config.stash[LINES], line)
         record(result, f"{result.speedup:.2f}x", result.rounds["parallel"], public)
         return result

@@ -7,6 +7,8 @@ from bench.conftest import hold
 from bench.measure import Cell, measure
 from bench.results import Ratio
 
+TOPIC = "async"
+
 FREE_RUNNING = ("LocalSGD-10", "Hogwild")
 
 OVER_ONE_THREAD = 1.5

@@ -5,6 +5,8 @@ import pytest
 from bench.cells import full
 from bench.measure import Cell
 
+TOPIC = "epochs"
+
 BATCH = 256
 
 

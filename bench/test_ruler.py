@@ -7,6 +7,8 @@ import pytest
 from bench.conftest import LINES
 from bench.measure import Cell
 
+TOPIC = "ruler"
+
 
 @pytest.mark.workers(1)
 def test_plain_training_against_itself(speedup, benchmark, pytestconfig):

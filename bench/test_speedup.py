@@ -5,6 +5,8 @@ import pytest
 from bench.cells import STRATEGIES, full, worker_counts
 from bench.measure import Cell
 
+TOPIC = "speedup"
+
 WORKERS = worker_counts()
 pytestmark = pytest.mark.devices("cpu")  # a net of numpy; on other devices it is one of torch
 PARALLEL = [s.name for s in STRATEGIES.values() if s.common and s.name != "Sequential"]

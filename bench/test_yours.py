@@ -12,6 +12,8 @@ from bench.measure import Case, Cell
 from strategies import Sequential
 from strategies.base import Refused
 
+TOPIC = "yours"
+
 ROWS = 1024
 """Random rows that are trained on, if there is no --data."""
 

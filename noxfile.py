@@ -166,7 +166,7 @@ def bench_mpi(session: nox.Session) -> None:
     """Does it pay here? -n N ranks, --quick for a small grid, --save NAME for a baseline."""
     known, rest = options(session, ranks=len(os.sched_getaffinity(0)))
     if any(argument.startswith(("--save", "--launches")) for argument in rest):
-        judged(session, "bench.baseline", "-n", str(known.ranks), *rest)
+        judged(session, "bench.gate.baselines", "-n", str(known.ranks), *rest)
     else:
         mpiexec(session, known.ranks, "pytest", *([] if names_a_path(rest) else ["bench"]), *rest)
 
@@ -175,22 +175,22 @@ def bench_mpi(session: nox.Session) -> None:
 def bench_which(session: nox.Session) -> None:
     """Which strategy is fastest for which net? On 2 ranks, or as many as -n says."""
     known, rest = options(session, ranks=2)
-    mpiexec(session, known.ranks, "bench.which_strategy", *rest)
+    mpiexec(session, known.ranks, "bench.studies.which_strategy", *rest)
 
 
 @shared
 def bench_compare(session: nox.Session) -> None:
     """Have speedups fallen since baseline NAME? [--tolerance 5%] [-n N] [--json F] ..."""
-    judged(session, "bench.compare", *session.posargs)
+    judged(session, "bench.gate.compare", *session.posargs)
 
 
 @shared
 def bench_ab(session: nox.Session) -> None:
     """Have speedups fallen since GIT_REF? Both are launched in turn, here and now."""
-    judged(session, "bench.ab", *session.posargs)
+    judged(session, "bench.gate.ab", *session.posargs)
 
 
 @shared
 def bench_aa(session: nox.Session) -> None:
     """How often is the gate wrong? The same code against itself, and against slowed copies."""
-    judged(session, "bench.aa", *session.posargs)
+    judged(session, "bench.gate.aa", *session.posargs)

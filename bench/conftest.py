@@ -13,12 +13,12 @@ import psutil
 import pytest
 from mpi4py import MPI
 
-from bench import cells
-from bench.measure import Case, Cell, Measurement, WrongTraining, measure
-from bench.neighbours import Neighbours, slowdown
-from bench.progress import Progress
-from bench.results import Ratio, append, replay
-from bench.table import render
+from bench.core import grid
+from bench.core.background_load import Neighbours, slowdown
+from bench.core.measure import Case, Cell, Measurement, WrongTraining, measure
+from bench.report.progress import Progress
+from bench.report.results import Ratio, append, replay
+from bench.report.table import render
 
 HERE = Path(__file__).parent
 RESULTS = pytest.StashKey[dict[str, list[Any]]]()
@@ -182,7 +182,7 @@ def speedup(
 
     def speedup(cell: Cell, case: Case | None = None, **options: Any) -> Measurement:
         try:
-            result = measure(case or cells.case(cell), comm, **options)
+            result = measure(case or grid.case(cell), comm, **options)
         except WrongTraining as wrong:
             record(wrong, "WRONG", [], {})
             pytest.fail(str(wrong), pytrace=False)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from bench.cells import case, full
 from bench.conftest import hold
-from bench.measure import Cell, measure
-from bench.results import Ratio
+from bench.core.grid import case, full
+from bench.core.measure import Cell, measure
+from bench.report.results import Ratio
 
 TOPIC = "async"
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from bench.cells import full, worker_counts
-from bench.cores import available
-from bench.interleave import ROUND
-from bench.measure import ROUNDS, together
-from bench.results import Transfer
+from bench.core.cores import available
+from bench.core.grid import full, worker_counts
+from bench.core.interleave import ROUND
+from bench.core.measure import ROUNDS, together
+from bench.report.results import Transfer
 from nn.batch import bounds
-from strategies.window import SharedWindow
+from strategies.comm.shared_window import SharedWindow
 
 WORKERS = [n for n in worker_counts() if n > 1]
 SIZES = [full(2**12), full(2**16), 940_072, full(2**24)]
@@ -48,7 +48,7 @@ def test_allreduce(comm, timed, workers, size):
 @pytest.mark.parametrize("workers", WORKERS)
 def test_gloo(comm, timed, workers, size):
     """The same sum by torch.distributed, which goes through sockets also within one machine."""
-    from strategies.torch_comm import TorchComm  # torch takes seconds to load: here alone
+    from strategies.comm.torch_comm import TorchComm  # torch takes seconds to load: here alone
 
     buffer = np.zeros(size // 4, np.float32)
 

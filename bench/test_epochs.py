@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.cells import full
-from bench.measure import Cell
+from bench.core.grid import full
+from bench.core.measure import Cell
 
 TOPIC = "epochs"
 

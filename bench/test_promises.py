@@ -9,11 +9,11 @@ import pytest
 from mpi4py import MPI
 
 import nn
-from bench import cells
-from bench.cells import MLP_SIZES, random_batch
-from bench.cores import available
-from bench.interleave import interleaved, ratio
-from bench.measure import Cell, measure
+from bench.core import grid
+from bench.core.cores import available
+from bench.core.grid import MLP_SIZES, random_batch
+from bench.core.interleave import interleaved, ratio
+from bench.core.measure import Cell, measure
 from strategies import DataParallel, Sequential, SharedDataParallel
 
 
@@ -52,10 +52,10 @@ def _products(rows):
 
 def _torch_trainer(batch, name, **arguments):
     torch = pytest.importorskip("torch")
-    from nn import torch_zoo
+    from nn.torch import zoo
 
     torch.set_num_threads(1)
-    net = torch_zoo.build(name, **arguments)
+    net = zoo.build(name, **arguments)
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
     x, y = torch.from_numpy(batch.x), torch.from_numpy(batch.y)
 
@@ -127,7 +127,7 @@ def test_cnn_step_against_torch(promise):
 def test_against_bound(comm, promise, lap, strategy, limit, batch_size):
     """The time of a step over what the ranks take to compute it without communication."""
     case = replace(
-        cells.case(Cell(strategy.__name__, "mlp", 2, batch_size, 10_000)),
+        grid.case(Cell(strategy.__name__, "mlp", 2, batch_size, 10_000)),
         build=lambda comm: strategy(nn.mlp(MLP_SIZES), nn.SGD(0.01), comm),
         sequential=lambda: Sequential(nn.mlp(MLP_SIZES), nn.SGD(0.01)),
     )

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.conftest import LINES
-from bench.measure import Cell
+from bench.core.measure import Cell
 
 TOPIC = "ruler"
 

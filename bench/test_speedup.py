@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.cells import STRATEGIES, full, worker_counts
-from bench.measure import Cell
+from bench.core.grid import STRATEGIES, full, worker_counts
+from bench.core.measure import Cell
 
 TOPIC = "speedup"
 

@@ -5,17 +5,17 @@ import copy
 import pytest
 
 import nn
-from bench.cells import MLP_SIZES, random_batch
-from bench.interleave import interleaved, ratio
+from bench.core.grid import MLP_SIZES, random_batch
+from bench.core.interleave import interleaved, ratio
 from strategies import Sequential
 
 torch = pytest.importorskip("torch")
 
 
 def net():
-    from nn import torch_zoo
+    from nn.torch import zoo
 
-    return torch_zoo.build("mlp", sizes=MLP_SIZES)
+    return zoo.build("mlp", sizes=MLP_SIZES)
 
 
 def plain_loop(net, batch, device):
@@ -41,7 +41,7 @@ def plain_loop(net, batch, device):
 )
 def test_overhead(promise, device, batch_size):
     """A promise where the machine is the one it was made for: one thread, batch 256."""
-    from nn.torch_model import TorchModel
+    from nn.torch.model import TorchModel
 
     torch.set_num_threads(1)
     batch = random_batch(batch_size)

@@ -1,14 +1,15 @@
 """Does your own pay?
 
-Run by `pytest bench --model file.py:factory --strategy file.py:Class` (see strategies/YOUR_OWN.md).
+Run by `pytest bench --model file.py:factory --strategy file.py:Class` (bench/user_code/README.md).
 """
 
 import pytest
 
-from bench import cells, doors
-from bench.cells import full, worker_counts
-from bench.doors import Build, Net
-from bench.measure import Case, Cell
+from bench.core import grid
+from bench.core.grid import full, worker_counts
+from bench.core.measure import Case, Cell
+from bench.user_code import plugin
+from bench.user_code.plugin import Build, Net
 from strategies import Sequential
 from strategies.base import Refused
 
@@ -22,7 +23,7 @@ QUICK, BATCH_SIZES = 256, (64, 256, 1024)
 
 
 def pytest_generate_tests(metafunc):
-    yours = doors.of(metafunc.config)
+    yours = plugin.of(metafunc.config)
     rows = _rows(yours)
     sizes = sorted({min(size, rows) for size in BATCH_SIZES})
     metafunc.parametrize("strategy", yours.strategies())
@@ -33,9 +34,9 @@ def pytest_generate_tests(metafunc):
 
 def _nets(yours, device="cpu"):
     def ours(name):
-        return Net(name, lambda dtype: cells.model(name, device), device=device)
+        return Net(name, lambda dtype: grid.model(name, device), device=device)
 
-    return yours.nets({name: ours(name) for name in cells.MODELS})
+    return yours.nets({name: ours(name) for name in grid.MODELS})
 
 
 def _rows(yours):
@@ -44,7 +45,7 @@ def _rows(yours):
 
 @pytest.mark.parametrize("workers", worker_counts())
 def test_yours(request, speedup, strategy, model, workers, batch_size, device):
-    yours = doors.of(request.config)
+    yours = plugin.of(request.config)
     cell = Cell(strategy, model, workers, batch_size, _rows(yours), device)
     net = _nets(yours, device)[model].on(device)
     try:
@@ -62,9 +63,9 @@ def case(cell: Cell, build: Build, net: Net) -> Case:
     *batches, short = net.batches(sizes, "float32")
     return Case(
         cell=cell,
-        build=lambda comm: build(net.build("float32"), cells.optimizer(), comm),
-        sequential=lambda: Sequential(net.build("float32"), cells.optimizer()),
+        build=lambda comm: build(net.build("float32"), grid.optimizer(), comm),
+        sequential=lambda: Sequential(net.build("float32"), grid.optimizer()),
         batches=batches,
         check_batches=[*batches[:2], short],
-        bounded=doors.bounded(build),
+        bounded=plugin.bounded(build),
     )

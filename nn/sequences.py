@@ -14,7 +14,7 @@ class Sequences(Batch):
 
     It is sharded by rows, as any batch; the loss is the mean over all labels of the global batch,
     which are `length` for each row: `rows` counts these. A model for it makes logits of shape
-    (rows * length, vocabulary), such as "gpt2" of `nn.torch_zoo`.
+    (rows * length, vocabulary), such as "gpt2" of `nn.torch.zoo`.
 
     Args:
         tokens: (n, length + 1) whole numbers. Tokens 0 to length - 1 are inputs, and 1 to length

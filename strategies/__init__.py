@@ -1,7 +1,7 @@
 """How a net is trained on several ranks. Every strategy keeps the contract of `base.Strategy`."""
 
 from strategies.base import Strategy
-from strategies.compression import CompressedDataParallel, PowerSGD, TopK
+from strategies.compressed_data_parallel import CompressedDataParallel, PowerSGD, TopK
 from strategies.data_parallel import DataParallel
 from strategies.hogwild import Hogwild
 from strategies.hybrid import Hybrid
@@ -9,7 +9,7 @@ from strategies.local_sgd import LocalSGD
 from strategies.parameter_server import ParameterServer
 from strategies.pipeline import Pipeline
 from strategies.sequential import Sequential
-from strategies.shared import SharedDataParallel
+from strategies.shared_data_parallel import SharedDataParallel
 from strategies.tensor_parallel import TensorParallel
 from strategies.zero import ZeRO
 

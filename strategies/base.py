@@ -62,7 +62,7 @@ class Trainable(Protocol):
 class Statistics(Protocol):
     """What a model keeps of the rows that it was trained on, beside its parameters.
 
-    As its `statistics`: those of batch norm, for one (`nn.torch_batch_norm.RunningStatistics`).
+    As its `statistics`: those of batch norm, for one (`nn.torch.batch_norm.RunningStatistics`).
     """
 
     def gather(self, comm: Any) -> None: ...

@@ -6,7 +6,7 @@ from mpi4py import MPI
 from nn.arguments import whole
 from nn.batch import Batch
 from strategies.base import Refused, Strategy
-from strategies.window import LINE
+from strategies.comm.shared_window import LINE
 
 
 class DataParallel(Strategy):

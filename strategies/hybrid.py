@@ -9,10 +9,10 @@ from mpi4py import MPI
 from nn.arguments import whole
 from nn.batch import Batch
 from nn.model import Model
-from strategies.agreement import on_all_ranks
+from strategies.comm.raise_together import on_all_ranks
 from strategies.data_parallel import DataParallel
-from strategies.layout import Sharded, unsplit
 from strategies.pipeline import Plan, Staged, check_rows, loss_of_last
+from strategies.sharding.layout import Sharded, unsplit
 from strategies.tensor_parallel import split
 
 

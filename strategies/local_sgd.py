@@ -10,8 +10,8 @@ from nn.arguments import whole
 from nn.batch import Batch
 from strategies.base import under
 from strategies.data_parallel import DataParallel
-from strategies.layout import refuse_synchronised
-from strategies.own_rows import own_gradients
+from strategies.sharding.layout import refuse_synchronised
+from strategies.sharding.own_rows import own_gradients
 
 
 class LocalSGD(DataParallel):

@@ -11,7 +11,7 @@ from nn.arguments import whole
 from nn.batch import Batch
 from nn.optim import zeros_like
 from strategies.base import Refused, Strategy
-from strategies.layout import refuse_synchronised
+from strategies.sharding.layout import refuse_synchronised
 
 PULL, PUSH = 1, 2
 

@@ -7,15 +7,23 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from nn.batch import Batch
-from nn.dropout import rows_of
 from nn.layers import Shape
+from nn.layers.dropout import rows_of
 from nn.loss import cross_entropy
 from nn.model import Model
-from strategies import balance, features
-from strategies.agreement import on_all_ranks
 from strategies.base import Refused
-from strategies.layout import Layout, MakeLayers, Sharded, part_of, refuse_synchronised, unsplit
-from strategies.schedules import Op, schedule
+from strategies.comm import channels_last
+from strategies.comm.raise_together import on_all_ranks
+from strategies.sharding import cuts as stage_cuts
+from strategies.sharding.layout import (
+    Layout,
+    MakeLayers,
+    Sharded,
+    part_of,
+    refuse_synchronised,
+    unsplit,
+)
+from strategies.sharding.schedules import Op, schedule
 
 Split = Callable[[Model, bool], tuple[MakeLayers, Layout]]
 """From a stage of the net, and whether its dx is needed, to what a rank computes of it."""
@@ -33,7 +41,7 @@ class Pipeline(Sharded):
 
     Args:
         micro_batches: nearly equal parts of the batch, each passed on as soon as it is done.
-        schedule: "naive", "gpipe", "1f1b" or "interleaved"; see `strategies.schedules`.
+        schedule: "naive", "gpipe", "1f1b" or "interleaved"; see `strategies.sharding.schedules`.
         cuts: "auto" balances the stages by the cost of each layer as measured on rank 0; or the
             first layer of every stage but the first.
         chunks: stages a rank in the interleaved schedule, by default 2; stage s is then on rank
@@ -112,7 +120,7 @@ class Plan:
             chunks = 2 if name == "interleaved" else 1
         self.schedule = schedule(name, ranks, micro_batches, chunks)
         self.ranks, self.micro_batches, self.stages = ranks, micro_batches, ranks * chunks
-        self.bounds = balance.choose(model, self.stages, cuts, comm)
+        self.bounds = stage_cuts.choose(model, self.stages, cuts, comm)
         for i, layer in enumerate(model.layers[: self.bounds[-2]]):
             if layer.rows_each > 1:
                 raise Refused(
@@ -251,7 +259,7 @@ class _Post:
             return self.here.pop(op)
         request, buffer = self.coming.pop(op)
         request.Wait()
-        return features.first(buffer)
+        return channels_last.first(buffer)
 
     def keep(self, op: Op, array: NDArray) -> None:
         """Put aside for an operation of this rank."""
@@ -265,7 +273,7 @@ class _Post:
             return
         # A request holds its buffer; those that are done give it up.
         self.leaving = [request for request in self.leaving if not request.Test()]
-        self.leaving.append(self.comm.Isend(features.last(array), rank, _tag(op)))
+        self.leaving.append(self.comm.Isend(channels_last.last(array), rank, _tag(op)))
 
     def close(self) -> None:
         """Wait until every message has left."""

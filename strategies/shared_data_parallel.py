@@ -5,7 +5,7 @@ from mpi4py import MPI
 
 from nn.batch import bounds
 from strategies.base import Strategy
-from strategies.window import LINE, SharedWindow
+from strategies.comm.shared_window import LINE, SharedWindow
 
 
 class SharedDataParallel(Strategy):

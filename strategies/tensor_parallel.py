@@ -9,12 +9,12 @@ import numpy as np
 from mpi4py import MPI
 
 from nn.batch import Batch, bounds
-from nn.dropout import rows_of
 from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Sigmoid, Tanh
+from nn.layers.dropout import rows_of
+from nn.layers.residual import Residual
 from nn.model import Model
-from nn.residual import Residual
-from strategies import features
-from strategies.layout import (
+from strategies.comm import channels_last
+from strategies.sharding.layout import (
     EVERYTHING,
     Block,
     Layout,
@@ -207,9 +207,9 @@ class SumGradient(Layer):
     def backward(self, dy, ctx, need_dx=True, add=False):
         if not need_dx:
             return None
-        dy = features.last(dy)
+        dy = channels_last.last(dy)
         self.comm.Allreduce(MPI.IN_PLACE, dy, MPI.SUM)
-        return features.first(dy)
+        return channels_last.first(dy)
 
 
 class _Regroup(Layer):
@@ -228,13 +228,13 @@ class _Regroup(Layer):
 
     def _gather(self, x):
         counts = self._counts(x)
-        mine = features.last(x)
+        mine = channels_last.last(x)
         received = np.empty(sum(counts), x.dtype)
         self.comm.Allgatherv(mine, [received, counts])
         whole = np.empty((*mine.shape[:-1], self.parts[-1][1]), x.dtype)
         for (lo, hi), part in zip(self.parts, np.split(received, np.cumsum(counts)[:-1])):
             whole[..., lo:hi] = part.reshape(*mine.shape[:-1], hi - lo)
-        return features.first(whole)
+        return channels_last.first(whole)
 
     def _sum_and_take(self, x):
         counts = self._counts(x)
@@ -242,7 +242,7 @@ class _Regroup(Layer):
         sent = np.concatenate([x[..., lo:hi].ravel() for lo, hi in self.parts])
         mine = np.empty((*x.shape[:-1], self.mine.stop - self.mine.start), x.dtype)
         self.comm.Reduce_scatter(sent, mine, counts, MPI.SUM)
-        return features.first(mine)
+        return channels_last.first(mine)
 
 
 class Gather(_Regroup):

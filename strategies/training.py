@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from nn import checkpoint
-from strategies.agreement import on_all_ranks
 from strategies.base import Strategy
+from strategies.comm.raise_together import on_all_ranks
 
 
 def save(path: str | Path, strategy: Strategy, position: int = 0) -> None:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from nn.arguments import whole
 from nn.batch import Batch, bounds
-from nn.dropout import rows_of
+from nn.layers.dropout import rows_of
 from nn.loss import cross_entropy
 from nn.model import Model, as_rows
-from strategies.layout import Block, Sharded
+from strategies.sharding.layout import Block, Sharded
 
 
 class ZeRO(Sharded):

@@ -1,6 +1,6 @@
 """Does it train the weights of plain training? The proof of a model or a strategy of your own.
 
-Run by `pytest tests --model file.py:factory --strategy file.py:Class` (see strategies/YOUR_OWN.md):
+Run by `pytest tests --model file.py:factory --strategy file.py:Class` (bench/user_code/README.md):
 your model by your strategy; your model by all of ours that are exact; or ours by your strategy.
 """
 
@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from bench import doors
-from bench.doors import Net
-from nn import SGD, AdaGrad, Adam, Batch, Model, schedules
+from bench.user_code import plugin
+from bench.user_code.plugin import Net
+from nn import SGD, AdaGrad, Adam, Batch, Model, lr_schedules
 from strategies import Sequential
 from strategies.base import Refused
-from tests.oracles import STEP_TOLERANCE, assert_trains_like
-from tests.small_nets import NETS
-from tests.watched import Watched
+from tests.support.oracles import STEP_TOLERANCE, assert_trains_like
+from tests.support.small_nets import NETS
+from tests.support.watched import Watched
 
 OPTIMIZERS = {
     "sgd": lambda: SGD(0.05),
     "momentum": lambda: SGD(0.05, momentum=0.9, weight_decay=1e-3),
-    "nesterov": lambda: SGD(schedules.cosine(0.05, 10), momentum=0.9, nesterov=True),
+    "nesterov": lambda: SGD(lr_schedules.cosine(0.05, 10), momentum=0.9, nesterov=True),
     "adam": lambda: Adam(1e-3),
     "adagrad": lambda: AdaGrad(1e-2),
 }
@@ -78,7 +78,7 @@ class Trial:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    yours = doors.of(metafunc.config)
+    yours = plugin.of(metafunc.config)
     if "trial" in metafunc.fixturenames:
         metafunc.parametrize("model", yours.nets(OURS))
         metafunc.parametrize("strategy", yours.strategies())
@@ -86,7 +86,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def trial(request, comm, model, strategy):
-    yours = doors.of(request.config)
+    yours = plugin.of(request.config)
     build, net = yours.strategies()[strategy], yours.nets(OURS)[model]
     return Trial(build, net, comm, theirs=yours.strategy is not None)
 

@@ -12,7 +12,7 @@ import time
 
 import psutil
 
-from bench.cores import allowed, available
+from bench.core.cores import allowed, available
 
 LIMIT = 0.1
 """Cores' worth of time that neighbours may take beyond the cores that a cell leaves free."""

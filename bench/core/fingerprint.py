@@ -15,7 +15,7 @@ import psutil
 import scipy.linalg  # noqa: F401 - loads scipy's BLAS, so that every program lists the same ones
 import threadpoolctl
 
-from bench.cores import allowed
+from bench.core.cores import allowed
 
 
 def fingerprint(ranks: int, devices: Collection[str]) -> dict[str, Any]:

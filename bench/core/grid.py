@@ -13,7 +13,7 @@ import pytest
 from mpi4py import MPI
 
 import nn
-from bench.measure import Case, Cell, Checker, equals_sequential, unchecked
+from bench.core.measure import Case, Cell, Checker, equals_sequential, unchecked
 from nn.data import Dataset
 from strategies import (
     CompressedDataParallel,
@@ -27,7 +27,7 @@ from strategies import (
     Strategy,
     TopK,
 )
-from strategies.compression import Compression
+from strategies.compressed_data_parallel import Compression
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def model(name: str, device: str) -> nn.Model:
     """
     if device == "cpu":
         return MODELS[name]()
-    from nn.torch_model import TorchModel  # torch takes seconds to import: only for who needs it
-    from nn.torch_zoo import build
+    from nn.torch.model import TorchModel  # torch takes seconds to import: only for who needs it
+    from nn.torch.zoo import build
 
     arguments, shape = TORCH_NETS[name]
     return TorchModel(build(name, **arguments), device, input_shape=shape)

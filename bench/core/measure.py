@@ -28,8 +28,8 @@ from mpi4py import MPI
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from bench.cores import all_cores, available
-from bench.instrument import Metered, Silent
+from bench.core.cores import all_cores, available
+from bench.core.metering import Metered, Silent
 from nn.batch import Batch
 from strategies.base import Strategy
 

@@ -1,7 +1,7 @@
 """Many ways to train one net in one run: in every round each takes its turn, on the same batches.
 
-The arms of `bench.measure` are those of one strategy; here are all strategies, and programs that
-are none. The rounds of any two are pairs.
+The arms of `bench.core.measure` are those of one strategy; here are all strategies, and programs
+that are none. The rounds of any two are pairs.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from mpi4py import MPI
 
-from bench.measure import SHORTEST_ROUND, Cell, Check, Measurement, alone, together
+from bench.core.measure import SHORTEST_ROUND, Cell, Check, Measurement, alone, together
 from nn.batch import Batch
 
 ROUNDS = 9

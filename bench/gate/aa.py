@@ -1,10 +1,10 @@
 """How often is the gate wrong? Measured on this machine, with the gate's own functions.
 
-    python -m bench.aa [--launches 30] [--loaded 6] [-n 2] [--data FILE] [--write FILE]
+    python -m bench.gate.aa [--launches 30] [--loaded 6] [-n 2] [--data FILE] [--write FILE]
 
 adds that many launches to a file and reports on all that it holds: it may be stopped and started
 again at any time, and `--launches 0` only reports. Each launch measures six cells as they are, and
-of each a copy that is 10 or 20% slower by design (see bench.slowed).
+of each a copy that is 10 or 20% slower by design (see bench.gate.slowed_copies).
 
 False alarms: every three launches in a row against the next three ("real", though they overlap),
 and launches drawn at random ("resampled"). Both share launches among comparisons, so that their
@@ -37,10 +37,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from bench import gate
-from bench.fingerprint import fingerprint
-from bench.gate import FRESH, MIN_LAUNCHES, Arms, Outcome
-from bench.launches import Launch, arms, interruptible, rank_count, start
+from bench.core.fingerprint import fingerprint
+from bench.gate import statistics
+from bench.gate.launches import Launch, arms, interruptible, rank_count, start
+from bench.gate.statistics import FRESH, MIN_LAUNCHES, Arms, Outcome
 
 AMOUNTS = (0.10, 0.20)
 DATA = Path(".lockstep", "aa.jsonl")
@@ -52,10 +52,14 @@ NEEDED = 2 * MIN_LAUNCHES + FRESH
 MARKS = ("<!-- error rates: written by nox -s bench_aa -->", "<!-- end of error rates -->")
 
 MEASURED = {
-    "nn": ("arguments", "batch", "layers", "loss", "model", "optim", "schedules", "zoo"),
-    "nn/data": ("cache", "dataset", "digits", "distortions", "prepare", "raw"),
-    "strategies": ("base", "data_parallel", "sequential", "shared", "window"),
-    "bench": ("cells", "cores", "instrument", "measure", "slowed"),
+    "nn": ("arguments", "batch", "loss", "lr_schedules", "model", "optim", "zoo"),
+    "nn/layers": ("base",),
+    "nn/data": ("cache", "dataset", "distortions", "load", "prepare", "raw"),
+    "nn/data/sets": ("digits",),
+    "strategies": ("base", "data_parallel", "sequential", "shared_data_parallel"),
+    "strategies/comm": ("shared_window",),
+    "bench/core": ("cores", "grid", "measure", "metering"),
+    "bench/gate": ("slowed_copies",),
 }
 """Folder -> modules that run while the trial's cells are measured. Named one by one, so that a new
 module, which they cannot be running yet, leaves the launches on file comparable."""
@@ -114,7 +118,7 @@ def collect(path: Path, number: int, ranks: int, loaded: bool, console: Console)
         turn = (before + count) % len(AMOUNTS)
         amounts = [str(amount) for amount in (*AMOUNTS[turn:], *AMOUNTS[:turn])]
         begun = time.monotonic()
-        command = ["-m", "bench.slowed", *amounts]
+        command = ["-m", "bench.gate.slowed_copies", *amounts]
         if loaded:
             with busy_neighbour(half if count == 0 else 0.0):
                 launch = start(ranks, command, Path.cwd())
@@ -217,18 +221,18 @@ def judged(launches: Mapping[str, Sequence[Arms]]) -> dict[str, Outcome]:
 
 def compared(before: Side, after: Side, fresh: Side) -> dict[str, Outcome]:
     """The whole gate: fresh launches are looked at for the cells that are in doubt."""
-    verdicts = gate.judge(before, after)
-    if doubtful := gate.unsettled(verdicts):
-        verdicts = gate.judge(before, after, {cell: fresh[cell] for cell in doubtful})
+    verdicts = statistics.judge(before, after)
+    if doubtful := statistics.unsettled(verdicts):
+        verdicts = statistics.judge(before, after, {cell: fresh[cell] for cell in doubtful})
     return {verdict.cell: verdict.outcome for verdict in verdicts}
 
 
 def alarm(outcomes: Mapping[str, Outcome]) -> bool:
-    return any(outcome in gate.FAILED for outcome in outcomes.values())
+    return any(outcome in statistics.FAILED for outcome in outcomes.values())
 
 
 def undecided(outcomes: Mapping[str, Outcome]) -> bool:
-    return any(outcome in gate.UNDECIDED for outcome in outcomes.values())
+    return any(outcome in statistics.UNDECIDED for outcome in outcomes.values())
 
 
 def adjacent(samples: Sequence[Sample]) -> list[Rate]:
@@ -263,7 +267,7 @@ def detected(samples: Sequence[Sample], amount: float, rng: np.random.Generator)
         replaced = [*before, *undisturbed(slower, slow, amount)]
         if len(replaced) == NEEDED:
             plain = {cell: undisturbed(order, cell) for cell in cells}
-            hits += judged(plain | {slow: replaced})[slow] in gate.FAILED
+            hits += judged(plain | {slow: replaced})[slow] in statistics.FAILED
             tried += 1
     return Rate(f"{amount:.0%} slowdown found", "resampled", hits, tried)
 
@@ -320,7 +324,7 @@ def report(path: Path, ranks: int) -> tuple[list[Rate], list[str]]:
         notes.append(f"too few launches: {NEEDED} undisturbed ones of each cell are needed")
         return [], notes
     spread = [
-        float(np.std([gate.log_speedup(*one) for one in launches], ddof=1))
+        float(np.std([statistics.log_speedup(*one) for one in launches], ddof=1))
         for launches in usable.values()
     ]
     notes.append(f"speedup varies across launches by {min(spread):.1%} to {max(spread):.1%} (CV)")
@@ -354,7 +358,7 @@ def write(text: str, path: Path, readme: Path = Path("README.md")) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="bench.aa",
+        prog="bench.gate.aa",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

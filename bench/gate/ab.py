@@ -1,10 +1,10 @@
 """Judge the working tree against another commit, both launched in turn on this machine.
 
-    python -m bench.ab GIT_REF [-n N] [--tolerance 5%] [pytest arguments; default --quick]
+    python -m bench.gate.ab GIT_REF [-n N] [--tolerance 5%] [pytest arguments; default --quick]
 
 The robust way for hosted runners, where no two jobs meet the same machine: the other commit is
 checked out into a temporary worktree, and launches alternate A B, B A, A B. Each commit runs its
-own nn, strategies and bench, with the packages of this environment. Exit codes: bench.compare.
+own nn, strategies and bench, with the packages of this environment. Exit codes: bench.gate.compare.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.compare import after_side, arguments, conclude, notes, settled
-from bench.cores import available
-from bench.gate import FRESH, Side
-from bench.launches import Grid, Launch, collect, interruptible, oversubscribed, side
-from bench.verdicts import Report, Unusable
+from bench.core.cores import available
+from bench.gate.compare import after_side, arguments, conclude, notes, settled
+from bench.gate.launches import Grid, Launch, collect, interruptible, oversubscribed, side
+from bench.gate.statistics import FRESH, Side
+from bench.gate.verdicts import Report, Unusable
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def _git(*command: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="bench.ab",
+        prog="bench.gate.ab",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

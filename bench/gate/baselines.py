@@ -1,6 +1,6 @@
 """Several launches pooled into a baseline, in pytest-benchmark's storage folder.
 
-    python -m bench.baseline -n 2 --launches 3 --save NAME [pytest arguments, e.g. --quick]
+    python -m bench.gate.baselines -n 2 --launches 3 --save NAME [pytest arguments, e.g. --quick]
 
 A baseline is a file that `pytest-benchmark compare` reads, with one more top-level key, "lockstep":
 the fingerprint of the machine, the arguments that the grid was run with, and each launch's cells
@@ -32,10 +32,9 @@ from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
 from pytest_benchmark.stats import Stats
 from pytest_benchmark.utils import get_commit_info, get_machine_id
 
-from bench.cores import available
-from bench.fingerprint import fingerprint
-from bench.gate import MIN_LAUNCHES
-from bench.launches import (
+from bench.core.cores import available
+from bench.core.fingerprint import fingerprint
+from bench.gate.launches import (
     Grid,
     Launch,
     collect,
@@ -45,7 +44,8 @@ from bench.launches import (
     rank_count,
     side,
 )
-from bench.verdicts import Unusable
+from bench.gate.statistics import MIN_LAUNCHES
+from bench.gate.verdicts import Unusable
 
 STORAGE = Path(".benchmarks")
 FORMAT = 1
@@ -216,7 +216,7 @@ def _benchmark(launches: Sequence[Launch], cell: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bench.baseline", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="bench.gate.baselines", allow_abbrev=False)
     parser.add_argument("-n", dest="ranks", type=rank_count, default=available())
     parser.add_argument("--launches", type=launch_count, default=MIN_LAUNCHES)
     parser.add_argument("--save", metavar="NAME", type=name_of, required=True)

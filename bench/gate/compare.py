@@ -1,6 +1,6 @@
 """Run a baseline's cells again and judge their speedups.
 
-    python -m bench.compare NAME [--tolerance 5%] [-n N] [--json F] [--junit F] [--markdown F]
+    python -m bench.gate.compare NAME [--tolerance 5%] [-n N] [--json F] [--junit F] [--markdown F]
 
 Exit codes: 0 every gated cell held; 1 a cell is slower (confirmed) or missing; 2 wrong usage, or no
 usable baseline; 3 incomparable: another machine or other libraries; 4 inconclusive: neighbours or
@@ -16,10 +16,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import baseline, gate, verdicts
-from bench.fingerprint import differences, fingerprint
-from bench.gate import MIN_LAUNCHES, TOLERANCE, Side, Verdict
-from bench.launches import (
+from bench.core.fingerprint import differences, fingerprint
+from bench.gate import baselines, statistics, verdicts
+from bench.gate.launches import (
     Grid,
     Launch,
     collect,
@@ -30,10 +29,11 @@ from bench.launches import (
     rank_count,
     side,
 )
-from bench.verdicts import Exit, Report, Unusable
+from bench.gate.statistics import MIN_LAUNCHES, TOLERANCE, Side, Verdict
+from bench.gate.verdicts import Exit, Report, Unusable
 
 
-def after_side(launches: Sequence[Launch]) -> dict[str, list[gate.Arms]]:
+def after_side(launches: Sequence[Launch]) -> dict[str, list[statistics.Arms]]:
     """The usable launches of this run; what a launch failed to measure is missing, hence fails."""
     gone = lost(launches)
     return {cell: rounds for cell, rounds in side(launches).items() if cell not in gone}
@@ -47,8 +47,8 @@ def settled(
     crowded: Collection[str],
 ) -> list[Verdict]:
     """Final verdicts. `again` launches the doubtful cells: more of before, and fresh after."""
-    first = gate.judge(before, after, tolerance=tolerance, oversubscribed=crowded)
-    doubtful = gate.unsettled(first)
+    first = statistics.judge(before, after, tolerance=tolerance, oversubscribed=crowded)
+    doubtful = statistics.unsettled(first)
     if not doubtful:
         return first
     more, fresh = again(doubtful)
@@ -57,16 +57,18 @@ def settled(
     after = {
         cell: rounds for cell, rounds in after.items() if cell in fresh or cell not in doubtful
     }
-    return gate.judge(before, after, fresh, tolerance=tolerance, oversubscribed=crowded)
+    return statistics.judge(before, after, fresh, tolerance=tolerance, oversubscribed=crowded)
 
 
-def compare(saved: baseline.Baseline, ranks: int | None, launches: int, tolerance: float) -> Report:
+def compare(
+    saved: baselines.Baseline, ranks: int | None, launches: int, tolerance: float
+) -> Report:
     """Launch the cells of a baseline again and judge them."""
     label = saved.path.stem
     devices = {line["device"] for one in saved.launches for line in one.cells.values()}
     size = saved.fingerprint.get("world_size") if ranks is None else ranks
     if not isinstance(size, int) or size < 1:
-        raise baseline.BaselineError(f"{saved.path} is damaged: world size {size!r}")
+        raise baselines.BaselineError(f"{saved.path} is damaged: world size {size!r}")
     unequal = differences(saved.fingerprint, fingerprint(size, devices))
     if unequal:
         return Report(label, "this run", [], tolerance, incomparable=unequal)
@@ -76,7 +78,7 @@ def compare(saved: baseline.Baseline, ranks: int | None, launches: int, toleranc
     fresh: list[Launch] = []
 
     def again(cells: Collection[str]) -> tuple[Side, Side]:
-        fresh.extend(*collect([grid], gate.FRESH, only=cells))
+        fresh.extend(*collect([grid], statistics.FRESH, only=cells))
         return {}, after_side(fresh)
 
     crowded = oversubscribed(saved.launches) | oversubscribed(runs)
@@ -129,17 +131,17 @@ def conclude(judge: Callable[[], Report], options: argparse.Namespace) -> Exit:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="bench.compare",
+        prog="bench.gate.compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--storage", type=Path, default=baseline.STORAGE)
+    parser.add_argument("--storage", type=Path, default=baselines.STORAGE)
     arguments(parser)
     options = parser.parse_args(argv)
 
     def judge() -> Report:
-        saved = baseline.load(options.storage, options.name)
+        saved = baselines.load(options.storage, options.name)
         return compare(saved, options.ranks, options.launches, options.tolerance)
 
     return conclude(judge, options)

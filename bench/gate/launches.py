@@ -23,9 +23,9 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from bench.cores import available
-from bench.gate import MIN_LAUNCHES, Arms
-from bench.neighbours import Neighbours, disturbed
+from bench.core.background_load import Neighbours, disturbed
+from bench.core.cores import available
+from bench.gate.statistics import MIN_LAUNCHES, Arms
 
 CELLS: Final = "LOCKSTEP_CELLS"
 """Environment variable: where the measuring core appends one JSON line per measured cell."""

@@ -1,9 +1,9 @@
 """Cells for the gate's own trial: real ones, and copies whose parallel arm is slower by design.
 
-    LOCKSTEP_CELLS=FILE mpiexec -n 2 python -m bench.slowed AMOUNT ...
+    LOCKSTEP_CELLS=FILE mpiexec -n 2 python -m bench.gate.slowed_copies AMOUNT ...
 
 measures every cell of the trial's grid as it is, and once more with each step stretched by one of
-the amounts (0.1 is 10%); which one turns with the cell. Started by bench.aa.
+the amounts (0.1 is 10%); which one turns with the cell. Started by bench.gate.aa.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from bench.cells import case
-from bench.measure import Case, Cell, measure
-from bench.results import append
+from bench.core.grid import case
+from bench.core.measure import Case, Cell, measure
+from bench.report.results import append
 from nn import Batch
 from strategies import Strategy
 

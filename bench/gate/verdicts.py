@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.gate import CONFIDENCE, FAILED, TOLERANCE, UNDECIDED, Outcome, Verdict
+from bench.gate.statistics import CONFIDENCE, FAILED, TOLERANCE, UNDECIDED, Outcome, Verdict
 
 
 class Exit(IntEnum):

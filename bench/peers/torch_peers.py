@@ -5,7 +5,7 @@ its communication over gloo. Of ours there is the outside alone: `step` takes th
 `weights` returns all parameters in sequential order. A step also sums the loss, over MPI, since
 that is in the contract; it takes microseconds.
 
-    pytest tests bench --model file.py:net --strategy bench/peers.py:DistributedDataParallel
+    pytest tests bench --model file.py:net --strategy bench/peers/torch_peers.py:GPipe
 
 Gradients are averaged over ranks by torch, so each rank's loss is its sum over rows, times the
 number of ranks, over the rows of the whole batch: shards may then be uneven, or empty.
@@ -28,12 +28,12 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.nn.functional import cross_entropy
 
 from nn import SGD, AdaGrad, Adam, Batch
-from nn.dropout import rows_of
+from nn.layers.dropout import rows_of
 from nn.model import as_rows
-from nn.torch_dropout import Dropout
-from nn.torch_model import TorchModel
-from strategies import balance
+from nn.torch.dropout import Dropout
+from nn.torch.model import TorchModel
 from strategies.base import Refused, Strategy
+from strategies.sharding import cuts as stage_cuts
 
 TIMEOUT = timedelta(seconds=60)
 """That a rank waits for others, who may have failed."""
@@ -175,7 +175,7 @@ class GPipe(_Gloo):
         if any(isinstance(module, Dropout) for module in self.module.modules()):
             raise Refused(f"a net with dropout: {type(self).__name__} expected one without")
         rank, ranks = self.comm.rank, self.comm.size
-        bounds = balance.choose(self.model, ranks, "auto", self.comm)
+        bounds = stage_cuts.choose(self.model, ranks, "auto", self.comm)
         self._lo, self._hi = bounds[rank], bounds[rank + 1]
         self.module = self.module[self._lo : self._hi]
         self._schedules: dict[int, Any] = {}

@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.measure import Measurement, WrongTraining
-from bench.results import Ratio, Training, Transfer
+from bench.core.measure import Measurement, WrongTraining
+from bench.report.results import Ratio, Training, Transfer
 
 LEGEND = """\
 [b]plain[/b]     plain training: one process with one thread, the other ranks asleep

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from bench.cells import MLP_SIZES, TORCH_NETS, optimizer
-from bench.cores import all_cores, available
-from bench.interleave import ratio
-from bench.measure import Cell, Check, equals_sequential
-from bench.race import Entrant, measurements, race
+from bench.core.cores import all_cores, available
+from bench.core.grid import MLP_SIZES, TORCH_NETS, optimizer
+from bench.core.interleave import ratio
+from bench.core.measure import Cell, Check, equals_sequential
+from bench.core.turns import Entrant, measurements, race
 from nn import Batch
 from strategies import DataParallel, Pipeline, Sequential, SharedDataParallel
 
@@ -75,14 +75,14 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     pytest.importorskip("torch").set_num_threads(1)
-    from bench import peers
-    from nn import torch_zoo
-    from nn.torch_model import TorchModel
+    from bench.peers import torch_peers
+    from nn.torch import zoo
+    from nn.torch.model import TorchModel
 
     arguments, shape = NETS[net]
 
     def build(strategy, *on):
-        model = TorchModel(lambda: torch_zoo.build(net, **arguments), input_shape=shape)
+        model = TorchModel(lambda: zoo.build(net, **arguments), input_shape=shape)
         return strategy(model, optimizer(), *on)
 
     rng = np.random.default_rng(0)
@@ -92,10 +92,10 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
     ]
     short = Batch(x[1:batch_size], y[1:batch_size])
     strategies = {
-        "torch, plain loop": build(peers.Peer),
-        THREADS: build(peers.Peer),
+        "torch, plain loop": build(torch_peers.Peer),
+        THREADS: build(torch_peers.Peer),
         **{name: build(ours, comm) for name, ours in OURS.items()},
-        **{peer.__name__: build(peer, comm) for peer in peers.PEERS},
+        **{peer.__name__: build(peer, comm) for peer in torch_peers.PEERS},
     }
     entrants = {PLAIN: Entrant(build(Sequential).step, 1)}
     for label, strategy in strategies.items():

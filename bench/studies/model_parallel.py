@@ -1,6 +1,6 @@
 """What does it cost to train a net that is spread over the workers?
 
-Not part of the common run: name the file, as in `nox -s bench_mpi -- -n 2 bench/model_parallel.py`.
+Not part of the common run: `nox -s bench_mpi -- -n 2 bench/studies/model_parallel.py`.
 """
 
 import tracemalloc
@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from bench.cells import full
-from bench.cores import available
-from bench.instrument import Silent
-from bench.interleave import ratio
-from bench.measure import ROUNDS, Case, Cell, measure, together
-from bench.results import Ratio
+from bench.core.cores import available
+from bench.core.grid import full
+from bench.core.interleave import ratio
+from bench.core.measure import ROUNDS, Case, Cell, measure, together
+from bench.core.metering import Silent
+from bench.report.results import Ratio
 from nn import SGD, Batch, mlp
 from nn.batch import bounds
 from strategies import DataParallel, Pipeline, Sequential, TensorParallel, ZeRO
-from strategies.schedules import SCHEDULES
+from strategies.sharding.schedules import SCHEDULES
 
 ITEM = 4
 """Bytes of a float32."""

@@ -1,7 +1,7 @@
 """Does it pay to have threads read batches ahead of the step?
 
 Runtime and accuracy of a training run as it is (the base), with batches read ahead by threads, and
-on each device. Not part of the common run: `nox -s bench_mpi -- -n 1 bench/prefetching.py`.
+on each device. Not part of the common run: `nox -s bench_mpi -- -n 1 bench/studies/prefetching.py`.
 """
 
 import time
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.interleave import ratio
-from bench.results import Training
+from bench.core.interleave import ratio
+from bench.report.results import Training
 from nn import SGD, cnn, data, mlp
 from nn.data.prefetch import prefetch
 from strategies import Sequential
@@ -51,8 +51,8 @@ def test_reading_ahead(record, promise, net):
 @every_net
 def test_reading_ahead_in_torch(record, promise, net, device):
     pytest.importorskip("torch").set_num_threads(1)
-    from nn import torch_zoo
-    from nn.torch_model import TorchModel
+    from nn.torch import zoo
+    from nn.torch.model import TorchModel
 
     name, shape = ("mlp", (4,)) if net is IRIS else ("cnn", (1, 28, 28))
     compare(
@@ -60,7 +60,7 @@ def test_reading_ahead_in_torch(record, promise, net, device):
         promise,
         net,
         f"torch, {device}",
-        lambda: TorchModel(torch_zoo.build(name), device, input_shape=shape),
+        lambda: TorchModel(zoo.build(name), device, input_shape=shape),
     )
 
 

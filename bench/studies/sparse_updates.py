@@ -17,12 +17,12 @@ from mpi4py import MPI
 from scipy import stats
 
 import nn
-from bench import words
 from bench.conftest import hold
-from bench.measure import sleeping_barrier
-from bench.results import Ratio
-from nn import SGD, Batch, Model, schedules
+from bench.core.measure import sleeping_barrier
+from bench.report.results import Ratio
+from nn import SGD, Batch, Model, lr_schedules
 from nn.data import Dataset
+from nn.data.sets import topics
 from strategies import Hogwild, SharedDataParallel, Strategy
 
 SEEDS = 8
@@ -61,8 +61,8 @@ class Workload:
 SPARSE = partial(Hogwild, sparse=True)
 WORKLOADS = {
     "words": Workload(
-        data=words.load,
-        model=words.model,
+        data=topics.load,
+        model=topics.model,
         lr=1.0,
         rows=16,
         epochs=8,
@@ -96,7 +96,7 @@ def train(workload: Workload, arm: str, data: Dataset, seed: int, comm: MPI.Intr
     ranks = MPI.COMM_SELF if alone else comm
     rows = workload.rows * ranks.size
     model = workload.model(data.classes, seed)
-    lr = schedules.cosine(workload.lr, workload.epochs * data.steps_per_epoch(rows))
+    lr = lr_schedules.cosine(workload.lr, workload.epochs * data.steps_per_epoch(rows))
     strategy = workload.arms[arm](model, SGD(lr), ranks)
     seconds = 0.0
     if comm.rank == 0 or not alone:

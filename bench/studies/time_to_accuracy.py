@@ -23,11 +23,11 @@ import pytest
 from mpi4py import MPI
 
 import nn
-from bench.cells import MLP_SIZES, optimizer
 from bench.conftest import LINES, hold
-from bench.cores import available
-from bench.measure import sleeping_barrier
-from bench.results import Ratio
+from bench.core.cores import available
+from bench.core.grid import MLP_SIZES, optimizer
+from bench.core.measure import sleeping_barrier
+from bench.report.results import Ratio
 from nn import Batch
 from nn.data import Dataset
 from strategies import Hogwild, LocalSGD, Sequential, SharedDataParallel, Strategy

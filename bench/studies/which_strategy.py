@@ -1,6 +1,6 @@
 """Which strategy is fastest for which net, and from which batch size on?
 
-    mpiexec -n 2 python -m bench.which_strategy [--nets NAME ...] [--rounds R] [--markdown FILE]
+    nox -s bench_which -- [-n 2] [--nets NAME ...] [--rounds R] [--markdown FILE]
 
 For every net and batch size all strategies take turns with plain training in rounds, in
 alternating order. On more ranks than there are cores nothing is timed: there it is only shown
@@ -17,8 +17,8 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from bench.cores import available
-from bench.measure import SHORTEST_ROUND, alone, equals_sequential, together
+from bench.core.cores import available
+from bench.core.measure import SHORTEST_ROUND, alone, equals_sequential, together
 from nn import SGD, Batch, Model, mlp
 from strategies import (
     DataParallel,
@@ -118,7 +118,7 @@ def race(sizes: list[int], rows: int, comm: MPI.Intracomm, rounds: int) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("bench.which_strategy")
+    parser = argparse.ArgumentParser("bench.studies.which_strategy")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--markdown", type=Path, help="write the table there too")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), metavar="NAME")

@@ -48,6 +48,6 @@ def _is_there(name: str) -> bool:
 
 
 def _devices() -> list[str]:
-    from nn.torch_model import devices  # torch takes seconds to import: only for who needs it
+    from nn.torch.model import devices  # torch takes seconds to import: only for who needs it
 
     return devices()

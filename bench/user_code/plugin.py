@@ -1,7 +1,7 @@
 """Your own model, strategy and data, from files of your own: `--model`, `--strategy`, `--data`.
 
-What the files must hold is on one page, `strategies/YOUR_OWN.md`. What is done with it: the proof
-of `tests/test_yours.py` and the measurement of `bench/test_yours.py`, and nothing else is run.
+`bench/user_code/README.md` says what the files must hold. With them, only the proof in
+`tests/test_user_code.py` and the measurement in `bench/test_user_code.py` run.
 
 A pytest plugin of the root conftest. Everything is loaded and tried once, before any test, and the
 ranks agree on what came of it: a mistake is one sentence and the end of the run.
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from nn import SGD, Batch, Model, data
 from nn.data import Dataset
-from nn.embedding import EmbeddingBag
+from nn.layers.embedding import EmbeddingBag
 from nn.sequences import Sequences
 from strategies import (
     DataParallel,
@@ -39,7 +39,7 @@ from strategies import (
     ZeRO,
 )
 
-FILE = "test_yours.py"
+FILE = "test_user_code.py"
 """The name of the test files that the doors lead to."""
 
 Build = Callable[[Any, Any, Any], Any]
@@ -351,7 +351,7 @@ def _as_model(made: Any, dtype: str, factory: Any, door: str, rows: Rows | None)
 
 
 def _wrapped(module: Any, dtype: str, input_shape: Any, door: str) -> Model:
-    from nn.torch_model import TorchModel  # torch takes a second to import
+    from nn.torch.model import TorchModel  # torch takes a second to import
 
     try:
         return TorchModel(module, dtype=dtype, seed=None, input_shape=input_shape)
@@ -402,7 +402,7 @@ def _classes(model: Any) -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("lockstep: your own (see strategies/YOUR_OWN.md)")
+    group = parser.getgroup("lockstep: your own (see bench/user_code/README.md)")
     group.addoption("--model", metavar="FILE.py:FACTORY", help="a function that returns your model")
     group.addoption("--strategy", metavar="FILE.py:CLASS", help="your strategy")
     group.addoption(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nn.arguments import whole
 from nn.batch import Batch
-from nn.data import files
+from nn.data.formats import files
 from nn.data.prefetch import prefetch as read_ahead
 
 

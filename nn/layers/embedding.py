@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from nn.arguments import whole
-from nn.layers import Layer
+from nn.layers.base import Layer
 
 LARGEST = 2**24
 """Numbers up to this one pass through float32 unharmed."""

@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from nn.layers import Layer, check_in_place
+from nn.layers.base import Layer, check_in_place
 
 
 class Residual(Layer):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.nn.modules.dropout import _DropoutNd
 
-from nn.dropout import mask
-from nn.torch_hooks import hooked
+from nn.layers.dropout import mask
+from nn.torch.hooks import hooked
 
 
 class Clock:

@@ -15,7 +15,7 @@ from torch.nn import GELU, Embedding, Flatten, LayerNorm, Linear, Module, Sequen
 from torch.nn.utils import parameters_to_vector
 
 from nn.arguments import whole
-from nn.torch_model import TorchModel
+from nn.torch.model import TorchModel
 
 Net = TypeVar("Net", Sequential, TorchModel)
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nn.layers import Layer, Shape
-from nn.torch_batch_norm import SyncBatchNorm
-from nn.torch_dropout import Dropout
-from nn.torch_hooks import hooked
+from nn.torch.batch_norm import SyncBatchNorm
+from nn.torch.dropout import Dropout
+from nn.torch.hooks import hooked
 
 ELEMENTWISE = (
     torch.nn.ReLU,

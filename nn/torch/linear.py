@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from nn.layers import Linear
-from nn.torch_hooks import hooked
-from nn.torch_layer import TorchLayer
+from nn.torch.hooks import hooked
+from nn.torch.layer import TorchLayer
 
 
 def splittable(module: torch.nn.Module) -> bool:

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from nn.arguments import whole
 from nn.batch import Batch
-from nn.dropout import rows_of
 from nn.layers import Shape
+from nn.layers.dropout import rows_of
 from nn.loss import cross_entropy
 from nn.model import DTYPES, Model, as_rows
-from nn.torch_batch_norm import RunningStatistics, synchronise
-from nn.torch_dropout import Clock, replace_dropout
-from nn.torch_embedding import take_floats
-from nn.torch_hooks import hooked
-from nn.torch_layer import TorchLayer
-from nn.torch_linear import TorchLinear, splittable
+from nn.torch.batch_norm import RunningStatistics, synchronise
+from nn.torch.dropout import Clock, replace_dropout
+from nn.torch.embedding import take_floats
+from nn.torch.hooks import hooked
+from nn.torch.layer import TorchLayer
+from nn.torch.linear import TorchLinear, splittable
 
 Modules = torch.nn.Module | Sequence[torch.nn.Module]
 

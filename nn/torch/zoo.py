@@ -38,7 +38,7 @@ from torch.nn import (
 
 from nn.arguments import whole
 from nn.layers import Shape
-from nn.torch_gpt2 import gpt2, load_gpt2
+from nn.torch.gpt2 import gpt2, load_gpt2
 
 __all__ = ["NETS", "NORMS", "build", "load_gpt2"]
 

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from strategies import small_objects
 from strategies.base import Communicator, Refused
+from strategies.comm import json_codec
 
 Buffer = NDArray | torch.Tensor
 BACKENDS = ("gloo", "nccl")
@@ -245,24 +245,24 @@ class TorchComm(Communicator):
     # Collectives on small objects, as `small_objects` sends them.
 
     def allgather(self, value: Any) -> list[Any]:
-        data = np.frombuffer(bytearray(small_objects.encode(value)), np.uint8)
+        data = np.frombuffer(bytearray(json_codec.encode(value)), np.uint8)
         lengths = np.empty(self.size, np.int64)
         self.Allgather(np.array([len(data)]), lengths)
         whole = np.empty(lengths.sum(), np.uint8)
         self.Allgatherv(data, [whole, lengths.tolist()])
         ends = list(accumulate(lengths.tolist()))
-        return [small_objects.decode(part.tobytes()) for part in np.split(whole, ends[:-1])]
+        return [json_codec.decode(part.tobytes()) for part in np.split(whole, ends[:-1])]
 
     def bcast(self, value: Any, root: int = 0) -> Any:
         data = np.empty(0, np.uint8)
         if self.rank == root:
-            data = np.frombuffer(bytearray(small_objects.encode(value)), np.uint8)
+            data = np.frombuffer(bytearray(json_codec.encode(value)), np.uint8)
         length = np.array([len(data)])
         self.Bcast(length, root)
         if self.rank != root:
             data = np.empty(length[0], np.uint8)
         self.Bcast(data, root)
-        return small_objects.decode(data.tobytes())
+        return json_codec.decode(data.tobytes())
 
     def _there(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor on the device of the collectives: itself, if it is there."""

@@ -10,7 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 from nn.batch import Batch
-from nn.dropout import rows_of
+from nn.layers.dropout import rows_of
 from nn.model import Model
 from strategies.base import Refused
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from nn.sequences import Sequences
-from nn.torch_model import TorchModel
+from nn.torch.model import TorchModel
 
 WORDS, LENGTH = 11, 6
 

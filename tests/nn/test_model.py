@@ -5,7 +5,7 @@ import pytest
 
 from nn import Model, cnn, lenet, mlp
 from nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU
-from tests.oracles import random_batches
+from tests.support.oracles import random_batches
 
 pytestmark = pytest.mark.workers(1)
 

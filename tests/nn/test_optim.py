@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nn import SGD, AdaGrad, Adam, schedules
+from nn import SGD, AdaGrad, Adam, lr_schedules
 
 pytestmark = pytest.mark.workers(1)
 
@@ -65,17 +65,17 @@ def test_a_schedule_is_called_with_the_number_of_steps_taken():
 @pytest.mark.parametrize(
     ("schedule", "reference"),
     [
-        (schedules.constant(0.4), lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)),
+        (lr_schedules.constant(0.4), lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0)),
         (
-            schedules.milestones(0.4, [3, 7], 0.5),
+            lr_schedules.milestones(0.4, [3, 7], 0.5),
             lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [3, 7], 0.5),
         ),
         (
-            schedules.cosine(0.4, 19, 0.01),
+            lr_schedules.cosine(0.4, 19, 0.01),
             lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 19, 0.01),
         ),
         (
-            schedules.warm_restarts(0.4, 4, 2, 0.01),
+            lr_schedules.warm_restarts(0.4, 4, 2, 0.01),
             lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 4, 2, 0.01),
         ),
     ],
@@ -91,7 +91,7 @@ def test_schedules_equal_torchs(schedule, reference):
 
 
 def test_cosine_stays_at_its_end():
-    assert schedules.cosine(1.0, 10, 0.25)(25) == 0.25
+    assert lr_schedules.cosine(1.0, 10, 0.25)(25) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ def test_cosine_stays_at_its_end():
         (lambda: Adam(betas=(0.9,)), TypeError),  # type: ignore[arg-type]
         (lambda: Adam(eps=-1e-8), ValueError),
         (lambda: AdaGrad(eps=-1e-8), ValueError),
-        (lambda: schedules.cosine(0.1, 0), ValueError),
-        (lambda: schedules.milestones(0.1, [3, 2]), ValueError),
-        (lambda: schedules.warm_restarts(0.1, 0), ValueError),
-        (lambda: schedules.warm_restarts(0.1, 5, 0), ValueError),
+        (lambda: lr_schedules.cosine(0.1, 0), ValueError),
+        (lambda: lr_schedules.milestones(0.1, [3, 2]), ValueError),
+        (lambda: lr_schedules.warm_restarts(0.1, 0), ValueError),
+        (lambda: lr_schedules.warm_restarts(0.1, 5, 0), ValueError),
     ],
 )
 def test_bad_arguments_say_what_was_expected(build, error):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from nn.sequences import Sequences
-from nn.torch_model import TorchModel
-from nn.torch_zoo import build
+from nn.torch.model import TorchModel
+from nn.torch.zoo import build
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 

@@ -19,9 +19,9 @@ from strategies import (
     SharedDataParallel,
     TopK,
 )
-from strategies.checkpoint import load, save
-from tests.exact import EXACT
-from tests.optimizers import OPTIMIZERS
+from strategies.training import load, save
+from tests.support.exact import EXACT
+from tests.support.optimizers import OPTIMIZERS
 
 STRATEGIES = {
     "Sequential": Sequential,

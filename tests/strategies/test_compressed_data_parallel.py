@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from nn import SGD, Adam, cnn, mlp
 from strategies import CompressedDataParallel, DataParallel, PowerSGD, Sequential, TopK
 from strategies.base import Refused
-from tests.oracles import assert_trains_like, random_batches
-from tests.small_nets import small_mlp
+from tests.support.oracles import assert_trains_like, random_batches
+from tests.support.small_nets import small_mlp
 
 LOSSLESS = {"all": lambda: TopK(10**6), "full_rank": lambda: PowerSGD(10**6)}
 LOSSY = {"top_1": lambda: TopK(1), "top_20": lambda: TopK(20), "rank_1": lambda: PowerSGD(1)}

@@ -11,9 +11,9 @@ import strategies
 from nn import SGD, Batch, cnn, lenet, mlp
 from strategies import DataParallel, Sequential, SharedDataParallel
 from strategies.base import Refused
-from tests.optimizers import OPTIMIZERS
-from tests.oracles import MatchedOrder, assert_trains_like, random_batches
-from tests.small_nets import small_mlp
+from tests.support.optimizers import OPTIMIZERS
+from tests.support.oracles import MatchedOrder, assert_trains_like, random_batches
+from tests.support.small_nets import small_mlp
 
 STRATEGIES = {
     "data_parallel": DataParallel,

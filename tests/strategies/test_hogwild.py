@@ -11,9 +11,9 @@ from nn import SGD, Adam, Batch, Model
 from nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU
 from nn.optim import Optimizer
 from strategies import Hogwild, Sequential
-from tests.optimizers import OPTIMIZERS
-from tests.oracles import random_batches
-from tests.small_nets import small_mlp
+from tests.support.optimizers import OPTIMIZERS
+from tests.support.oracles import random_batches
+from tests.support.small_nets import small_mlp
 
 
 @pytest.mark.workers(1)

@@ -11,10 +11,10 @@ from mpi4py import MPI
 from nn import Adam, mlp
 from strategies import Hybrid, Sequential
 from strategies.base import Refused
-from strategies.schedules import SCHEDULES
-from tests.optimizers import momentum
-from tests.oracles import MatchedOrder, assert_trains_like, random_batches
-from tests.small_nets import DEEP, NETS
+from strategies.sharding.schedules import SCHEDULES
+from tests.support.optimizers import momentum
+from tests.support.oracles import MatchedOrder, assert_trains_like, random_batches
+from tests.support.small_nets import DEEP, NETS
 
 GRIDS = [
     (workers, grid)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from nn import SGD, Adam, cnn, data, mlp, schedules
+from nn import SGD, Adam, cnn, data, lr_schedules, mlp
 from strategies import DataParallel, Sequential, SharedDataParallel
-from tests.oracles import MatchedOrder
+from tests.support.oracles import MatchedOrder
 
 ROWS = 10_000
 TEST_ROWS = 1_666
@@ -18,7 +18,7 @@ def accuracy_after(make, model, optimizer, epochs, batch_size, lr, comm):
     """Train on digits with a cosine schedule; returns the share of test rows that are right."""
     digits = data.load("digits", size=ROWS)
     steps = epochs * digits.steps_per_epoch(batch_size)
-    strategy = make(model, optimizer(schedules.cosine(lr, steps)), comm)
+    strategy = make(model, optimizer(lr_schedules.cosine(lr, steps)), comm)
     for batch in digits.batches(batch_size, epochs=epochs, seed=1):
         strategy.step(batch)
     strategy.close()

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from nn import SGD, Adam, Batch, data, mlp
 from strategies import DataParallel, LocalSGD, Sequential
-from tests.optimizers import OPTIMIZERS
-from tests.oracles import STEP_TOLERANCE, random_batches
-from tests.small_nets import small_mlp
+from tests.support.optimizers import OPTIMIZERS
+from tests.support.oracles import STEP_TOLERANCE, random_batches
+from tests.support.small_nets import small_mlp
 
 LINEAR = ("sgd", "momentum", "nesterov", "decay")
 """The optimizers whose step is linear in the gradient."""

@@ -15,8 +15,8 @@ import pytest
 from nn import SGD, Adam, mlp
 from nn.batch import bounds
 from strategies import Hybrid, Pipeline, TensorParallel, ZeRO
-from strategies.schedules import SCHEDULES
-from tests.oracles import random_batches
+from strategies.sharding.schedules import SCHEDULES
+from tests.support.oracles import random_batches
 
 SIZES = [6, 9, 7, 8, 4]
 N = sum(b * (a + 1) for a, b in pairwise(SIZES))

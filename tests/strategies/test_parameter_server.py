@@ -10,11 +10,11 @@ from torch import nn as tnn
 from nn import SGD, Adam, mlp
 from nn.loss import cross_entropy
 from nn.sequences import Sequences
-from nn.torch_model import TorchModel
+from nn.torch.model import TorchModel
 from strategies import DataParallel, ParameterServer, Sequential
-from tests.optimizers import OPTIMIZERS
-from tests.oracles import STEP_TOLERANCE, MatchedOrder, assert_trains_like, random_batches
-from tests.small_nets import small_mlp
+from tests.support.optimizers import OPTIMIZERS
+from tests.support.oracles import STEP_TOLERANCE, MatchedOrder, assert_trains_like, random_batches
+from tests.support.small_nets import small_mlp
 
 torch.set_num_threads(1)
 

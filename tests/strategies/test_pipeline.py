@@ -8,16 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mpi4py import MPI
 
-from bench.instrument import Metered
+from bench.core.metering import Metered
 from nn import SGD, Adam, Batch, Model, mlp
-from nn.embedding import EmbeddingBag
 from nn.layers import Linear, Tanh
-from strategies import Pipeline, Sequential, balance
+from nn.layers.embedding import EmbeddingBag
+from strategies import Pipeline, Sequential
 from strategies.base import Refused
-from strategies.schedules import SCHEDULES
-from tests.optimizers import momentum
-from tests.oracles import MatchedOrder, assert_trains_like, random_batches
-from tests.small_nets import DEEP, NETS
+from strategies.sharding import cuts as stage_cuts
+from strategies.sharding.schedules import SCHEDULES
+from tests.support.optimizers import momentum
+from tests.support.oracles import MatchedOrder, assert_trains_like, random_batches
+from tests.support.small_nets import DEEP, NETS
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
@@ -218,7 +219,7 @@ def test_balanced_is_the_best_of_all_partitions(case):
             for rest in partitions(hi, left - 1):
                 yield [lo, *rest]
 
-    found = balance.balanced(costs, stages)
+    found = stage_cuts.balanced(costs, stages)
     assert found in list(partitions(0, stages))
     assert worst(found) == min(map(worst, partitions(0, stages)))
 
@@ -226,7 +227,7 @@ def test_balanced_is_the_best_of_all_partitions(case):
 def test_automatic_cuts_are_the_same_everywhere_and_balance_equal_layers(comm, workers):
     """Eight equal, large layers on up to four ranks; the clock may mistake one layer at most."""
     model = mlp([256] * 9, dtype="float64")
-    found = balance.choose(model, workers, "auto", comm)
+    found = stage_cuts.choose(model, workers, "auto", comm)
     assert comm.allgather(found) == [found] * workers
     linears = [sum(i % 2 == 0 for i in range(lo, hi)) for lo, hi in pairwise(found)]
     assert max(linears) <= -(-8 // workers) + 1
@@ -235,13 +236,13 @@ def test_automatic_cuts_are_the_same_everywhere_and_balance_equal_layers(comm, w
 @pytest.mark.workers(1)
 def test_one_stage_is_not_measured(comm, monkeypatch):
     """It would take as long as a step, for nothing."""
-    monkeypatch.delattr(balance, "layer_costs")
-    assert balance.choose(mlp([5, 4, 3]), 1, "auto", comm) == [0, 3]
+    monkeypatch.delattr(stage_cuts, "layer_costs")
+    assert stage_cuts.choose(mlp([5, 4, 3]), 1, "auto", comm) == [0, 3]
 
 
 @pytest.mark.workers(1)
 def test_layers_cost_what_they_compute():
-    costs = balance.layer_costs(mlp([512, 512, 8], dtype="float64"))
+    costs = stage_cuts.layer_costs(mlp([512, 512, 8], dtype="float64"))
     assert costs[0] > 3 * costs[2] > 0
 
 
@@ -270,7 +271,7 @@ def test_a_layer_that_fails_as_it_is_measured_is_told_on_every_rank(comm, worker
     model = Model([*layered().layers[:8], Fussy()], "float64")
     with pytest.raises(ValueError, match=r"FloatingPointError\('not with these'\); give cuts"):
         Pipeline(model, momentum(), comm)
-    assert balance.choose(model, workers, range(1, workers), comm) == [*range(workers), 9]
+    assert stage_cuts.choose(model, workers, range(1, workers), comm) == [*range(workers), 9]
 
 
 # State, and bad input

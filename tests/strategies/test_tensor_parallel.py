@@ -5,13 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bench.instrument import Metered
+from bench.core.metering import Metered
 from nn import SGD, AdaGrad, Adam, mlp
 from nn.data.dataset import Dataset
 from strategies import Sequential, TensorParallel
 from strategies.base import Refused
-from tests.oracles import assert_goes_on_like, assert_trains_like, random_batches
-from tests.small_nets import NETS
+from tests.support.oracles import assert_goes_on_like, assert_trains_like, random_batches
+from tests.support.small_nets import NETS
 
 
 @pytest.mark.parametrize("rows", [1, 6])

@@ -5,13 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.instrument import Metered
+from bench.core.metering import Metered
 from nn import SGD, mlp
 from strategies import Sequential, ZeRO
 from strategies.base import Refused
-from tests.optimizers import OPTIMIZERS
-from tests.oracles import MatchedOrder, assert_goes_on_like, assert_trains_like, random_batches
-from tests.small_nets import NETS
+from tests.support.optimizers import OPTIMIZERS
+from tests.support.oracles import (
+    MatchedOrder,
+    assert_goes_on_like,
+    assert_trains_like,
+    random_batches,
+)
+from tests.support.small_nets import NETS
 
 every_stage = pytest.mark.parametrize("stage", [1, 2, 3])
 

@@ -1,6 +1,6 @@
 """Optimizers to prove a strategy with, by name, each a new one: every kind that nn has."""
 
-from nn import SGD, AdaGrad, Adam, schedules
+from nn import SGD, AdaGrad, Adam, lr_schedules
 
 
 def momentum():
@@ -11,7 +11,7 @@ def momentum():
 OPTIMIZERS = {
     "sgd": lambda: SGD(0.1),
     "momentum": momentum,
-    "nesterov": lambda: SGD(schedules.cosine(0.1, 10), momentum=0.9, nesterov=True),
+    "nesterov": lambda: SGD(lr_schedules.cosine(0.1, 10), momentum=0.9, nesterov=True),
     "decay": lambda: SGD(0.1, momentum=0.9, weight_decay=1e-3),
     "adam": lambda: Adam(1e-2),
     "adagrad": lambda: AdaGrad(1e-2),

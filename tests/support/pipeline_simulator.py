@@ -6,7 +6,7 @@ anew, from what forward and backward mean.
 
 from collections.abc import Iterator
 
-from strategies.schedules import Op, Schedule
+from strategies.sharding.schedules import Op, Schedule
 
 
 class Deadlock(Exception):

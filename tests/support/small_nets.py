@@ -3,9 +3,9 @@
 import numpy as np
 
 from nn import Model, cnn, lenet, mlp
-from nn.embedding import EmbeddingBag
 from nn.layers import Conv2d, Flatten, Layer, Linear, ReLU, Tanh
-from nn.residual import Residual
+from nn.layers.embedding import EmbeddingBag
+from nn.layers.residual import Residual
 
 
 class Scale(Layer):

@@ -2,7 +2,7 @@
 
 from mpi4py import MPI
 
-from bench.instrument import Instrumented
+from bench.core.metering import Instrumented
 
 
 class _Watching(Instrumented):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nn.data import mat, npz
-from nn.data.limits import LARGEST_BYTES
+from nn.data.formats import mat, npz
+from nn.data.formats.limits import LARGEST_BYTES
 from nn.data.raw import Raw
 
 SUFFIXES = (".npz", ".mat")

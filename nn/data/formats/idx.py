@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from nn.data.limits import LARGEST_VALUES
+from nn.data.formats.limits import LARGEST_VALUES
 
 _UBYTE = 0x08
 _CHUNK = 1 << 20

@@ -15,7 +15,7 @@ from typing import IO
 
 from numpy.typing import NDArray
 
-from nn.data.limits import LARGEST_VALUES, check_shape
+from nn.data.formats.limits import LARGEST_VALUES, check_shape
 
 _MATRIX, _COMPRESSED = 14, 15
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}

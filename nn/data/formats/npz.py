@@ -9,7 +9,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from nn.data.limits import check_shape
+from nn.data.formats.limits import check_shape
 
 
 def read(path: Path, wanted: Container[str]) -> dict[str, NDArray]:

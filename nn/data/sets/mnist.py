@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from nn.data import files, idx
+from nn.data.formats import files, idx
 from nn.data.raw import Raw
 
 _PIXELS, _CLASSES = 784, 10

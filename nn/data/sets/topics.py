@@ -14,7 +14,7 @@ import numpy as np
 
 from nn import Model
 from nn.data import Dataset
-from nn.embedding import EmbeddingBag
+from nn.layers.embedding import EmbeddingBag
 
 WINDOW = 16
 """Words in a row."""

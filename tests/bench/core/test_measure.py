@@ -13,11 +13,20 @@ import pytest
 
 import nn
 from bench import conftest
-from bench import measure as core
 from bench.conftest import hold
-from bench.cores import all_cores, available
-from bench.measure import Case, Cell, WrongTraining, alone, interval, measure, together, unchecked
-from bench.results import Ratio, append
+from bench.core import measure as core
+from bench.core.cores import all_cores, available
+from bench.core.measure import (
+    Case,
+    Cell,
+    WrongTraining,
+    alone,
+    interval,
+    measure,
+    together,
+    unchecked,
+)
+from bench.report.results import Ratio, append
 from strategies import DataParallel, Sequential, SharedDataParallel
 from tests.ranks import shares
 
@@ -264,7 +273,7 @@ def test_all_cores_for_a_while(comm, monkeypatch):
     everything = os.sched_getaffinity(0)
     if len(everything) < 2:
         pytest.skip("one core is all cores")
-    monkeypatch.setattr("bench.cores.allowed", lambda: everything)
+    monkeypatch.setattr("bench.core.cores.allowed", lambda: everything)
     os.sched_setaffinity(0, {min(everything)})
     try:
         with all_cores():
@@ -306,7 +315,7 @@ def test_cells_have_names_of_their_own(comm):
 
 def held(monkeypatch, ratios, foreign, workers):
     """How promises end on two cores, and what is said of them."""
-    monkeypatch.setattr("bench.neighbours.available", lambda: 2)
+    monkeypatch.setattr("bench.core.background_load.available", lambda: 2)
     try:
         hold(ratios, foreign, workers)
     except (pytest.skip.Exception, pytest.fail.Exception) as outcome:

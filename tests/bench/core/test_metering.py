@@ -7,7 +7,7 @@ import pytest
 from mpi4py import MPI
 
 import nn
-from bench.instrument import Metered, Silent
+from bench.core.metering import Metered, Silent
 from strategies import DataParallel, SharedDataParallel
 
 

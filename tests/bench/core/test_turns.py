@@ -5,10 +5,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from bench import race as races
-from bench.interleave import ratio
-from bench.measure import Cell, Check
-from bench.race import ROUNDS, Entrant, measurements, race
+from bench.core import turns as races
+from bench.core.interleave import ratio
+from bench.core.measure import Cell, Check
+from bench.core.turns import ROUNDS, Entrant, measurements, race
 
 pytestmark = pytest.mark.workers(1)
 

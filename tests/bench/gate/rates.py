@@ -1,4 +1,4 @@
-"""How often the gate errs, by simulation; what bench.aa measures on a real machine."""
+"""How often the gate errs, by simulation; what bench.gate.aa measures on a real machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from mpi4py import MPI
 
-from bench import gate
-from bench.gate import Outcome
-from tests.gate.noise import CELLS, Noise, Program, side
+from bench.gate import statistics
+from bench.gate.statistics import Outcome
+from tests.bench.gate.noise import CELLS, Noise, Program, side
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ def simulate(noise: Noise, slowdown: float, comparisons: int, comm: MPI.Comm) ->
         cell = CELLS[number % len(CELLS)]
         program = Program().slowed(cell, slowdown) if slowdown else Program()
         before, after = side(rng, noise), side(rng, noise, program)
-        verdicts = gate.judge(before, after)
-        if doubtful := gate.unsettled(verdicts):
-            again = side(rng, noise, program, gate.FRESH)
-            verdicts = gate.judge(before, after, {c: again[c] for c in doubtful})
-        failed = {v.cell for v in verdicts if v.outcome in gate.FAILED}
+        verdicts = statistics.judge(before, after)
+        if doubtful := statistics.unsettled(verdicts):
+            again = side(rng, noise, program, statistics.FRESH)
+            verdicts = statistics.judge(before, after, {c: again[c] for c in doubtful})
+        failed = {v.cell for v in verdicts if v.outcome in statistics.FAILED}
         found += slowdown > 0 and cell in failed
         alarms += bool(failed - {cell} if slowdown else failed)
         inconclusive += any(v.outcome is Outcome.INCONCLUSIVE for v in verdicts)

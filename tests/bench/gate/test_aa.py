@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bench import aa
-from bench.launches import Launch
-from tests.gate.noise import Noise, Program, side
+from bench.gate import aa
+from bench.gate.launches import Launch
+from tests.bench.gate.noise import Noise, Program, side
 
 pytestmark = pytest.mark.workers(1)
 
@@ -35,7 +35,7 @@ def reported(tmp_path, monkeypatch):
     monkeypatch.setattr(aa, "code", lambda: "c")
     machine = {"cpu": "Abacus", "cores": 2, "mpi": "Pigeons 1.0"}
     monkeypatch.setattr(aa, "fingerprint", lambda ranks, devices: machine)
-    monkeypatch.setattr("bench.neighbours.available", lambda: 2)
+    monkeypatch.setattr("bench.core.background_load.available", lambda: 2)
 
     def reported(entries, rest=""):
         path = tmp_path / "aa.jsonl"

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import gate
-from bench.gate import Outcome, judge, log_speedup, moderate, unsettled
-from tests.gate.noise import CELLS, Noise, Program, side
+from bench.gate import statistics
+from bench.gate.statistics import Outcome, judge, log_speedup, moderate, unsettled
+from tests.bench.gate.noise import CELLS, Noise, Program, side
 
 pytestmark = pytest.mark.workers(1)
 
@@ -129,7 +129,7 @@ class TestJudge:
         before, after = measured(9, Program(), Program())
         del after["cell-3"]
         assert outcomes(judge(before, after))["cell-3"] is Outcome.MISSING
-        assert Outcome.MISSING in gate.FAILED
+        assert Outcome.MISSING in statistics.FAILED
 
     def test_a_new_cell_is_shown(self):
         before, after = measured(10, Program(), Program())
@@ -158,7 +158,7 @@ class TestJudge:
         before, after, fresh = measured(13, Program(), slow, slow)
         fresh["cell-2"] = fresh["cell-2"][:2]
         outcome = outcomes(judge(before, after, fresh))["cell-2"]
-        assert outcome in gate.UNDECIDED
+        assert outcome in statistics.UNDECIDED
 
     def test_intervals_hold_for_all_cells_at_once(self):
         """3% is what moderation makes of the nominal 2%; one cell at a time it would be 12%."""
@@ -188,8 +188,8 @@ def test_verdicts_do_not_depend_on_the_speed_of_the_machine(seed, factor, slow):
         for s in (after, fresh)
     ]
     # Names of causes look at the arms' times and may change; whether a cell failed may not.
-    plain = [v.outcome in gate.FAILED for v in judge(before, after, fresh)]
-    assert [v.outcome in gate.FAILED for v in judge(before, *scaled)] == plain
+    plain = [v.outcome in statistics.FAILED for v in judge(before, after, fresh)]
+    assert [v.outcome in statistics.FAILED for v in judge(before, *scaled)] == plain
 
 
 @settings(derandomize=True, deadline=None, max_examples=25, database=None)
@@ -216,5 +216,5 @@ def test_slowing_a_failed_cell_further_never_saves_it(seed, more):
         {**s, "cell-0": [(seq, par * (1 + more)) for seq, par in s["cell-0"]]}
         for s in (after, fresh)
     ]
-    if outcomes(judge(before, after, fresh))["cell-0"] in gate.FAILED:
-        assert outcomes(judge(before, *slower))["cell-0"] in gate.FAILED
+    if outcomes(judge(before, after, fresh))["cell-0"] in statistics.FAILED:
+        assert outcomes(judge(before, *slower))["cell-0"] in statistics.FAILED

@@ -14,13 +14,13 @@ import psutil
 import pytest
 from rich.console import Console
 
-from bench import ab, baseline, compare, launches
-from bench.aa import busy_neighbour
-from bench.gate import Outcome, Verdict
-from bench.launches import CELLS, LAUNCHER, Launch
-from bench.neighbours import Neighbours, disturbed
-from bench.verdicts import Report, show
-from tests.gate.fake_mpiexec import cells
+from bench.core.background_load import Neighbours, disturbed
+from bench.gate import ab, baselines, compare, launches
+from bench.gate.aa import busy_neighbour
+from bench.gate.launches import CELLS, LAUNCHER, Launch
+from bench.gate.statistics import Outcome, Verdict
+from bench.gate.verdicts import Report, show
+from tests.bench.gate.fake_mpiexec import cells
 
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
 
@@ -54,7 +54,7 @@ def grid(folder, **changes):
 
 
 def saved(*arguments, name="main"):
-    assert baseline.main(["-n", "2", "--save", name, *arguments]) == 0
+    assert baselines.main(["-n", "2", "--save", name, *arguments]) == 0
 
 
 def verdicts(path="report.json"):
@@ -200,32 +200,32 @@ class TestBaseline:
         saved()
         grid(project, a={"parallel": 1.0})
         saved()
-        assert baseline.load(baseline.STORAGE, "main").path.name == "0002_main.json"
+        assert baselines.load(baselines.STORAGE, "main").path.name == "0002_main.json"
         assert judged() == (0, dict.fromkeys(GRID, "pass"))
 
     def test_of_two_machines_this_one_counts(self, project):
         saved()
-        here = baseline.load(baseline.STORAGE, "main").path
+        here = baselines.load(baselines.STORAGE, "main").path
         there = here.parent.with_name("another-machine")
         there.mkdir()
         (there / "0002_main.json").write_bytes(here.read_bytes())
-        assert baseline.load(baseline.STORAGE, "main").path == here
+        assert baselines.load(baselines.STORAGE, "main").path == here
 
     def test_of_machines_that_are_all_others_the_newest_counts(self, project):
         saved()
-        here = baseline.load(baseline.STORAGE, "main").path
+        here = baselines.load(baselines.STORAGE, "main").path
         for folder, number, year in (("x", 1, "2031"), ("y", 2, "2030")):
             path = here.parent.with_name(folder) / f"000{number}_main.json"
             path.parent.mkdir()
             content = json.loads(here.read_text()) | {"datetime": f"{year}-01-01T00:00:00+00:00"}
             path.write_text(json.dumps(content))
         here.unlink()
-        assert baseline.load(baseline.STORAGE, "main").saved.year == 2031
+        assert baselines.load(baselines.STORAGE, "main").saved.year == 2031
 
     def test_a_crash_keeps_what_was_measured(self, project):
         grid(project, d={"crash": True})
-        assert baseline.main(["-n", "2", "--save", "main"]) == 1
-        kept = baseline.load(baseline.STORAGE, "main")
+        assert baselines.main(["-n", "2", "--save", "main"]) == 1
+        kept = baselines.load(baselines.STORAGE, "main")
         assert [list(launch.cells) for launch in kept.launches] == [["a", "b", "c"]] * 3
 
     def test_an_interrupted_save_keeps_the_launches_before_it(self, project, monkeypatch):
@@ -239,29 +239,29 @@ class TestBaseline:
 
         monkeypatch.setattr(launches, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            baseline.main(["-n", "2", "--save", "main"])
-        assert len(baseline.load(baseline.STORAGE, "main").launches) == 2
+            baselines.main(["-n", "2", "--save", "main"])
+        assert len(baselines.load(baselines.STORAGE, "main").launches) == 2
 
     def test_a_write_that_fails_leaves_the_old_file(self, project):
         saved()
-        kept = baseline.load(baseline.STORAGE, "main")
+        kept = baselines.load(baselines.STORAGE, "main")
         before = kept.path.read_bytes()
         kept.launches[0].cells["a"]["speedup"] = float("nan")
         with pytest.raises(ValueError, match="JSON"):
-            baseline.write(kept.path, kept.launches, kept.fingerprint, kept.arguments)
+            baselines.write(kept.path, kept.launches, kept.fingerprint, kept.arguments)
         assert kept.path.read_bytes() == before
         assert [path.name for path in kept.path.parent.iterdir()] == [kept.path.name]
 
     def test_too_few_launches_are_refused(self, project, capsys):
         with pytest.raises(SystemExit) as ended:
-            baseline.main(["--save", "main", "--launches", "2"])
+            baselines.main(["--save", "main", "--launches", "2"])
         assert ended.value.code == 2
         assert "at least 3 launches" in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", ["../main", "a b", "", "-x", "*"])
     def test_refuses_names_that_are_none(self, name):
         with pytest.raises(SystemExit):
-            baseline.main([f"--save={name}"])
+            baselines.main([f"--save={name}"])
 
     def test_says_what_there_is(self, project, capsys):
         saved(name="other")
@@ -302,8 +302,8 @@ class TestBaseline:
         saved()
         (path,) = project.glob(".benchmarks/*/*_main.json")
         path.write_text(damage(json.loads(path.read_text())))
-        with pytest.raises(baseline.BaselineError, match=says) as refused:
-            baseline.load(baseline.STORAGE, "main")
+        with pytest.raises(baselines.BaselineError, match=says) as refused:
+            baselines.load(baselines.STORAGE, "main")
         assert path.name in str(refused.value)
 
 
@@ -513,7 +513,7 @@ class TestNeighbours:
     def test_only_load_that_takes_cores_from_a_cell_disturbs(
         self, monkeypatch, foreign, needed, cores, expected
     ):
-        monkeypatch.setattr("bench.neighbours.available", lambda: cores)
+        monkeypatch.setattr("bench.core.background_load.available", lambda: cores)
         assert disturbed(foreign, needed) is expected
 
 

@@ -5,8 +5,8 @@ Fixed seeds and rates measured far from the bounds: a test that fails here is a 
 
 import pytest
 
-from tests.gate.noise import Noise
-from tests.gate.rates import simulate
+from tests.bench.gate.noise import Noise
+from tests.bench.gate.rates import simulate
 
 pytestmark = pytest.mark.deadline(60)
 

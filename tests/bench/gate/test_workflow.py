@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import compare
+from bench.gate import compare
 
 pytestmark = pytest.mark.workers(1)
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WORKFLOW = (ROOT / ".github" / "workflows" / "speedup.yml").read_text(encoding="utf-8")
 (SCRIPT,) = map(textwrap.dedent, re.findall(r"run: \|\n((?: {10}.*\n)+)", WORKFLOW))
 

@@ -12,17 +12,18 @@ import torch
 import torch.distributed as dist
 from mpi4py import MPI
 
-from bench.doors import Net
-from bench.peers import PEERS, PIPELINES, DistributedDataParallel, Peer, torch_optimizer
+from bench.peers.torch_peers import PEERS, PIPELINES, DistributedDataParallel, Peer, torch_optimizer
+from bench.user_code.plugin import Net
 from nn import SGD, mlp
 from nn.sequences import Sequences
-from nn.torch_model import TorchModel
-from nn.torch_zoo import build
-from strategies import Sequential, balance
+from nn.torch.model import TorchModel
+from nn.torch.zoo import build
+from strategies import Sequential
 from strategies.base import Refused
-from tests.oracles import assert_trains_like, random_batches
-from tests.test_examples import language_model
-from tests.test_yours import (  # noqa: F401  # the proof
+from strategies.sharding import cuts as stage_cuts
+from tests.bench.user_code.test_examples import language_model
+from tests.support.oracles import assert_trains_like, random_batches
+from tests.test_user_code import (  # noqa: F401  # the proof
     OPTIMIZERS,
     Trial,
     test_batches_of_changing_size,
@@ -96,7 +97,7 @@ def test_pipelines_of_peers_pass_several_micro_batches(comm, peer):
 @pytest.mark.parametrize("peer", PIPELINES)
 def test_a_stage_of_peers_may_have_no_weights(comm, monkeypatch, peer):
     """Stages are cut by time, so that whether one has any is up to the clock."""
-    monkeypatch.setattr(balance, "choose", lambda *arguments: [0, 1, 3, 6])  # Tanh and Flatten
+    monkeypatch.setattr(stage_cuts, "choose", lambda *arguments: [0, 1, 3, 6])  # Tanh and Flatten
     Trial(peer, NET, comm, theirs=True).compare(6, 5)
 
 

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from bench import cells, devices
-from bench import measure as core
-from bench.doors import DoorError, Net
-from bench.measure import Cell, measure
-from bench.table import render
-from nn import Model, mlp, torch_layer, torch_model
-from nn.torch_model import TorchModel
+from bench.core import grid
+from bench.core import measure as core
+from bench.core.measure import Cell, measure
+from bench.report.table import render
+from bench.user_code import devices
+from bench.user_code.plugin import DoorError, Net
+from nn import Model, mlp
+from nn.torch import layer as torch_layer
+from nn.torch import model as torch_model
+from nn.torch.model import TorchModel
 from strategies import Sequential
 
 pytestmark = pytest.mark.workers(1)
@@ -66,9 +69,9 @@ def test_a_device_that_is_asked_for_has_to_be_there(monkeypatch):
         devices.pytest_configure(config)
 
 
-@pytest.mark.parametrize("name", cells.MODELS)
+@pytest.mark.parametrize("name", grid.MODELS)
 def test_a_cell_trains_the_same_net_wherever_it_is(asked, name):
-    here, there = (cells.case(Cell("DataParallel", name, 1, 8, 1000, on)) for on in ("cpu", "cuda"))
+    here, there = (grid.case(Cell("DataParallel", name, 1, 8, 1000, on)) for on in ("cpu", "cuda"))
     own, other = here.sequential(), there.sequential()
     assert type(own.model) is Model
     assert isinstance(other.model, TorchModel)
@@ -84,7 +87,7 @@ def test_a_cell_trains_the_same_net_wherever_it_is(asked, name):
 
 def test_a_cell_is_measured_on_another_device_and_has_a_table_of_its_own(comm, asked, monkeypatch):
     monkeypatch.setattr(core, "SHORTEST_ROUND", 0.002)
-    there = measure(cells.case(Cell("DataParallel", "mlp", 1, 64, 1000, "cuda")), comm, seconds=0)
+    there = measure(grid.case(Cell("DataParallel", "mlp", 1, 64, 1000, "cuda")), comm, seconds=0)
     assert there.cell.device == "cuda"
     assert set(asked) == {"cuda"}
     here = replace(there, cell=replace(there.cell, device="cpu"))
@@ -105,7 +108,7 @@ def test_a_model_of_ones_own_goes_to_the_device_as_it_is(asked):
     assert "cuda" in asked
     (batch,) = net.batches([4], "float32")
     losses = [
-        Sequential(each.build("float32"), cells.optimizer()).step(batch) for each in (net, moved)
+        Sequential(each.build("float32"), grid.optimizer()).step(batch) for each in (net, moved)
     ]
     assert losses[0] == losses[1]
 

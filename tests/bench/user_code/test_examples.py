@@ -1,23 +1,23 @@
 """What is proven of a strategy of one's own: the right example passes, and every bug is caught.
 
-Bugs are caught by the test that the documentation names for them (`strategies/YOUR_OWN.md`).
+Bugs are caught by the test that the documentation names for them (`bench/user_code/README.md`).
 """
 
 import numpy as np
 import pytest
 import torch
 
-from bench import doors
-from bench import measure as core
-from bench.measure import Cell, measure
-from bench.test_yours import case
+from bench.core import measure as core
+from bench.core.measure import Cell, measure
+from bench.test_user_code import case
+from bench.user_code import plugin
 from nn import SGD
 from strategies import DataParallel, Sequential
 from strategies.base import Refused
-from tests import test_yours
+from tests import test_user_code
 from tests.examples.mean_of_means import MeanOfMeans
 from tests.examples.ring import RingDataParallel
-from tests.test_yours import (  # noqa: F401  # the proof
+from tests.test_user_code import (  # noqa: F401  # the proof
     OURS,
     Trial,
     test_batches_of_changing_size,
@@ -128,7 +128,7 @@ class KeepsARowOfAGrid(DataParallel):
     ],
 )
 def test_a_bug_is_caught_by_the_test_named_for_it(comm, bug, test):
-    proof = getattr(test_yours, test)
+    proof = getattr(test_user_code, test)
     wanted = proof.__code__.co_varnames[: proof.__code__.co_argcount]
     arguments = {"optimizer": "sgd", "workers": comm.size}
     with pytest.raises((AssertionError, RuntimeError)):
@@ -168,8 +168,8 @@ def test_only_what_one_of_ours_says_that_it_does_not_do_is_skipped(comm, error, 
 
 @pytest.mark.workers(1)
 def test_the_model_learns_from_its_own_rows(comm):
-    rows = doors.load_data("tests/examples/model.py:rows")
-    net = doors.load_model("tests/examples/model.py:net", rows)
+    rows = plugin.load_data("tests/examples/model.py:rows")
+    net = plugin.load_model("tests/examples/model.py:net", rows)
     assert isinstance(net.build("float64").module, torch.nn.Sequential)
     training = Sequential(net.build("float32"), SGD(0.05, momentum=0.9))
     losses = [training.step(batch) for batch in net.batches([50] * 40, "float32")]
@@ -178,7 +178,7 @@ def test_the_model_learns_from_its_own_rows(comm):
 
 def language_model():
     door = "tests/examples/language_model.py"
-    return doors.load_model(f"{door}:net", doors.load_data(f"{door}:tokens"))
+    return plugin.load_model(f"{door}:net", plugin.load_data(f"{door}:tokens"))
 
 
 @pytest.mark.workers(1)
@@ -190,9 +190,9 @@ def test_the_language_model_learns_from_its_own_tokens(comm):
 
 
 @pytest.mark.workers(2)
-@pytest.mark.parametrize("strategy", doors.EXACT)
+@pytest.mark.parametrize("strategy", plugin.EXACT)
 def test_the_language_model_is_proven_by_all_of_ours(comm, strategy):
-    Trial(doors.EXACT[strategy], language_model(), comm, theirs=False).compare(7, 5, 7)
+    Trial(plugin.EXACT[strategy], language_model(), comm, theirs=False).compare(7, 5, 7)
 
 
 @pytest.mark.workers(2)

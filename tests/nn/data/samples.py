@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nn.data import Dataset
 
-MNIST_TEST = Path(__file__).parents[3] / "shared/data/mnist-test"
+MNIST_TEST = Path(__file__).parents[4] / "shared/data/mnist-test"
 """The 10,000 official test images, where the checkout has them beside it."""
 
 

@@ -1,4 +1,4 @@
-"""A small set for the cache, and a process of its own that wants it: `python -m tests.data.small`.
+"""A small set for the cache, and a process that wants it: `python -m tests.nn.data.small`.
 
 The process takes a file that notes who makes the set, and "sleep" or "die": what the maker does
 when half is written. It waits for a line of input first, so that several begin at once.

@@ -15,9 +15,8 @@ import pytest
 import scipy.io
 from numpy.typing import ArrayLike
 
-from nn import data
 from nn.data import load
-from tests.data.samples import idx, images, write_mnist
+from tests.nn.data.samples import idx, images, write_mnist
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 
@@ -215,7 +214,7 @@ def test_bad_arrays(tmp_path: Path, suffix: str, contents: bytes, message: str) 
 def test_what_expands_beyond_the_limit_is_not_expanded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data.mat, "LARGEST_VALUES", 1 << 17)  # 1 MB
+    monkeypatch.setattr("nn.data.formats.mat.LARGEST_VALUES", 1 << 17)  # 1 MB
     bomb = zlib.compress(bytes(1 << 26))
     element = struct.pack("<II", 15, len(bomb)) + bomb
     (tmp_path / "a.mat").write_bytes(mat(x=FLAT)[:128] + element)

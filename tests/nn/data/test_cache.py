@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from nn.data import cache
-from tests.data.small import ROWS, arrays, fetch
+from tests.nn.data.small import ROWS, arrays, fetch
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def refuse() -> tuple[dict, cache.Arrays]:
@@ -154,7 +154,7 @@ def test_the_wait_has_an_end(cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 def start(notes: Path, mode: str) -> subprocess.Popen:
     """A process outside MPI that has imported all it needs and waits for a line."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.data.small", notes, mode],
+        [sys.executable, "-m", "tests.nn.data.small", notes, mode],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

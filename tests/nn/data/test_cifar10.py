@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import nn
-from nn.data import cifar10, load
-from tests.data.samples import accuracy_of_class_means
+from nn.data import load
+from nn.data.sets import cifar10
+from tests.nn.data.samples import accuracy_of_class_means
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 

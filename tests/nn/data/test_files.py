@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 
 from nn.data import Dataset, load
-from tests.data.samples import MNIST_TEST, accuracy_of_class_means, idx, images, write_mnist
+from tests.nn.data.samples import MNIST_TEST, accuracy_of_class_means, idx, images, write_mnist
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nn.data import distortions, letters, load
-from tests.data.samples import accuracy_of_class_means
+from nn.data import distortions, load
+from nn.data.sets import letters
+from tests.nn.data.samples import accuracy_of_class_means
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 

@@ -13,9 +13,9 @@ from nn import SGD, Batch
 from nn.data import Dataset
 from nn.data.prefetch import prefetch
 from nn.sequences import Sequences
-from nn.torch_model import TorchModel
+from nn.torch.model import TorchModel
 from strategies import DataParallel, LocalSGD, Pipeline, Sequential, TensorParallel
-from tests.oracles import STEP_TOLERANCE
+from tests.support.oracles import STEP_TOLERANCE
 
 pytestmark = pytest.mark.workers(1)  # little here depends on the number of ranks
 

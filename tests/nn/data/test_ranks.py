@@ -8,7 +8,7 @@ import pytest
 from mpi4py import MPI
 
 from nn.data import load
-from tests.data.small import ROWS, fetch
+from tests.nn.data.small import ROWS, fetch
 
 
 @pytest.fixture

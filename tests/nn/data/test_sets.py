@@ -5,8 +5,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from nn.data import Dataset, digits, distortions, load
-from tests.data.samples import accuracy_of_class_means
+from nn.data import Dataset, distortions, load
+from nn.data.sets import digits
+from tests.nn.data.samples import accuracy_of_class_means
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 

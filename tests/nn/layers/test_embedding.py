@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from nn import SGD, Batch, Model
-from nn.embedding import EmbeddingBag
 from nn.layers import Flatten, Linear, Tanh
-from nn.residual import Residual
+from nn.layers.embedding import EmbeddingBag
+from nn.layers.residual import Residual
 from strategies import DataParallel, Hogwild, Sequential
-from tests.oracles import assert_trains_like
+from tests.support.oracles import assert_trains_like
 
 VOCABULARY, LENGTH, CLASSES = 30, 4, 3
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nn.layers import Flatten, Linear, ReLU, Tanh
-from nn.residual import Residual
+from nn.layers.residual import Residual
 
 pytestmark = pytest.mark.workers(1)
 

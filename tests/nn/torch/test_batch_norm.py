@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn as tnn
 
-from nn.torch_model import TorchModel
+from nn.torch.model import TorchModel
 from strategies import (
     Hogwild,
     Hybrid,
@@ -23,10 +23,10 @@ from strategies import (
     TensorParallel,
 )
 from strategies.base import Refused
-from strategies.checkpoint import load, save
-from tests.exact import DATA_PARALLEL, EXACT
-from tests.optimizers import momentum
-from tests.oracles import MatchedOrder, Recorded, assert_trains_like, random_batches
+from strategies.training import load, save
+from tests.support.exact import DATA_PARALLEL, EXACT
+from tests.support.optimizers import momentum
+from tests.support.oracles import MatchedOrder, Recorded, assert_trains_like, random_batches
 
 torch.set_num_threads(1)
 

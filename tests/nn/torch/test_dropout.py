@@ -10,11 +10,11 @@ import torch
 from torch import nn as tnn
 
 from nn import SGD, Batch
-from nn.dropout import mask, rows_of
-from nn.torch_model import TorchModel
+from nn.layers.dropout import mask, rows_of
+from nn.torch.model import TorchModel
 from strategies import DataParallel, Hybrid, ParameterServer, Sequential
-from tests.exact import EXACT
-from tests.oracles import Recorded, assert_trains_like
+from tests.support.exact import EXACT
+from tests.support.oracles import Recorded, assert_trains_like
 
 torch.set_num_threads(1)
 

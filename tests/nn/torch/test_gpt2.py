@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from nn import torch_layer
-from nn.torch_gpt2 import gpt2, load_gpt2
-from nn.torch_model import TorchModel
+from nn.torch import layer as torch_layer
+from nn.torch.gpt2 import gpt2, load_gpt2
+from nn.torch.model import TorchModel
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 

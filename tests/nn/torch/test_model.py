@@ -14,10 +14,11 @@ from mpi4py import MPI
 from torch import nn as tnn
 
 import nn
-from nn import SGD, Adam, Batch, torch_layer
+from nn import SGD, Adam, Batch
 from nn.sequences import Sequences
-from nn.torch_embedding import take_floats
-from nn.torch_model import TorchModel, devices
+from nn.torch import layer as torch_layer
+from nn.torch.embedding import take_floats
+from nn.torch.model import TorchModel, devices
 from strategies import (
     DataParallel,
     Hogwild,
@@ -27,10 +28,10 @@ from strategies import (
     TensorParallel,
 )
 from strategies.base import Refused
-from tests.exact import EXACT, OF_OWN_LOSS
-from tests.optimizers import momentum
-from tests.oracles import Recorded, assert_trains_like, random_batches
-from tests.small_nets import Reused
+from tests.support.exact import EXACT, OF_OWN_LOSS
+from tests.support.optimizers import momentum
+from tests.support.oracles import Recorded, assert_trains_like, random_batches
+from tests.support.small_nets import Reused
 
 torch.set_num_threads(1)
 
@@ -528,7 +529,7 @@ def test_layers_of_one_shape_do_not_start_equal():
 
 @pytest.mark.workers(1, 2)
 def test_devices_learn_the_same(comm, device):
-    """`device` is parametrized by the plugin bench.devices."""
+    """`device` is parametrized by the plugin bench.user_code.devices."""
 
     def single(device):
         return TorchModel(NETS["conv"][0](), device, "float32", 1, (2, 6, 6))

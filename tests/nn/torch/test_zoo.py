@@ -17,13 +17,13 @@ import torch
 import nn
 from nn import SGD, Batch
 from nn.sequences import Sequences
-from nn.torch_model import TorchModel
-from nn.torch_zoo import NETS, NORMS, build
+from nn.torch.model import TorchModel
+from nn.torch.zoo import NETS, NORMS, build
 from strategies import Hybrid, Pipeline, Sequential
-from tests.exact import DATA_PARALLEL, EXACT, OF_OWN_LOSS
-from tests.optimizers import momentum
-from tests.oracles import MatchedOrder, Recorded, assert_trains_like, random_batches
-from tests.small_nets import Reused
+from tests.support.exact import DATA_PARALLEL, EXACT, OF_OWN_LOSS
+from tests.support.optimizers import momentum
+from tests.support.oracles import MatchedOrder, Recorded, assert_trains_like, random_batches
+from tests.support.small_nets import Reused
 
 IMAGES = (3, 32, 32)
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {

@@ -13,7 +13,7 @@ import torch
 from mpi4py import MPI
 
 from nn import SGD, mlp
-from nn.torch_model import TorchModel
+from nn.torch.model import TorchModel
 from strategies import (
     CompressedDataParallel,
     DataParallel,
@@ -25,17 +25,17 @@ from strategies import (
     PowerSGD,
     Sequential,
     SharedDataParallel,
-    small_objects,
 )
 from strategies.base import Refused
-from strategies.checkpoint import load, save
-from strategies.torch_comm import TorchComm
-from tests.exact import EXACT
-from tests.optimizers import momentum
-from tests.oracles import STEP_TOLERANCE, assert_trains_like, random_batches
-from tests.small_nets import NETS
+from strategies.comm import json_codec
+from strategies.comm.torch_comm import TorchComm
+from strategies.training import load, save
+from tests.support.exact import EXACT
+from tests.support.optimizers import momentum
+from tests.support.oracles import STEP_TOLERANCE, assert_trains_like, random_batches
+from tests.support.small_nets import NETS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 MPI_OWN = ("PMIX_", "PMI_", "OMPI_COMM_WORLD", "OMPI_MCA_ess", "OMPI_UNIVERSE", "LOCKSTEP_RANKS")
 """What a process finds in its environment because mpiexec started it."""
 
@@ -248,7 +248,7 @@ def test_small_objects_on_every_rank(comm):
     ],
 )
 def test_small_objects_arrive_as_they_were(value):
-    arrived = small_objects.decode(small_objects.encode(value))
+    arrived = json_codec.decode(json_codec.encode(value))
     assert type(arrived) is type(value)
     if isinstance(value, np.ndarray | np.generic):
         assert (arrived.dtype, arrived.shape) == (value.dtype, value.shape)
@@ -265,11 +265,11 @@ def test_exceptions_arrive_as_the_nearest_of_pythons_own():
         (FileNotFoundError(2, "none", "name"), FileNotFoundError),
         (UnicodeDecodeError("utf8", b"x", 0, 1, "why"), RuntimeError),
     ):
-        arrived = small_objects.decode(small_objects.encode(sent))
+        arrived = json_codec.decode(json_codec.encode(sent))
         assert type(arrived) is kind
         assert str(sent) in str(arrived)
     with pytest.raises(TypeError, match="expected None, numbers"):
-        small_objects.encode(object())
+        json_codec.encode(object())
 
 
 @pytest.mark.workers(2)
@@ -358,7 +358,7 @@ def test_world_under_torchrun(comm, tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(MPI_OWN)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     run = subprocess.run(
-        [*launcher, "-m", "tests.train_over_torch", tmp_path],
+        [*launcher, "-m", "tests.strategies.comm.train_over_torch", tmp_path],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -7,9 +7,9 @@ import numpy as np
 
 from nn import SGD
 from strategies import Pipeline
-from strategies.torch_comm import TorchComm
-from tests.oracles import random_batches
-from tests.small_nets import NETS
+from strategies.comm.torch_comm import TorchComm
+from tests.support.oracles import random_batches
+from tests.support.small_nets import NETS
 
 
 def main(folder):

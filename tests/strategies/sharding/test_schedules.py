@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.schedules import SCHEDULES, Op, schedule
-from tests.pipeline_simulator import (
+from strategies.sharding.schedules import SCHEDULES, Op, schedule
+from tests.support.pipeline_simulator import (
     Deadlock,
     diagram,
     most_live,

@@ -56,7 +56,7 @@ def test_a_model_of_ones_own_is_trained_by_all_of_ours(tmp_path, model):
     assert {outcome for name, outcome in found.items() if name not in skipped} == {"passed"}
     few = "test_fewer_rows_than_ranks", "test_batches_of_changing_size"
     cases = (f"{test}[net-Pipeline-{workers}]" for test in few for workers in (1, 2))
-    assert skipped == {f"tests.test_yours::{case}" for case in cases}
+    assert skipped == {f"tests.test_user_code::{case}" for case in cases}
 
 
 @pytest.mark.parametrize(
@@ -81,5 +81,5 @@ def test_a_run_that_skipped_everything_is_no_success(tmp_path):
     file.write_text(ONE_LAYER)
     run = launch(2, "tests", "--model", f"{file}:net", "-k", "Pipeline-2", cwd=ROOT)
     assert run.returncode == pytest.ExitCode.TESTS_FAILED
-    said = "tests/test_yours.py: each trial was skipped, so nothing is known of your own"
+    said = "tests/test_user_code.py: each trial was skipped, so nothing is known of your own"
     assert run.stdout.count(said) == 1

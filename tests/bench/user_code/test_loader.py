@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from bench import doors
+from bench.user_code import plugin
 from nn import SGD, mlp
 from nn.sequences import Sequences
 from strategies import DataParallel, Sequential
-from tests.small_nets import NETS
+from tests.support.small_nets import NETS
 
 pytestmark = pytest.mark.workers(1)  # that ranks agree is shown by launches, in tests/mutants
 
@@ -20,7 +20,7 @@ from mpi4py import MPI
 from torch.nn import Conv2d, Dropout, Embedding, Flatten, Linear, Sequential, Tanh
 from nn import Batch, Model, cnn, mlp
 from nn.sequences import Sequences
-from nn.torch_model import TorchModel
+from nn.torch.model import TorchModel
 
 seven = 7
 def plain(): return mlp([3, 4, 2], seed=1)
@@ -86,7 +86,7 @@ def file(tmp_path):
 
 @pytest.mark.parametrize("name", ["plain", "image", "module", "wrapped", "noisy", "made", "shaped"])
 def test_any_kind_of_model_is_built_in_both_dtypes_alike(file, name):
-    net = doors.load_model(f"{file}:{name}")
+    net = plugin.load_model(f"{file}:{name}")
     single, double = net.build("float32"), net.build("float64")
     assert (str(single.dtype), str(double.dtype)) == ("float32", "float64")
     np.testing.assert_allclose(single.params, double.params, rtol=1e-6)
@@ -99,7 +99,7 @@ def test_any_kind_of_model_is_built_in_both_dtypes_alike(file, name):
 
 def test_a_module_keeps_its_own_parameters(file):
     torch = pytest.importorskip("torch")
-    net = doors.load_model(f"{file}:module")
+    net = plugin.load_model(f"{file}:module")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         first = sys.modules["yours_mine"].module()[0].weight
@@ -110,7 +110,7 @@ def test_all_ranks_draw_the_same_wherever_their_generators_are(file):
     starts = []
     for rank in range(2):
         np.random.seed(rank)  # noqa: NPY002
-        starts.append(doors.load_model(f"{file}:drawn").build("float64").params)
+        starts.append(plugin.load_model(f"{file}:drawn").build("float64").params)
     np.testing.assert_array_equal(*starts)
 
 
@@ -121,48 +121,48 @@ def test_global_generators_go_on_as_if_nothing_had_been(file):
     expected = np.random.random(), torch.rand(1).item()  # noqa: NPY002
     np.random.seed(5)  # noqa: NPY002
     torch.manual_seed(5)
-    doors.load_model(f"{file}:module")
+    plugin.load_model(f"{file}:module")
     assert (np.random.random(), torch.rand(1).item()) == expected  # noqa: NPY002
 
 
 def test_layers_without_parameters_may_be_the_same_at_each_call(file):
     assert (
-        doors.load_model(f"{file}:same_relu").build("float64").params.size == 3 * 4 + 4 + 4 * 2 + 2
+        plugin.load_model(f"{file}:same_relu").build("float64").params.size == 3 * 4 + 4 + 4 * 2 + 2
     )
 
 
 def test_nets_of_words_are_given_whole_numbers():
-    net = doors.Net("words", lambda dtype: NETS["words"]())
+    net = plugin.Net("words", lambda dtype: NETS["words"]())
     (batch,) = net.batches([9])
     np.testing.assert_array_equal(batch.x, np.trunc(batch.x))
     assert np.isfinite(net.build("float64").gradients(batch))
 
 
 def test_rows_are_those_of_the_data(file):
-    net = doors.load_model(f"{file}:plain", doors.load_data(f"{file}:rows"))
+    net = plugin.load_model(f"{file}:plain", plugin.load_data(f"{file}:rows"))
     (batch,) = net.batches([5])
     assert sorted(batch.y) == [0, 0, 1, 1, 1]
     with pytest.raises(ValueError, match=r"batch of 6 rows.* has 5"):
         net.batches([6])
-    assert doors.load_model(f"{file}:conv", doors.load_data(f"{file}:pictures"))
+    assert plugin.load_model(f"{file}:conv", plugin.load_data(f"{file}:pictures"))
 
 
 def test_named_sets_and_files_are_rows_too(file):
-    assert doors.load_data("iris")().x.shape[1:] == (4,)
+    assert plugin.load_data("iris")().x.shape[1:] == (4,)
     np.savez(file.with_suffix(".npz"), x=np.eye(20), y=np.arange(20) % 2)
-    rows = doors.load_data(str(file.with_suffix(".npz")))()
+    rows = plugin.load_data(str(file.with_suffix(".npz")))()
     assert rows.x.shape[1:] == (20,)
     assert set(rows.y) == {0, 1}
 
 
 def test_a_batch_is_the_rows_that_it_holds(file):
-    assert doors.load_data(f"{file}:batch")().y.tolist() == [1, 0, 1]
+    assert plugin.load_data(f"{file}:batch")().y.tolist() == [1, 0, 1]
 
 
 def test_rows_of_tokens_are_for_a_language_model(file):
-    rows = doors.load_data(f"{file}:tokens")
+    rows = plugin.load_data(f"{file}:tokens")
     np.testing.assert_array_equal(rows().y[:4], [1, 2, 3, 4])
-    net = doors.load_model(f"{file}:language", rows)
+    net = plugin.load_model(f"{file}:language", rows)
     (batch,) = net.batches([3])
     assert isinstance(batch, Sequences)
     assert (len(batch), batch.rows) == (3, 12)
@@ -173,14 +173,14 @@ def test_a_strategy_may_have_arguments_bound(file):
         "from functools import partial\nfrom strategies import DataParallel\n"
         "Two = partial(DataParallel, buckets=2)\n"
     )
-    name, build = doors.load_strategy(f"{file}:Two")
+    name, build = plugin.load_strategy(f"{file}:Two")
     assert name == "Two"
-    assert doors.bounded(build)
+    assert plugin.bounded(build)
     assert isinstance(build(mlp([3, 3, 2]), SGD(0.1), MPI.COMM_SELF), DataParallel)
 
 
 REFUSED = {
-    doors.load_model: [
+    plugin.load_model: [
         ("nowhere.py:net", "there is no file nowhere.py"),
         ("{file}", "expected path/to/file.py:factory"),
         ("{file}:plian", "defines no plian; did you mean plain"),
@@ -203,14 +203,14 @@ REFUSED = {
         ),
         ("{file}:conv", r"write `conv.input_shape = \(1, 28, 28\)`"),
     ],
-    doors.load_strategy: [
+    plugin.load_strategy: [
         ("{file}:Nope", "Nope is a class without step, weights, close; expected a class with"),
         ("{file}:Half", "Half is a class without weights, close"),
         ("{file}:plain", "plain is a function; expected a class"),
         ("{file}:seven", "seven is an object of type int; expected a class"),
         ("nowhere.py:Mine", "there is no file"),
     ],
-    doors.load_data: [
+    plugin.load_data: [
         ("nosuch", "no such data set; expected one of .*iris"),
         ("nosuch.npz", "no such file"),
         ("{file}:seven", r"got an object of type int; expected \(x, y\)"),
@@ -225,26 +225,26 @@ REFUSED = {
     ("load", "door", "said"), [(load, *case) for load, cases in REFUSED.items() for case in cases]
 )
 def test_what_is_none_is_refused(file, load, door, said):
-    with pytest.raises(doors.DoorError, match=said):
+    with pytest.raises(plugin.DoorError, match=said):
         load(door.format(file=file))
 
 
 @pytest.mark.parametrize("rows", ["wide", "many"])
 def test_rows_that_the_model_cannot_take(file, rows):
-    with pytest.raises(doors.DoorError, match="training on its rows raised ValueError"):
-        doors.load_model(f"{file}:plain", doors.load_data(f"{file}:{rows}"))
+    with pytest.raises(plugin.DoorError, match="training on its rows raised ValueError"):
+        plugin.load_model(f"{file}:plain", plugin.load_data(f"{file}:{rows}"))
 
 
 @pytest.mark.parametrize("text", ["1 = 2", "import numpyy", "raise OSError('x')"])
 def test_a_file_that_cannot_be_imported(file, text):
     file.write_text(text)
-    with pytest.raises(doors.DoorError, match=r"importing .*mine.py raised (Syntax|Module|OS)"):
-        doors.load_strategy(f"{file}:Mine")
+    with pytest.raises(plugin.DoorError, match=r"importing .*mine.py raised (Syntax|Module|OS)"):
+        plugin.load_strategy(f"{file}:Mine")
 
 
 def test_data_without_a_model():
-    with pytest.raises(doors.DoorError, match="expected --model too"):
-        doors._load(None, None, "iris")
+    with pytest.raises(plugin.DoorError, match="expected --model too"):
+        plugin._load(None, None, "iris")
 
 
 @pytest.mark.parametrize(
@@ -255,5 +255,5 @@ def test_data_without_a_model():
     ],
 )
 def test_a_model_is_tried_on_the_device_when_it_is_loaded(file, name, said):
-    with pytest.raises(doors.DoorError, match=said):
-        doors._load(f"{file}:{name}", None, None, ["nowhere"])
+    with pytest.raises(plugin.DoorError, match=said):
+        plugin._load(f"{file}:{name}", None, None, ["nowhere"])

@@ -67,5 +67,5 @@ def case(cell: Cell, build: Build, net: Net) -> Case:
         sequential=lambda: Sequential(net.build("float32"), grid.optimizer()),
         batches=batches,
         check_batches=[*batches[:2], short],
-        bounded=plugin.bounded(build),
+        runs_silent=plugin.runs_silent(build),
     )

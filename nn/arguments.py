@@ -7,7 +7,7 @@ from operator import index
 from typing import SupportsIndex
 
 
-def whole(name: str, value: SupportsIndex, least: int, most: int | None = None) -> int:
+def as_int(name: str, value: SupportsIndex, least: int, most: int | None = None) -> int:
     """`value` as an int.
 
     Raises:
@@ -26,7 +26,7 @@ def whole(name: str, value: SupportsIndex, least: int, most: int | None = None) 
     return number
 
 
-def row_shape(value: Iterable[SupportsIndex]) -> tuple[int, ...]:
+def as_row_shape(value: Iterable[SupportsIndex]) -> tuple[int, ...]:
     """`value` as the input_shape of a model: that of one row of its data.
 
     Raises:
@@ -37,10 +37,10 @@ def row_shape(value: Iterable[SupportsIndex]) -> tuple[int, ...]:
         raise TypeError(
             f"input_shape={value!r}: expected the shape of one row, e.g. (4,) or (1, 28, 28)"
         )
-    return tuple(whole("input_shape", size, 0) for size in value)
+    return tuple(as_int("input_shape", size, 0) for size in value)
 
 
-def number(name: str, value: float, low: float, high: float = math.inf) -> float:
+def as_float(name: str, value: float, low: float, high: float = math.inf) -> float:
     """`value` as a float.
 
     Raises:

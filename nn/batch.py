@@ -70,8 +70,8 @@ class Batch:
             if rows.size and (rows.min() < 0 or rows.max() >= n):
                 raise ValueError(f"index: expected row numbers from 0 to {n - 1}")
             self._rows = rows
-        self._numbers = self._rows
-        self.rows = len(self)
+        self._row_ids = self._rows
+        self.global_count = len(self)
         """Rows of the global batch, the denominator of the loss; sharding does not change it."""
 
     def __len__(self) -> int:
@@ -91,26 +91,26 @@ class Batch:
         return np.asarray(self._y[self._rows])
 
     @property
-    def numbers(self) -> NDArray[np.integer]:
+    def row_ids(self) -> NDArray[np.integer]:
         """Places of the rows held in the data that the batch was made of, (len(self),).
 
         A row has the same number in every part of a batch, read ahead or not.
         """
-        if isinstance(self._numbers, slice):
-            return np.arange(self._numbers.start, self._numbers.stop)
-        return self._numbers
+        if isinstance(self._row_ids, slice):
+            return np.arange(self._row_ids.start, self._row_ids.stop)
+        return self._row_ids
 
     def shard(self, k: int, n: int) -> Self:
         """Part `k` of `n` of the rows held, as a batch of the same global row count."""
         lo, hi = bounds(k, n, len(self))
         part = self._copy()
-        part._rows, part._numbers = _cut(self._rows, lo, hi), _cut(self._numbers, lo, hi)
+        part._rows, part._row_ids = _cut(self._rows, lo, hi), _cut(self._row_ids, lo, hi)
         return part
 
-    def alone(self) -> Self:
+    def as_global(self) -> Self:
         """The rows held as a global batch of their own: the loss over it is the mean of theirs."""
         own = self.shard(0, 1)
-        own.rows = max(len(own), 1)  # of no rows the loss is 0, not 0 / 0
+        own.global_count = max(len(own), 1)  # of no rows the loss is 0, not 0 / 0
         return own
 
     def part(self, k: int, n: int) -> tuple[NDArray, NDArray]:

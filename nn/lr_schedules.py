@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from nn.arguments import whole
+from nn.arguments import as_int
 
 Schedule = Callable[[int], float]
 
@@ -32,7 +32,7 @@ def cosine(lr: float, steps: int, lr_min: float = 0.0) -> Schedule:
     Raises:
         ValueError: steps < 1.
     """
-    whole("steps", steps, 1)
+    as_int("steps", steps, 1)
 
     def schedule(step: int) -> float:
         return lr_min + (lr - lr_min) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
@@ -48,8 +48,8 @@ def warm_restarts(lr: float, period: int, factor: int = 1, lr_min: float = 0.0) 
     Raises:
         ValueError: period or factor < 1.
     """
-    whole("period", period, 1)
-    whole("factor", factor, 1)
+    as_int("period", period, 1)
+    as_int("factor", factor, 1)
 
     def schedule(step: int) -> float:
         length = period

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nn.arguments import row_shape
+from nn.arguments import as_row_shape
 from nn.batch import Batch
 from nn.layers import Layer, Linear, Shape, check_in_place
 from nn.loss import cross_entropy
@@ -77,7 +77,7 @@ class Model:
                 raise ValueError(f"{layers[0]} comes first: input_shape=... of one row is needed")
             input_shape = (layers[0].inputs,)
         self.layers = list(layers)
-        self.input_shape: Shape = row_shape(input_shape)
+        self.input_shape: Shape = as_row_shape(input_shape)
         self.offsets = [0, *accumulate(layer.n_params for layer in self.layers)]
         """Layer i owns elements offsets[i] to offsets[i + 1] of both vectors."""
         self.row_shape(len(self.layers))
@@ -190,7 +190,7 @@ class Model:
         Shards of one batch therefore sum to the batch, and an empty shard adds nothing.
         """
         logits, contexts = self.forward(batch.x)
-        loss, dlogits = cross_entropy(logits, batch.y, batch.rows)
+        loss, dlogits = cross_entropy(logits, batch.y, batch.global_count)
         self.backward(dlogits, contexts, add=add, ready=ready)
         return loss
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nn.arguments import number
+from nn.arguments import as_float
 
 Vector = Any
 """A flat float vector: a numpy array or a torch tensor."""
@@ -42,7 +42,7 @@ class Optimizer:
 
     def __init__(self, lr: float | Schedule):
         if not callable(lr):
-            number("lr", lr, 0.0)
+            as_float("lr", lr, 0.0)
         self.lr = lr
         self.state: dict[str, Vector] = {}
         self.steps = 0
@@ -93,8 +93,8 @@ class SGD(Optimizer):
         weight_decay: float = 0,
     ):
         super().__init__(lr)
-        self.momentum = number("momentum", momentum, 0.0, 1.0)
-        self.weight_decay = number("weight_decay", weight_decay, 0.0)
+        self.momentum = as_float("momentum", momentum, 0.0, 1.0)
+        self.weight_decay = as_float("weight_decay", weight_decay, 0.0)
         self.nesterov = bool(nesterov)
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True: expected momentum > 0")
@@ -137,9 +137,9 @@ class Adam(Optimizer):
         super().__init__(lr)
         if not isinstance(betas, Sequence) or len(betas) != 2:
             raise TypeError(f"betas={betas!r}: expected two numbers, e.g. (0.9, 0.999)")
-        self.betas = (number("beta1", betas[0], 0.0, 1.0), number("beta2", betas[1], 0.0, 1.0))
-        self.eps = number("eps", eps, 0.0)
-        self.weight_decay = number("weight_decay", weight_decay, 0.0)
+        self.betas = (as_float("beta1", betas[0], 0.0, 1.0), as_float("beta2", betas[1], 0.0, 1.0))
+        self.eps = as_float("eps", eps, 0.0)
+        self.weight_decay = as_float("weight_decay", weight_decay, 0.0)
 
     def apply(self, params: Vector, grads: Vector, lr: float) -> None:
         beta1, beta2 = self.betas
@@ -166,8 +166,8 @@ class AdaGrad(Optimizer):
 
     def __init__(self, lr: float | Schedule = 1e-2, eps: float = 1e-10, weight_decay: float = 0):
         super().__init__(lr)
-        self.eps = number("eps", eps, 0.0)
-        self.weight_decay = number("weight_decay", weight_decay, 0.0)
+        self.eps = as_float("eps", eps, 0.0)
+        self.weight_decay = as_float("weight_decay", weight_decay, 0.0)
 
     def apply(self, params: Vector, grads: Vector, lr: float) -> None:
         square = self.state["square"]

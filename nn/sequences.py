@@ -37,7 +37,7 @@ class Sequences(Batch):
         super().__init__(tokens, tokens[:, -1], index)
         self.length = tokens.shape[1] - 1
         """Labels in each row."""
-        self.rows = len(self) * self.length
+        self.global_count = len(self) * self.length
 
     @property
     def tokens(self) -> NDArray:
@@ -54,7 +54,7 @@ class Sequences(Batch):
         """Labels of the rows held, (len(self) * length,)."""
         return self.tokens[:, 1:].ravel()
 
-    def alone(self) -> Self:
+    def as_global(self) -> Self:
         own = self.shard(0, 1)
-        own.rows = max(len(own) * self.length, 1)
+        own.global_count = max(len(own) * self.length, 1)
         return own

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral
 
-from nn.arguments import row_shape
+from nn.arguments import as_row_shape
 from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Sigmoid, Tanh
 from nn.model import Model
 
@@ -62,7 +62,7 @@ def cnn(
     Raises:
         ValueError: images smaller than 10x10, or classes < 1.
     """
-    input_shape = row_shape(input_shape)
+    input_shape = as_row_shape(input_shape)
     layers = [Conv2d(input_shape[0], 32, 3), MaxPool2d(2), ReLU()]
     layers += [Conv2d(32, 64, 3), MaxPool2d(2), ReLU(), Flatten()]
     return _with_head(layers, [128, 64, classes], "relu", input_shape, dtype, seed)
@@ -79,7 +79,7 @@ def lenet(
     Raises:
         ValueError: images smaller than 12x12, or classes < 1.
     """
-    input_shape = row_shape(input_shape)
+    input_shape = as_row_shape(input_shape)
     layers = [Conv2d(input_shape[0], 6, 5, padding=2), Tanh(), MaxPool2d(2)]
     layers += [Conv2d(6, 16, 5), Tanh(), MaxPool2d(2), Flatten()]
     return _with_head(layers, [120, 84, classes], "tanh", input_shape, dtype, seed)

@@ -106,7 +106,7 @@ class Strategy:
         self._check_start(model.params, comm)
         self.model, self.optimizer, self.comm = model, optimizer, comm
         self._clock = getattr(model, "dropout_clock", None)
-        self.lend_clock()
+        self.take_dropout_clock()
         statistics = getattr(model, "statistics", None)
         self._statistics = statistics if isinstance(statistics, Statistics) else None
         self.length = len(model.params)
@@ -137,17 +137,17 @@ class Strategy:
             raise ValueError("this strategy is closed: its ranks share nothing any more")
         if not isinstance(batch, Batch):
             raise TypeError(f"step() takes an nn.Batch, not {type(batch).__name__}")
-        if not batch.rows:
+        if not batch.global_count:
             raise ValueError("a batch of 0 rows: expected at least 1")
-        self.lend_clock()
+        self.take_dropout_clock()
         loss = self.reduce(self.gradients(batch))
         self.update()
         return float(loss)
 
-    def lend_clock(self) -> None:
+    def take_dropout_clock(self) -> None:
         """Have dropout ask this optimizer for the step, whoever else was given the model."""
         if self._clock:
-            self._clock.lent = self.optimizer
+            self._clock.current = self.optimizer
 
     def gradients(self, batch: Batch) -> float:
         """Write this rank's share of the gradient, return its share of the loss."""

@@ -7,7 +7,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.model import Model
 from strategies.base import Refused, Strategy
 
@@ -104,7 +104,7 @@ class TopK:
     """
 
     def __init__(self, k: int):
-        self.k = whole("k", k, 1)
+        self.k = as_int("k", k, 1)
         self.shared: dict[str, NDArray] = {}
 
     def bind(self, model: Model) -> None:
@@ -143,7 +143,7 @@ class PowerSGD:
     """
 
     def __init__(self, rank: int):
-        self.rank = whole("rank", rank, 1)
+        self.rank = as_int("rank", rank, 1)
         self.shared: dict[str, NDArray] = {}
 
     def bind(self, model: Model) -> None:

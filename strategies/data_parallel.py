@@ -3,7 +3,7 @@
 import numpy as np
 from mpi4py import MPI
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.batch import Batch
 from strategies.base import Refused, Strategy
 from strategies.comm.shared_window import LINE
@@ -75,7 +75,7 @@ class DataParallel(Strategy):
 
 def _bucket_starts(model, buckets: int) -> list[int]:
     """Where each bucket begins in the flat gradient: at a layer, as evenly as layers allow."""
-    buckets = whole("buckets", buckets, 1)
+    buckets = as_int("buckets", buckets, 1)
     if buckets == 1:
         return [0]
     starts = sorted(

@@ -6,10 +6,10 @@ from typing import cast
 
 from mpi4py import MPI
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.batch import Batch
 from nn.model import Model
-from strategies.comm.raise_together import on_all_ranks
+from strategies.comm.raise_together import raise_together
 from strategies.data_parallel import DataParallel
 from strategies.pipeline import Plan, Staged, check_rows, loss_of_last
 from strategies.sharding.layout import Sharded, unsplit
@@ -48,8 +48,8 @@ class Hybrid(Sharded):
         chunks: int | None = None,
     ):
         super().__init__(model, optimizer, comm)
-        data, stages = whole("data", data, 1), whole("stages", stages, 1)
-        tensor = whole("tensor", tensor, 1)
+        data, stages = as_int("data", data, 1), as_int("stages", stages, 1)
+        tensor = as_int("tensor", tensor, 1)
         if data * stages * tensor != comm.size:
             raise ValueError(
                 f"data={data} x stages={stages} x tensor={tensor} is a grid of "
@@ -73,7 +73,7 @@ class Hybrid(Sharded):
 
         one_copy = [plan.layout(model, s, piece(t)) for s in range(stages) for t in range(tensor)]
         self.layouts = one_copy * data
-        self.model = on_all_ranks(comm, lambda: Staged(model, self._stages, plan, piece(lane)))
+        self.model = raise_together(comm, lambda: Staged(model, self._stages, plan, piece(lane)))
         self._data = DataParallel(self.model, optimizer, self._copies)
 
     def gradients(self, batch: Batch) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.batch import Batch
 from strategies.base import under
 from strategies.data_parallel import DataParallel
@@ -67,10 +67,10 @@ class LocalSGD(DataParallel):
         super().__init__(model, optimizer, comm)
         refuse_synchronised(model)
         if not isinstance(period, str):
-            period = whole("period", period, 1)
+            period = as_int("period", period, 1)
         elif period not in ("epoch", "end"):
             raise ValueError(f'period={period!r}: expected a number of steps, "epoch" or "end"')
-        warmup = whole("warmup", warmup, 0)
+        warmup = as_int("warmup", warmup, 0)
         if outer is not None:
             if not callable(getattr(outer, "step", None)) or outer is optimizer:
                 raise TypeError(f"outer={outer!r}: expected an nn.SGD or its like of its own")

@@ -7,7 +7,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.batch import Batch
 from nn.optim import zeros_like
 from strategies.base import Refused, Strategy
@@ -55,7 +55,7 @@ class ParameterServer(Strategy):
                 f"comm is {comm!r}: a server takes messages from whoever is first, expected an "
                 "MPI intracommunicator"
             )
-        self.staleness = whole("staleness", staleness, 0)
+        self.staleness = as_int("staleness", staleness, 0)
         self.log: list[tuple[int, int, int]] = []
         self._pushed: list[deque[NDArray]] = [deque() for _ in range(comm.size - 1)]
         # The server takes whatever comes: it must not be what others send on `comm`.
@@ -86,7 +86,9 @@ class ParameterServer(Strategy):
         shard = batch.shard(self.comm.rank - 1, self.comm.size - 1)
         loss = self.model.gradients(shard)
         self._messages.Send(np.append(self.model.grads, params.dtype.type(loss)), 0, PUSH)
-        return loss * batch.rows / shard.alone().rows if len(shard) else math.nan
+        return (
+            loss * batch.global_count / shard.as_global().global_count if len(shard) else math.nan
+        )
 
     def _serve(self) -> float:
         """Receive until every worker has pushed the gradient of this clock; returns the loss."""

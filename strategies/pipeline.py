@@ -13,7 +13,7 @@ from nn.loss import cross_entropy
 from nn.model import Model
 from strategies.base import Refused
 from strategies.comm import channels_last
-from strategies.comm.raise_together import on_all_ranks
+from strategies.comm.raise_together import raise_together
 from strategies.sharding import cuts as stage_cuts
 from strategies.sharding.layout import (
     Layout,
@@ -71,7 +71,7 @@ class Pipeline(Sharded):
         self.layouts = [plan.layout(model, stage, unsplit) for stage in range(comm.size)]
         # Activations and gradients are told apart by tags: no others may pass between them.
         self._messages = comm.Dup()
-        self.model = on_all_ranks(comm, lambda: Staged(model, self._messages, plan, unsplit))
+        self.model = raise_together(comm, lambda: Staged(model, self._messages, plan, unsplit))
 
     def gradients(self, batch: Batch) -> float:
         check_rows(len(batch), self._micro_batches)
@@ -198,7 +198,7 @@ class Staged:
                     self._check_shape(stage, y.shape, len(parts[i]))
                     post.deliver(Op("F", stage + 1, i), y)
                 else:
-                    share, dy = cross_entropy(y, parts[i].y, batch.rows)
+                    share, dy = cross_entropy(y, parts[i].y, batch.global_count)
                     loss += share
                     post.keep(Op("B", stage, i), dy)
             else:

@@ -6,7 +6,7 @@ import numpy as np
 
 from nn import checkpoint
 from strategies.base import Strategy
-from strategies.comm.raise_together import on_all_ranks
+from strategies.comm.raise_together import raise_together
 
 
 def save(path: str | Path, strategy: Strategy, position: int = 0) -> None:
@@ -41,7 +41,7 @@ def load(path: str | Path, strategy: Strategy) -> int:
         FileNotFoundError, ValueError: no such file, a damaged one, or one of another model or
             optimizer; on every rank.
     """
-    state = on_all_ranks(strategy.comm, lambda: checkpoint.read(path))
+    state = raise_together(strategy.comm, lambda: checkpoint.read(path))
     position = int(state.pop("position", np.array(0)))
     strategy.load_state(state)
     return position

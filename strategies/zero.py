@@ -7,7 +7,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.batch import Batch, bounds
 from nn.layers.dropout import rows_of
 from nn.loss import cross_entropy
@@ -41,7 +41,7 @@ class ZeRO(Sharded):
     def __init__(self, model: Model, optimizer, comm: MPI.Intracomm, stage: int = 1):
         super().__init__(model, optimizer, comm)
         # 1: optimizer state sharded, 2: gradients too, 3: parameters too.
-        stage = whole("stage", stage, 1, 3)
+        stage = as_int("stage", stage, 1, 3)
         self._layers = [copy.copy(layer) for layer in model.layers]
         self._offsets, self._input_shape = model.offsets, model.input_shape
         slices = [bounds(k, comm.size, self.length) for k in range(comm.size)]
@@ -84,7 +84,7 @@ class ZeRO(Sharded):
                 self._gather(i)
                 x, ctx = layer.forward(x)
                 contexts.append(ctx)
-        loss, dy = cross_entropy(x, shard.y, shard.rows)
+        loss, dy = cross_entropy(x, shard.y, shard.global_count)
         for i in reversed(range(len(self._layers))):
             self._gather(i)
             dx = self._layers[i].backward(dy, contexts.pop(), need_dx=i > 0)

@@ -38,7 +38,7 @@ class Entry:
         name: in results.
         build: (model, optimizer, comm) -> Strategy.
         check: `equals_sequential`, `unchecked("why not")`, or one of its own.
-        bounded: whether it runs on when no message arrives (see `measure.Case`).
+        runs_silent: whether it runs on when no message arrives (see `measure.Case`).
         models: of MODELS, those it can train.
         common: whether it is part of the common grid; otherwise it has a file of its own.
     """
@@ -46,7 +46,7 @@ class Entry:
     name: str
     build: Callable[[Any, Any, MPI.Intracomm], Strategy]
     check: Checker = equals_sequential
-    bounded: bool = True
+    runs_silent: bool = True
     models: tuple[str, ...] = ("mlp", "cnn")
     common: bool = True
 
@@ -71,8 +71,10 @@ STRATEGIES = {
         Entry("LocalSGD-10", partial(LocalSGD, period=10), _OWN_WAY, common=False),
         Entry("Hogwild", Hogwild, _OWN_WAY, common=False),
         Entry("Hogwild-lock", partial(Hogwild, lock=True), _OWN_WAY, common=False),
-        Entry("ParameterServer", ParameterServer, bounded=False, common=False),
-        Entry("TopK-1%", _compressed(lambda: TopK(2350)), _OWN_WAY, bounded=False, common=False),
+        Entry("ParameterServer", ParameterServer, runs_silent=False, common=False),
+        Entry(
+            "TopK-1%", _compressed(lambda: TopK(2350)), _OWN_WAY, runs_silent=False, common=False
+        ),
         Entry("PowerSGD-2", _compressed(lambda: PowerSGD(2)), _OWN_WAY, common=False),
     )
 }
@@ -145,7 +147,7 @@ def case(cell: Cell) -> Case:
             raise ValueError(f"{name!r}: expected one of {', '.join(known)}")
     entry, net = STRATEGIES[cell.strategy], partial(model, cell.model, cell.device)
     data = _data(cell.dataset_size)
-    batches = [b for b in data.batches(cell.batch_size) if b.rows == cell.batch_size]
+    batches = [b for b in data.batches(cell.batch_size) if b.global_count == cell.batch_size]
     # One row short, so that shards are not equal and a mean of means shows.
     short = next(iter(data.batches(max(1, cell.batch_size - 1), seed=1)))
     return Case(
@@ -155,5 +157,5 @@ def case(cell: Cell) -> Case:
         batches=batches,
         check_batches=[*batches[:2], short],
         check=entry.check,
-        bounded=entry.bounded,
+        runs_silent=entry.runs_silent,
     )

@@ -7,7 +7,7 @@ machine for longer than a round slows all arms alike and leaves their ratio alon
 ============ ======================================================================================
 sequential   plain training on rank 0, one thread, while the other ranks sleep
 parallel     the strategy, on all ranks
-bound        the strategy without messages or shared memory: what the ranks compute, side by side
+silent       the strategy without messages or shared memory: what the ranks compute, side by side
 threads      plain training on rank 0, with all cores as threads, while the other ranks sleep
 ============ ======================================================================================
 
@@ -103,7 +103,7 @@ class Case:
         batches: global batches of equal size that the arms take in turn, again and again.
         check_batches: global batches of the check; some that do not divide by the workers.
         check: compares the two; `equals_sequential` unless the strategy promises something else.
-        bounded: whether the strategy runs on without messages; not if it acts on what they say.
+        runs_silent: whether the strategy runs on without messages; not if it acts on what they say.
     """
 
     cell: Cell
@@ -112,7 +112,7 @@ class Case:
     batches: Sequence[Batch]
     check_batches: Sequence[Batch]
     check: Checker = field(default_factory=lambda: equals_sequential)
-    bounded: bool = True
+    runs_silent: bool = True
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Measurement:
         check: Check,
         profile: dict[str, list[float]] | None = None,
     ) -> "Measurement":
-        """What rounds of so many steps amount to; those of the arm bound may be missing."""
+        """What rounds of so many steps amount to; the arm "silent" may be missing."""
         medians = {arm: float(np.median(times)) for arm, times in rounds.items()}
         one = medians["sequential"]
         low, high = interval(rounds["sequential"], rounds["parallel"])
@@ -172,7 +172,7 @@ class Measurement:
             speedup_low=low,
             speedup_high=high,
             efficiency=speedup / cell.workers,
-            bound=one / medians["bound"] if "bound" in medians else None,
+            bound=one / medians["silent"] if "silent" in medians else None,
             threads_speedup=one / medians["threads"],
             oversubscribed=cell.workers > available(),
             check_error=check.error,
@@ -215,7 +215,7 @@ def measure(
 
     silent = Silent(comm)
     with silent.private_memory():
-        bound = case.build(silent) if case.bounded else None
+        bound = case.build(silent) if case.runs_silent else None
     turns = _turns(case, comm, sequential, parallel, bound, silent)
     steps = steps or _steps_per_round(turns)
     with _no_garbage_collection():
@@ -315,7 +315,7 @@ def _turns(
     }
     if bound:
         bound.step(case.batches[0])  # what receives messages holds numbers from here on
-        turns["bound"] = silently
+        turns["silent"] = silently
     return turns
 
 
@@ -366,7 +366,7 @@ def _steps_per_round(turns: Mapping[str, Turn]) -> int:
 def _rounds(turns: Mapping[str, Turn], steps: int, seconds: float) -> dict[str, list[float]]:
     """Every arm in turn, in alternating order, for about `seconds`."""
     rounds: dict[str, list[float]] = {arm: [] for arm in turns}
-    order = [arm for arm in ("sequential", "parallel", "bound") if arm in turns]
+    order = [arm for arm in ("sequential", "parallel", "silent") if arm in turns]
     for i in range(ROUNDS[1]):
         if i >= ROUNDS[0] and sum(map(sum, rounds.values())) > seconds:
             break

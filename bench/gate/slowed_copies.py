@@ -53,7 +53,9 @@ class Slowed(Strategy):
 
 def slowed(original: Case, amount: float) -> Case:
     """The case with a slower parallel arm, and no bound: that would be slower as well."""
-    return replace(original, build=lambda comm: Slowed(original.build(comm), amount), bounded=False)
+    return replace(
+        original, build=lambda comm: Slowed(original.build(comm), amount), runs_silent=False
+    )
 
 
 def main() -> None:
@@ -62,7 +64,7 @@ def main() -> None:
     path = Path(os.environ["LOCKSTEP_CELLS"])
     for number, (strategy, batch_size) in enumerate(GRID):
         cell = Cell(strategy, "mlp", comm.size, batch_size, 10_000)
-        plain = replace(case(cell), bounded=False)
+        plain = replace(case(cell), runs_silent=False)
         variants = [(str(cell), plain)]
         if amounts:
             amount = amounts[number % len(amounts)]

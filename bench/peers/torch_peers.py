@@ -57,7 +57,7 @@ class Peer(Strategy):
 
     model: TorchModel
     module: Any  # a Sequential, or what torch makes of it
-    bounded = False  # what gloo sends cannot be left out
+    runs_silent = False  # what gloo sends cannot be left out
 
     def __init__(self, model: TorchModel, optimizer: Any, comm: MPI.Intracomm | None = None):
         if not isinstance(model, TorchModel):
@@ -75,7 +75,7 @@ class Peer(Strategy):
         return list(self.module.parameters())
 
     def step(self, batch: Batch) -> float:
-        self.lend_clock()
+        self.take_dropout_clock()
         if callable(self.optimizer.lr):
             for group in self._torch_optimizer.param_groups:
                 group["lr"] = self.optimizer.lr(self.optimizer.steps)
@@ -94,7 +94,7 @@ class Peer(Strategy):
         x, y = self._tensors(own)
         with rows_of(own):
             logits = self.module(x)
-        loss = cross_entropy(logits, y, reduction="sum") / batch.rows
+        loss = cross_entropy(logits, y, reduction="sum") / batch.global_count
         (loss * ranks).backward()
         return loss.item()
 
@@ -183,7 +183,7 @@ class GPipe(_Gloo):
         return super()._trained()
 
     def backward(self, batch: Batch) -> float:
-        rows, labels = len(batch), batch.rows // len(batch)  # a row of tokens has many
+        rows, labels = len(batch), batch.global_count // len(batch)  # a row of tokens has many
         if rows not in self._schedules:
             self._schedules[rows] = self._schedule(rows, labels)
         schedule = self._schedules[rows]

@@ -125,7 +125,7 @@ def cost(comm, record):
         assert result.profile["bytes_sent"] == expected
         name = f"{result.cell.strategy}, {comm.size} workers"
         if setting.strategy in SCHEDULES:
-            idle = 1 - np.median(result.rounds["bound"]) / np.median(result.rounds["parallel"])
+            idle = 1 - np.median(result.rounds["silent"]) / np.median(result.rounds["parallel"])
             what = f"idle share of {name}, batch {setting.batch_size} (formula: {{:.3f}})"
             share = Ratio(what.format(setting.idle_share), float(idle))
             record(share, "", [], {"idle_share": float(idle), "formula": setting.idle_share})

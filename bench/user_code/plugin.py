@@ -140,9 +140,9 @@ def of(config: pytest.Config) -> Yours:
     return config.stash[YOURS] or Yours()
 
 
-def bounded(build: Build) -> bool:
-    """Whether a strategy can be measured without its messages: `bounded = False` in it says no."""
-    return bool(getattr(getattr(build, "func", build), "bounded", True))
+def runs_silent(build: Build) -> bool:
+    """Whether a strategy can be measured without its messages: `runs_silent = False` in it says no."""
+    return bool(getattr(getattr(build, "func", build), "runs_silent", True))
 
 
 # Loading

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.batch import Batch
 from nn.data.formats import files
 from nn.data.prefetch import prefetch as read_ahead
@@ -43,7 +43,7 @@ class Dataset:
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Batches in an epoch, the last partial one included."""
-        return -(-len(self.x) // whole("batch_size", batch_size, 1))
+        return -(-len(self.x) // as_int("batch_size", batch_size, 1))
 
     def batches(
         self,
@@ -74,10 +74,10 @@ class Dataset:
             TypeError: an argument is not a whole number.
             ValueError: batch_size < 1, another is negative, or a part that does not exist.
         """
-        size = whole("batch_size", batch_size, 1)
-        first, last = whole("start", start, 0), whole("epochs", epochs, 0)
-        batches = self._batches(size, last, whole("seed", seed, 0), first)
-        ahead = whole("prefetch", prefetch, 0)
+        size = as_int("batch_size", batch_size, 1)
+        first, last = as_int("start", start, 0), as_int("epochs", epochs, 0)
+        batches = self._batches(size, last, as_int("seed", seed, 0), first)
+        ahead = as_int("prefetch", prefetch, 0)
         return read_ahead(batches, ahead, part=part) if ahead else batches
 
     def _batches(self, size: int, epochs: int, seed: int, start: int) -> Iterator[Batch]:

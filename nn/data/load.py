@@ -21,7 +21,7 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.data import cache
 from nn.data.dataset import Dataset
 from nn.data.formats import files
@@ -120,9 +120,9 @@ def load(
     """
     if name not in NAMES:
         raise ValueError(f"{name!r}: no such data set; expected one of {', '.join(NAMES)}")
-    size = None if size is None else whole("size", size, 1)
-    features = None if features is None else whole("features", features, 1)
-    seed = whole("seed", seed, 0, _LARGEST_SEED)
+    size = None if size is None else as_int("size", size, 1)
+    features = None if features is None else as_int("features", features, 1)
+    seed = as_int("seed", seed, 0, _LARGEST_SEED)
     if not isinstance(normalise, bool):
         raise TypeError(f"normalise={normalise!r}: expected True or False")
 

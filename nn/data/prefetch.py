@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.batch import Batch, bounds
 
 
@@ -29,7 +29,7 @@ def prefetch(
         TypeError: an argument is not of its kind.
         ValueError: ahead or threads below 1, or a part that does not exist.
     """
-    ahead, threads = whole("ahead", ahead, 1), whole("threads", threads, 1)
+    ahead, threads = as_int("ahead", ahead, 1), as_int("threads", threads, 1)
     k, n = part
     bounds(k, n, 0)
     return _prefetch(iter(batches), ahead, threads, k, n)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from nn.arguments import whole
+from nn.arguments import as_int
 
 Shape = tuple[int, ...]
 
@@ -103,7 +103,7 @@ class Linear(Layer):
     """
 
     def __init__(self, inputs: int, outputs: int, gain: float = math.sqrt(2)):
-        self.inputs, self.outputs = whole("inputs", inputs, 0), whole("outputs", outputs, 0)
+        self.inputs, self.outputs = as_int("inputs", inputs, 0), as_int("outputs", outputs, 0)
         self.gain = gain
         self.shapes = ((self.outputs, self.inputs), (self.outputs,))
 
@@ -240,9 +240,9 @@ class Conv2d(Layer):
     """
 
     def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0):
-        self.inputs, self.outputs = whole("inputs", inputs, 1), whole("outputs", outputs, 0)
-        self.size = whole("size", size, 1)
-        self.stride, self.padding = whole("stride", stride, 1), whole("padding", padding, 0)
+        self.inputs, self.outputs = as_int("inputs", inputs, 1), as_int("outputs", outputs, 0)
+        self.size = as_int("size", size, 1)
+        self.stride, self.padding = as_int("stride", stride, 1), as_int("padding", padding, 0)
         self.shapes = ((self.outputs, self.inputs, self.size, self.size), (self.outputs,))
 
     def init(self, rng):
@@ -316,8 +316,8 @@ class MaxPool2d(Layer):
     """
 
     def __init__(self, size: int, stride: int | None = None):
-        self.size = whole("size", size, 1)
-        self.stride = self.size if stride is None else whole("stride", stride, 1)
+        self.size = as_int("size", size, 1)
+        self.stride = self.size if stride is None else as_int("stride", stride, 1)
 
     def row_shape(self, shape):
         return (shape[0], *_pair_out(shape, self.size, self.stride, 0, self))

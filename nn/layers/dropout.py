@@ -18,7 +18,7 @@ _forward: ContextVar[tuple[Batch, Counter] | None] = ContextVar("forward", defau
 def rows_of(batch: Batch) -> Iterator[None]:
     """While forwards of the rows that `batch` holds run: masks belong to these rows.
 
-    A row is known by its place in the data (`Batch.numbers`), which neither splitting the batch nor
+    A row is known by its place in the data (`Batch.row_ids`), which neither splitting the batch nor
     reading it ahead changes.
     """
     token = _forward.set((batch, Counter()))
@@ -50,7 +50,7 @@ def mask(p: float, key: tuple[int, ...], units: int) -> NDArray[np.bool_]:
     for number in (*key, draws[key]):
         state = _mix(state + np.array([number + 1], np.uint64) * _GAMMA)
     draws[key] += 1
-    state = _mix(state + batch.numbers.astype(np.uint64) * _GAMMA)
+    state = _mix(state + batch.row_ids.astype(np.uint64) * _GAMMA)
     hashes = _mix(state[:, None] + np.arange(1, units + 1, dtype=np.uint64) * _GAMMA)
     return hashes >= np.uint64(int(p * 2**64))
 

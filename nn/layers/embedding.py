@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.layers.base import Layer
 
 LARGEST = 2**24
@@ -30,8 +30,8 @@ class EmbeddingBag(Layer):
     only_first = True
 
     def __init__(self, vocabulary: int, width: int, std: float = 0.01):
-        self.vocabulary = whole("vocabulary", vocabulary, 1, LARGEST)
-        self.width, self.std = whole("width", width, 1), std
+        self.vocabulary = as_int("vocabulary", vocabulary, 1, LARGEST)
+        self.width, self.std = as_int("width", width, 1), std
         self.shapes = ((self.vocabulary, self.width),)
         self._named = np.empty(0, np.intp)
 

@@ -17,9 +17,9 @@ class Clock:
     It holds no model: a strategy that has copied its part of one can let go of the rest.
     """
 
-    def __init__(self, given: Any = None):
-        self.given = given
-        self.lent: Any = None
+    def __init__(self, fixed: Any = None):
+        self.fixed = fixed
+        self.current: Any = None
 
     def step(self) -> int:
         """Steps taken so far.
@@ -27,7 +27,7 @@ class Clock:
         Raises:
             ValueError: nobody counts.
         """
-        counter = self.lent if self.given is None else self.given
+        counter = self.current if self.fixed is None else self.fixed
         if counter is None:
             raise ValueError(
                 "dropout needs to know the step: give the model to a strategy, or "

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import GELU, Embedding, Flatten, LayerNorm, Linear, Module, Sequential
 from torch.nn.utils import parameters_to_vector
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.torch.model import TorchModel
 
 Net = TypeVar("Net", Sequential, TorchModel)
@@ -53,7 +53,7 @@ def gpt2(
     """
     sizes = dict(layers=layers, heads=heads, width=width, vocabulary=vocabulary, context=context)
     for name, value in sizes.items():
-        whole(name, value, 1)
+        as_int(name, value, 1)
     if width % heads:
         raise ValueError(f"width={width}: expected a multiple of heads={heads}")
     net = Sequential(

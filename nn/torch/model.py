@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.batch import Batch
 from nn.layers import Shape
 from nn.layers.dropout import rows_of
@@ -79,7 +79,7 @@ class TorchModel(Model):
         compute: str | None = None,
     ):
         if seed is not None:
-            seed = whole("seed", seed, 0)
+            seed = as_int("seed", seed, 0)
         where = _device(device)
         layers = _layers(modules, seed)
         dtype = _dtype(layers, dtype)
@@ -131,11 +131,11 @@ class TorchModel(Model):
     @property
     def clock(self) -> Any:
         """What counts the steps for dropout, in `steps`; None for the strategy that takes them."""
-        return self.dropout_clock.given
+        return self.dropout_clock.fixed
 
     @clock.setter
     def clock(self, clock: Any) -> None:
-        self.dropout_clock.given = clock
+        self.dropout_clock.fixed = clock
 
     @property
     def module(self) -> torch.nn.Sequential:
@@ -201,7 +201,7 @@ class TorchModel(Model):
         with rows_of(batch):
             # Layer by layer only for who wants to hear of each.
             logits, contexts = (super().forward if ready else self.forward)(batch.x)
-        loss, dlogits = cross_entropy(logits, batch.y, batch.rows)
+        loss, dlogits = cross_entropy(logits, batch.y, batch.global_count)
         self.backward(dlogits, contexts, add=add, ready=ready)
         return float(loss)
 

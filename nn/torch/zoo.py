@@ -36,7 +36,7 @@ from torch.nn import (
     Tanh,
 )
 
-from nn.arguments import whole
+from nn.arguments import as_int
 from nn.layers import Shape
 from nn.torch.gpt2 import gpt2, load_gpt2
 
@@ -80,7 +80,7 @@ def mlp(
         raise ValueError(f"activation={activation!r}: expected one of {', '.join(_ACTIVATIONS)}")
     if len(sizes) < 2:
         raise ValueError(f"sizes={list(sizes)}: expected inputs, any hidden widths, and classes")
-    *widths, classes = [whole("sizes", size, 1) for size in sizes]
+    *widths, classes = [as_int("sizes", size, 1) for size in sizes]
     layers: list[Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [Linear(inputs, outputs), *_norm(norm, outputs, 1), _ACTIVATIONS[activation]()]
@@ -254,7 +254,7 @@ def _conv(
     groups: int = 1,
 ) -> list[Module]:
     """A convolution and its norm, whose shift makes a bias of the convolution needless."""
-    whole("width", outputs, 1)
+    as_int("width", outputs, 1)
     after = _norm(norm, outputs, 2)
     bias = not after
     return [Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=bias), *after]
@@ -271,7 +271,7 @@ def _norm(kind: str, channels: int, dimensions: int) -> list[Module]:
 
 
 def _head(channels: int, classes: int) -> list[Module]:
-    return [AdaptiveAvgPool2d(1), Flatten(), Linear(channels, whole("classes", classes, 1))]
+    return [AdaptiveAvgPool2d(1), Flatten(), Linear(channels, as_int("classes", classes, 1))]
 
 
 NETS: dict[str, Callable[..., Sequential]] = {

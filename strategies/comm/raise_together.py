@@ -8,7 +8,7 @@ from mpi4py import MPI
 T = TypeVar("T")
 
 
-def on_all_ranks(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
+def raise_together(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
     """What `act`, which does not communicate, returns here. Collective.
 
     Raises:

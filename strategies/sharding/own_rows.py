@@ -13,6 +13,6 @@ def own_gradients(model, batch: Batch, comm: MPI.Intracomm, add: bool = False) -
     Returns:
         The mean loss over these rows (nan where there are none), and their number.
     """
-    own = batch.shard(comm.rank, comm.size).alone()
+    own = batch.shard(comm.rank, comm.size).as_global()
     loss = model.gradients(own, add=add)
     return loss if len(own) else math.nan, len(own)

@@ -25,7 +25,7 @@ section 2.2.2, with the shorter warm-up that suffices when transfers take no tim
 
 from typing import NamedTuple
 
-from nn.arguments import whole
+from nn.arguments import as_int
 
 
 class Op(NamedTuple):
@@ -99,8 +99,8 @@ def schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) -> Sche
     """
     if name not in SCHEDULES:
         raise ValueError(f"schedule={name!r}: expected one of {', '.join(SCHEDULES)}")
-    micro_batches = whole("micro_batches", micro_batches, 1)
-    chunks = whole("chunks", chunks, 1)
+    micro_batches = as_int("micro_batches", micro_batches, 1)
+    chunks = as_int("chunks", chunks, 1)
     if name == "interleaved":
         return interleaved(ranks, micro_batches, chunks)
     if chunks > 1:

@@ -28,8 +28,8 @@ def test_nested_shards_hold_every_row_once(rows, n, m, shuffled):
     shards = [batch.shard(k, n).shard(j, m) for k in range(n) for j in range(m)]
     np.testing.assert_array_equal(np.concatenate([s.y for s in shards]), index)
     np.testing.assert_array_equal(np.concatenate([s.x for s in shards])[:, 0], index)
-    np.testing.assert_array_equal(np.concatenate([s.numbers for s in shards]), index)
-    assert {s.rows for s in shards} == {rows}
+    np.testing.assert_array_equal(np.concatenate([s.row_ids for s in shards]), index)
+    assert {s.global_count for s in shards} == {rows}
     assert sum(map(len, shards)) == rows
 
 
@@ -65,13 +65,13 @@ def test_reading_a_part_changes_nothing_but_when_its_rows_are_read(index):
     assert (len(x.read), len(y.read)) == (1, 1)
     for part in (ready.shard(1, 3), ready.shard(1, 3).shard(0, 2), ready.read(1, 3).shard(1, 3)):
         assert part.x.shape == (len(part), 1)
-        np.testing.assert_array_equal(part.y, part.numbers)
+        np.testing.assert_array_equal(part.y, part.row_ids)
     assert (len(x.read), len(y.read)) == (1, 1)
     for k in range(3):
         np.testing.assert_array_equal(ready.shard(k, 3).x, batch.shard(k, 3).x)
-        np.testing.assert_array_equal(ready.shard(k, 3).numbers, batch.shard(k, 3).numbers)
+        np.testing.assert_array_equal(ready.shard(k, 3).row_ids, batch.shard(k, 3).row_ids)
     np.testing.assert_array_equal(ready.x, batch.x)
-    assert ready.rows == batch.rows
+    assert ready.global_count == batch.global_count
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_a_shard_that_does_not_exist_is_refused(k, n):
 def test_rows_alone_are_a_batch_of_their_own_and_change_no_other():
     batch = Batch(np.arange(10.0)[:, None], np.arange(10))
     shard = batch.shard(1, 3)
-    own = shard.alone()
-    assert (own.rows, len(own), shard.rows, batch.rows) == (3, 3, 10, 10)
+    own = shard.as_global()
+    assert (own.global_count, len(own), shard.global_count, batch.global_count) == (3, 3, 10, 10)
     np.testing.assert_array_equal(own.y, shard.y)
-    empty = batch.shard(0, 1).shard(10, 11).alone()
-    assert (empty.rows, len(empty)) == (1, 0)
+    empty = batch.shard(0, 1).shard(10, 11).as_global()
+    assert (empty.global_count, len(empty)) == (1, 0)

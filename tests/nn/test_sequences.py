@@ -17,7 +17,7 @@ TOKENS = np.arange(40).reshape(8, 5)
 
 def test_inputs_and_labels():
     batch = Sequences(TOKENS, index=[6, 1])
-    assert (len(batch), batch.length, batch.rows) == (2, 4, 8)
+    assert (len(batch), batch.length, batch.global_count) == (2, 4, 8)
     np.testing.assert_array_equal(batch.tokens, TOKENS[[6, 1]])
     np.testing.assert_array_equal(batch.x, [[30, 31, 32, 33], [5, 6, 7, 8]])
     np.testing.assert_array_equal(batch.y, [31, 32, 33, 34, 6, 7, 8, 9])
@@ -27,13 +27,13 @@ def test_shards_hold_whole_sequences_and_count_all_labels():
     batch = Sequences(TOKENS)
     parts = [batch.shard(1, 2).shard(k, 3) for k in range(3)]
     assert [len(part) for part in parts] == [2, 1, 1]
-    assert {part.rows for part in [batch, *parts]} == {32}
+    assert {part.global_count for part in [batch, *parts]} == {32}
     np.testing.assert_array_equal(np.concatenate([p.x for p in parts]), TOKENS[4:, :-1])
     np.testing.assert_array_equal(np.concatenate([p.y for p in parts]), TOKENS[4:, 1:].ravel())
     x, y = batch.part(3, 4)
     np.testing.assert_array_equal(x, TOKENS[6:, :-1])
     np.testing.assert_array_equal(y, TOKENS[6:, 1:].ravel())
-    assert [parts[0].alone().rows, batch.shard(8, 9).alone().rows] == [8, 1]
+    assert [parts[0].as_global().global_count, batch.shard(8, 9).as_global().global_count] == [8, 1]
     assert batch.shard(8, 9).y.shape == (0,)
 
 

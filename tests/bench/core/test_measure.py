@@ -166,7 +166,7 @@ def test_measurement_is_one_and_consistent(comm, build, monkeypatch):
 
     median = {arm: np.median(times) for arm, times in result.rounds.items()}
     assert result.speedup == median["sequential"] / median["parallel"]
-    assert result.bound == median["sequential"] / median["bound"]
+    assert result.bound == median["sequential"] / median["silent"]
     assert result.threads_speedup == median["sequential"] / median["threads"]
     assert result.efficiency == result.speedup / comm.size
     assert result.samples_per_second == result.steps_per_round * 20 / median["parallel"]

@@ -57,7 +57,7 @@ class SummedTwice(DataParallel):
 
 class SkipsOneRow(DataParallel):
     def gradients(self, batch):
-        if batch.rows > 1:
+        if batch.global_count > 1:
             return super().gradients(batch)
         self.model.grads[:] = 0
         return 0.0
@@ -67,9 +67,9 @@ class RemembersTheFirstSize(DataParallel):
     rows = 0
 
     def gradients(self, batch):
-        self.rows = self.rows or batch.rows
+        self.rows = self.rows or batch.global_count
         loss = super().gradients(batch)
-        self.model.grads[:] *= batch.rows / self.rows
+        self.model.grads[:] *= batch.global_count / self.rows
         return loss
 
 

@@ -165,7 +165,7 @@ def test_rows_of_tokens_are_for_a_language_model(file):
     net = plugin.load_model(f"{file}:language", rows)
     (batch,) = net.batches([3])
     assert isinstance(batch, Sequences)
-    assert (len(batch), batch.rows) == (3, 12)
+    assert (len(batch), batch.global_count) == (3, 12)
 
 
 def test_a_strategy_may_have_arguments_bound(file):
@@ -175,7 +175,7 @@ def test_a_strategy_may_have_arguments_bound(file):
     )
     name, build = plugin.load_strategy(f"{file}:Two")
     assert name == "Two"
-    assert plugin.bounded(build)
+    assert plugin.runs_silent(build)
     assert isinstance(build(mlp([3, 3, 2]), SGD(0.1), MPI.COMM_SELF), DataParallel)
 
 

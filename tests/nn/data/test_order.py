@@ -28,7 +28,7 @@ def test_an_epoch_covers_every_row_once(batch_size: int) -> None:
     batches = list(dataset.batches(batch_size))
     assert sorted(order(batches)) == list(range(23))
     assert len(batches) == dataset.steps_per_epoch(batch_size)
-    assert [batch.rows for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert [batch.global_count for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
 
 
 def test_x_and_y_go_together() -> None:

@@ -59,13 +59,13 @@ def test_the_same_batches_in_the_same_order(
     ready = list(prefetch(data.batches(4, epochs=2, seed=3), ahead, readers, part))
     assert len(ready) == len(plain)
     for a, b in zip(plain, ready):
-        assert (len(a), a.rows, a.ends_epoch) == (len(b), b.rows, b.ends_epoch)
+        assert (len(a), a.global_count, a.ends_epoch) == (len(b), b.global_count, b.ends_epoch)
         for k, n in [(0, 1), (1, 2), part]:
             one, other = a.shard(k, n), b.shard(k, n)
-            assert (len(one), one.rows) == (len(other), other.rows)
+            assert (len(one), one.global_count) == (len(other), other.global_count)
             np.testing.assert_array_equal(one.x, other.x)
             np.testing.assert_array_equal(one.y, other.y)
-            np.testing.assert_array_equal(one.numbers, other.numbers)
+            np.testing.assert_array_equal(one.row_ids, other.row_ids)
         np.testing.assert_array_equal(a.x, b.x)
         np.testing.assert_array_equal(a.y, b.y)
 
@@ -118,8 +118,8 @@ def test_batches_of_another_kind_stay_of_that_kind(part: tuple[int, int]) -> Non
     for a, b in zip(plain, prefetch(plain, part=part)):
         assert isinstance(b, Sequences)
         for k, n in [(0, 1), (1, 2), part]:
-            for one, other in [(a.shard(k, n), b.shard(k, n)), (a.alone(), b.alone())]:
-                assert (len(one), one.rows) == (len(other), other.rows)
+            for one, other in [(a.shard(k, n), b.shard(k, n)), (a.as_global(), b.as_global())]:
+                assert (len(one), one.global_count) == (len(other), other.global_count)
                 np.testing.assert_array_equal(one.x, other.x)
                 np.testing.assert_array_equal(one.y, other.y)
 
@@ -151,7 +151,7 @@ def test_strategies_train_alike_on_what_was_read_ahead(comm, strategy, whole) ->
 def test_an_error_comes_where_its_batch_would_have_come() -> None:
     x, y = watched(24, fails_at=13)
     batches = prefetch([Batch(x, y, index=np.arange(i, i + 6)) for i in range(0, 24, 6)], ahead=4)
-    assert [next(batches).rows, next(batches).rows] == [6, 6]
+    assert [next(batches).global_count, next(batches).global_count] == [6, 6]
     with pytest.raises(OSError, match="disk has gone"):
         next(batches)
     assert list(batches) == []
@@ -164,7 +164,7 @@ def test_an_error_of_the_source_comes_in_its_place_too() -> None:
         raise ValueError("no more")
 
     batches = prefetch(source(), ahead=10)
-    assert [next(batches).rows, next(batches).rows] == [3, 3]
+    assert [next(batches).global_count, next(batches).global_count] == [3, 3]
     with pytest.raises(ValueError, match="no more"):
         next(batches)
     assert not threads()

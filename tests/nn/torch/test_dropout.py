@@ -167,7 +167,7 @@ def test_a_strategy_says_who_counts_the_steps():
     model, optimizer = TorchModel([tnn.Dropout(0.5), tnn.Linear(3, 2)], input_shape=(3,)), SGD(0.1)
     Sequential(model, optimizer).step(Batch(np.ones((2, 3)), np.zeros(2, int)))
     assert model.clock is None
-    assert model.dropout_clock.lent is optimizer
+    assert model.dropout_clock.current is optimizer
 
 
 @pytest.mark.workers(1)

@@ -141,7 +141,7 @@ def of(config: pytest.Config) -> Yours:
 
 
 def runs_silent(build: Build) -> bool:
-    """Whether a strategy can be measured without its messages: `runs_silent = False` in it says no."""
+    """Whether a strategy runs on without messages: `runs_silent = False` in its class says no."""
     return bool(getattr(getattr(build, "func", build), "runs_silent", True))
 
 

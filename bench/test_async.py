@@ -3,9 +3,10 @@
 import pytest
 
 from bench.conftest import hold
-from bench.core.grid import case, full
+from bench.core.grid import case
 from bench.core.measure import Cell, measure
-from bench.report.results import Ratio
+from bench.marks import only_in_full_grid
+from bench.report.promises import Promise
 
 TOPIC = "async"
 
@@ -23,7 +24,10 @@ OVER_SYNCHRONOUS = 0.95
     "strategy",
     [
         "Hogwild",
-        *map(full, ("LocalSGD-10", "Hogwild-lock", "ParameterServer", "TopK-1%", "PowerSGD-2")),
+        *map(
+            only_in_full_grid,
+            ("LocalSGD-10", "Hogwild-lock", "ParameterServer", "TopK-1%", "PowerSGD-2"),
+        ),
     ],
 )
 def test_loose(speedup, comm, lap, workers, strategy, pytestconfig):
@@ -42,5 +46,5 @@ def test_loose(speedup, comm, lap, workers, strategy, pytestconfig):
             "SharedDataParallel": (least * synchronous.speedup_low, 1 / OVER_SYNCHRONOUS),
         }
         what = f"{strategy} step / {{}}, the least that its interval allows"
-        ratios = [Ratio(what.format(other), *ratio) for other, ratio in over.items()]
+        ratios = [Promise(what.format(other), *ratio) for other, ratio in over.items()]
         hold(ratios, foreign, comm.size)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from bench.core.grid import STRATEGIES, full, worker_counts
+from bench.core.grid import STRATEGIES, worker_counts
 from bench.core.measure import Cell
+from bench.marks import only_in_full_grid
 
 TOPIC = "speedup"
 
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.devices("cpu")  # a net of numpy; on other devices it i
 PARALLEL = [s.name for s in STRATEGIES.values() if s.common and s.name != "Sequential"]
 
 
-@pytest.mark.parametrize("batch_size", [full(64), 256, full(1024)])
+@pytest.mark.parametrize("batch_size", [only_in_full_grid(64), 256, only_in_full_grid(1024)])
 @pytest.mark.parametrize("workers", WORKERS)
 @pytest.mark.parametrize("strategy", PARALLEL)
 def test_mlp(speedup, strategy, workers, batch_size, device):

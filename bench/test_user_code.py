@@ -6,8 +6,9 @@ Run by `pytest bench --model file.py:factory --strategy file.py:Class` (bench/us
 import pytest
 
 from bench.core import grid
-from bench.core.grid import full, worker_counts
+from bench.core.grid import worker_counts
 from bench.core.measure import Case, Cell
+from bench.marks import only_in_full_grid
 from bench.user_code import plugin
 from bench.user_code.plugin import Build, Net
 from strategies import Sequential
@@ -28,7 +29,9 @@ def pytest_generate_tests(metafunc):
     sizes = sorted({min(size, rows) for size in BATCH_SIZES})
     metafunc.parametrize("strategy", yours.strategies())
     metafunc.parametrize("model", _nets(yours))
-    metafunc.parametrize("batch_size", [n if n == min(QUICK, rows) else full(n) for n in sizes])
+    metafunc.parametrize(
+        "batch_size", [n if n == min(QUICK, rows) else only_in_full_grid(n) for n in sizes]
+    )
     metafunc.definition.add_marker(pytest.mark.devices(yours.net.device if yours.net else "cpu"))
 
 

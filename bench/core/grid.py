@@ -9,7 +9,6 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-import pytest
 from mpi4py import MPI
 
 import nn
@@ -113,11 +112,6 @@ def worker_counts() -> list[int]:
     """1, 2, 4, ... and all ranks of this launch."""
     world = MPI.COMM_WORLD.size
     return [*(2**i for i in range(world.bit_length()) if 2**i < world), world]
-
-
-def full(value: Any) -> Any:
-    """A parameter value that --quick leaves out."""
-    return pytest.param(value, marks=pytest.mark.full)
 
 
 def optimizer() -> nn.SGD:

@@ -20,8 +20,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from mpi4py import MPI
@@ -31,7 +30,9 @@ from scipy import stats
 from bench.core.cores import all_cores, available
 from bench.core.metering import Metered, Silent
 from nn.batch import Batch
+from nn.plain_json import INLINE
 from strategies.base import Strategy
+from strategies.records import Record
 
 SHORTEST_ROUND = 0.05
 """Seconds. Shorter ones are at the mercy of a single time slice given to somebody else."""
@@ -116,7 +117,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Record, kind="cell"):
     """A measured cell; ratios are of medians over rounds, times are in seconds.
 
     Attributes:
@@ -137,7 +138,7 @@ class Measurement:
         note: what the reader must know of the check.
     """
 
-    cell: Cell
+    cell: Cell = field(metadata=INLINE)
     speedup: float
     speedup_low: float
     speedup_high: float
@@ -182,10 +183,6 @@ class Measurement:
             profile=profile or {},
             note=check.note,
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Public keys and values, of the kinds that JSON knows; the cell's own keys first."""
-        return {**asdict(self.cell), **{k: v for k, v in asdict(self).items() if k != "cell"}}
 
 
 def measure(

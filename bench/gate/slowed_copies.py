@@ -12,15 +12,14 @@ import os
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from mpi4py import MPI
 
 from bench.core.grid import case
 from bench.core.measure import Case, Cell, measure
-from bench.report.results import append
 from nn import Batch
 from strategies import Strategy
+from strategies.records import RunFile
 
 GRID = [
     (strategy, batch_size)
@@ -61,7 +60,7 @@ def slowed(original: Case, amount: float) -> Case:
 def main() -> None:
     comm = MPI.COMM_WORLD
     amounts = [float(argument) for argument in sys.argv[1:]]
-    path = Path(os.environ["LOCKSTEP_CELLS"])
+    run = RunFile(os.environ["LOCKSTEP_CELLS"], {"copies": amounts})
     for number, (strategy, batch_size) in enumerate(GRID):
         cell = Cell(strategy, "mlp", comm.size, batch_size, 10_000)
         plain = replace(case(cell), runs_silent=False)
@@ -72,7 +71,7 @@ def main() -> None:
         for name, variant in variants:
             result = measure(variant, comm)
             if comm.rank == 0:
-                append(path, {"id": name, **result.as_dict()})
+                run.append({"id": name, **result.as_dict()})
 
 
 if __name__ == "__main__":

@@ -444,8 +444,8 @@ def _end(ranks: Any, said: str) -> NoReturn:
     """One sentence, not one from every rank, and the exit code of wrong usage."""
     ranks.code = int(pytest.ExitCode.USAGE_ERROR)
     leads = ranks.control.rank == ranks.control.leader
-    if leads and not ranks.control.whole:
-        ranks.watchdog.say(f"ERROR: {said}")  # ranks have died: pytest itself is not to end
+    if leads and not ranks.control.can_finalize:
+        ranks.watchdog.print_now(f"ERROR: {said}")  # ranks have died: pytest itself is not to end
     raise pytest.UsageError(*([said] if leads else []))
 
 

@@ -370,7 +370,7 @@ def test_what_is_measured_is_never_shared_out(request):
     for shared in (True, False):
         item.stash = pytest.Stash()
         assert shares.arrange([item]) == [item]
-        assert bool(shares.of(item)) is shared
+        assert bool(shares.block_of(item)) is shared
         options = SimpleNamespace(quick=False, cells=False)
         config = SimpleNamespace(option=options, pluginmanager=Mock(), stash={})
         conftest.pytest_collection_modifyitems(config, [item])

@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from bench.user_code import plugin
-from bench.user_code.plugin import Build
+from bench.user_code import registry
+from bench.user_code.registry import Build
 from strategies import CompressedDataParallel, Hybrid, LocalSGD, ParameterServer, Pipeline, TopK
 
-EXACT: dict[str, Build] = plugin.EXACT | {
+EXACT: dict[str, Build] = registry.EXACT | {
     "GPipe": partial(Pipeline, micro_batches=2, schedule="gpipe"),
     "Hybrid-tensor": lambda model, optimizer, comm: Hybrid(
         model, optimizer, comm, tensor=comm.size, micro_batches=2

@@ -53,7 +53,7 @@ MARKS = ("<!-- error rates: written by nox -s bench_aa -->", "<!-- end of error 
 
 MEASURED = {
     "nn": ("arguments", "batch", "loss", "lr_schedules", "model", "optim", "zoo"),
-    "nn/layers": ("base",),
+    "nn/layers": ("activations", "base", "convolution", "linear"),
     "nn/data": ("cache", "dataset", "distortions", "load", "prepare", "raw"),
     "nn/data/sets": ("digits",),
     "strategies": ("base", "data_parallel", "sequential", "shared_data_parallel"),

@@ -48,7 +48,7 @@ def test_the_wrong_example_is_caught_by_the_test_that_is_named_for_it(tmp_path):
     ids=["images", "tokens"],
 )
 def test_a_model_of_ones_own_is_trained_by_all_of_ours(tmp_path, model):
-    """Try the command of the README; a pipeline skips batches with fewer rows than micro-batches."""
+    """Run the command of the README; `Pipeline` refuses fewer rows than micro-batches."""
     copy_tree(tmp_path)
     options = [f"--{option}=tests/examples/{name}" for option, name in model.items()]
     found = outcomes(tmp_path, ["tests", *options], ranks=2)

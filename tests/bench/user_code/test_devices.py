@@ -14,8 +14,8 @@ from bench.core import grid, turns
 from bench.core.cell import Cell
 from bench.core.measure import measure
 from bench.report.table import render
-from bench.user_code import devices
-from bench.user_code.plugin import DoorError, Net
+from bench.user_code import UserCodeError, devices
+from bench.user_code.nets import Net
 from nn import Model, mlp
 from nn.torch import layer as torch_layer
 from nn.torch import model as torch_model
@@ -115,6 +115,6 @@ def test_a_model_of_ones_own_goes_to_the_device_as_it_is(asked):
 
 def test_a_net_of_numpy_stays_on_the_cpu():
     net = Net("net", lambda dtype: mlp([3, 2], dtype=dtype))
-    with pytest.raises(DoorError, match="net is a net of numpy: expected --device cpu, not cuda"):
+    with pytest.raises(UserCodeError, match="net is a numpy net: expected --device cpu, not cuda"):
         net.on("cuda")
     assert net.device == "cpu"

@@ -17,6 +17,7 @@ import nn
 from nn import SGD, Adam, Batch
 from nn.sequences import Sequences
 from nn.torch import layer as torch_layer
+from nn.torch import row_check
 from nn.torch.embedding import take_floats
 from nn.torch.model import TorchModel, devices
 from strategies import (
@@ -1037,7 +1038,7 @@ def test_a_device_has_random_numbers_of_its_own(monkeypatch):
     states = []
     for draw in (lambda: None, lambda: drawn.update({"cuda:1": 1}), lambda: torch.rand(1)):
         draw()
-        states.append(torch_layer._generators(torch.device("cuda:1")))
+        states.append(row_check.generator_states(torch.device("cuda:1")))
     assert states[0].keys() == states[1].keys() == states[2].keys()
     for before, after, whose in zip(states, states[1:], ("the device's", "torch's")):
         assert [name for name in after if after[name] != before[name]] == [

@@ -13,8 +13,10 @@ import pytest
 from mpi4py import MPI
 
 from bench.core import grid
-from bench.core.background_load import Neighbours
-from bench.core.measure import Case, Cell, Measurement, WrongTraining, measure
+from bench.core.background_load import BackgroundLoad
+from bench.core.cell import Case, Cell, Measurement
+from bench.core.check import WrongTraining
+from bench.core.measure import measure
 from bench.report.kinds import WrongCell
 from bench.report.progress import Progress
 from bench.report.promises import Promise, not_kept
@@ -119,8 +121,8 @@ def lap(comm: MPI.Intracomm) -> Callable[[], float]:
     if comm.rank > 0:
         return lambda: comm.bcast(None)
     launched = MPI.COMM_WORLD.size > 1
-    neighbours = Neighbours(psutil.Process(os.getppid() if launched else None))
-    return lambda: comm.bcast(neighbours.lap())
+    load = BackgroundLoad(psutil.Process(os.getppid() if launched else None))
+    return lambda: comm.bcast(load.lap())
 
 
 @pytest.fixture

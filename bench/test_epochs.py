@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.core.measure import Cell
+from bench.core.cell import Cell
 from bench.marks import only_in_full_grid
 
 TOPIC = "epochs"

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.conftest import RUN
-from bench.core.measure import Cell
+from bench.core.cell import Cell
 from strategies.records import read
 
 TOPIC = "ruler"

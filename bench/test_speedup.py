@@ -2,8 +2,8 @@
 
 import pytest
 
+from bench.core.cell import Cell
 from bench.core.grid import STRATEGIES, worker_counts
-from bench.core.measure import Cell
 from bench.marks import only_in_full_grid
 
 TOPIC = "speedup"

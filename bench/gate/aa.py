@@ -53,12 +53,15 @@ MARKS = ("<!-- error rates: written by nox -s bench_aa -->", "<!-- end of error 
 
 MEASURED = {
     "nn": ("arguments", "batch", "loss", "lr_schedules", "model", "optim", "zoo"),
-    "nn/layers": ("base",),
+    "nn/layers": ("activations", "base", "convolution", "linear"),
     "nn/data": ("cache", "dataset", "distortions", "load", "prepare", "raw"),
     "nn/data/sets": ("digits",),
     "strategies": ("base", "data_parallel", "sequential", "shared_data_parallel"),
     "strategies/comm": ("shared_window",),
-    "bench/core": ("cores", "grid", "measure", "metering"),
+    "bench/core": (
+        *("arms", "cell", "check", "cores", "grid", "instrumented"),
+        *("measure", "metering", "silence", "turns"),
+    ),
     "bench/gate": ("slowed_copies",),
 }
 """Folder -> modules that run while the trial's cells are measured. Named one by one, so that a new

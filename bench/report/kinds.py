@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from bench.core.measure import Cell, Measurement
+from bench.core.cell import Cell, Measurement
 from bench.report.promises import Promise
 from bench.report.proofs import Mutant, Proof
 from nn.plain_json import INLINE

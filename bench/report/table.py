@@ -228,7 +228,7 @@ def _promises(promises: Sequence[Promise]) -> Table:
 
 def _proofs(proofs: Sequence[Proof]) -> Table:
     """How the tests of every file ended, and the largest error of what they compared."""
-    table = _table("tests of", "number", "not passed", "skipped", "largest error / tolerance")
+    table = _table("tests of", "number", "failed", "skipped", "largest error / tolerance")
     files = dict.fromkeys(p.test.partition("::")[0] for p in proofs)
     for file in files:
         group = [p for p in proofs if p.test.partition("::")[0] == file]
@@ -238,7 +238,7 @@ def _proofs(proofs: Sequence[Proof]) -> Table:
             f"{len(group)}",
             f"{sum(p.outcome in ('failed', 'xpassed') for p in group)}",
             f"{sum(p.outcome == 'skipped' for p in group)}",
-            f"{max(worst):.2f}" if worst else "",
+            f"{max(worst):.0e}" if worst else "",
         )
     return table
 

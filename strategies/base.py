@@ -1,7 +1,6 @@
 """What every strategy is: a way to take the step of plain sequential training on several ranks."""
 
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +9,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from nn.batch import Batch
+from strategies.comm.communicator import Communicator
 
 COMM_DTYPES = ("float32", "float64")
 """What is sent. A whitelist: MPI libraries were seen to reduce other formats to NaN in silence."""
@@ -21,22 +21,6 @@ class Refused(ValueError, TypeError):
     Another may, and whoever tries all of them can go on to the next; any other error is a fault,
     of the strategy or of its arguments.
     """
-
-
-class Communicator(ABC):
-    """Ranks that train together: an `MPI.Intracomm`, or an adapter with those of its verbs that
-    strategies use, which says so by being a subclass of this one.
-    """
-
-    @property
-    @abstractmethod
-    def rank(self) -> int: ...
-    @property
-    @abstractmethod
-    def size(self) -> int: ...
-
-
-Communicator.register(MPI.Intracomm)
 
 
 class Trainable(Protocol):
@@ -231,3 +215,16 @@ class Strategy:
 def under(prefix: str, state: dict[str, NDArray]) -> dict[str, NDArray]:
     """The arrays of a state whose names begin with `prefix`, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def refuse_synchronised(model: Any) -> None:
+    """Raises Refused: the model's batch norm waits for ranks that do not compute it with this one.
+
+    Or that compute it with weights of their own: what they have in common is no net's statistics.
+    """
+    if getattr(model, "sync_batch_norm", None):
+        raise Refused(
+            "sync_batch_norm=... is for strategies whose ranks compute every layer together, with "
+            "the same weights, each on its rows: DataParallel, SharedDataParallel, ZeRO, "
+            "CompressedDataParallel"
+        )

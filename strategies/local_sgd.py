@@ -1,5 +1,6 @@
 """Local SGD: every rank trains on rows of its own; from time to time the weights are averaged."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,8 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch
-from strategies.base import under
+from strategies.base import refuse_synchronised, under
 from strategies.data_parallel import DataParallel
-from strategies.sharding.layout import refuse_synchronised
-from strategies.sharding.own_rows import own_gradients
 
 
 class LocalSGD(DataParallel):
@@ -161,3 +160,14 @@ class LocalSGD(DataParallel):
                     f"state 'outer.{name}' of shape {own[name].shape}: the model has "
                     f"{self.length} parameters"
                 )
+
+
+def own_gradients(model, batch: Batch, comm: MPI.Intracomm, add: bool = False) -> tuple[float, int]:
+    """Write (or add) the gradient of this rank's rows as a batch of its own: a mean over these.
+
+    Returns:
+        The mean loss over these rows (nan where there are none), and their number.
+    """
+    own = batch.shard(comm.rank, comm.size).as_global()
+    loss = model.gradients(own, add=add)
+    return loss if len(own) else math.nan, len(own)

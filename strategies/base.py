@@ -1,6 +1,8 @@
 """What every strategy is: a way to take the step of plain sequential training on several ranks."""
 
+import math
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,7 +11,6 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from nn.batch import Batch
-from strategies.comm.communicator import Communicator
 
 COMM_DTYPES = ("float32", "float64")
 """What is sent. A whitelist: MPI libraries were seen to reduce other formats to NaN in silence."""
@@ -21,6 +22,22 @@ class Refused(ValueError, TypeError):
     Another may, and whoever tries all of them can go on to the next; any other error is a fault,
     of the strategy or of its arguments.
     """
+
+
+class Communicator(ABC):
+    """Ranks that train together: an `MPI.Intracomm`, or an adapter with those of its verbs that
+    strategies use, which says so by being a subclass of this one.
+    """
+
+    @property
+    @abstractmethod
+    def rank(self) -> int: ...
+    @property
+    @abstractmethod
+    def size(self) -> int: ...
+
+
+Communicator.register(MPI.Intracomm)
 
 
 class Trainable(Protocol):
@@ -228,3 +245,14 @@ def refuse_synchronised(model: Any) -> None:
             "the same weights, each on its rows: DataParallel, SharedDataParallel, ZeRO, "
             "CompressedDataParallel"
         )
+
+
+def own_gradients(model, batch: Batch, comm: MPI.Intracomm, add: bool = False) -> tuple[float, int]:
+    """Write (or add) the gradient of this rank's rows as a batch of its own: a mean over these.
+
+    Returns:
+        The mean loss over these rows (nan where there are none), and their number.
+    """
+    own = batch.shard(comm.rank, comm.size).as_global()
+    loss = model.gradients(own, add=add)
+    return loss if len(own) else math.nan, len(own)

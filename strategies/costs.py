@@ -31,7 +31,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from nn.batch import bounds
-from nn.layers import Conv2d, Layer, Linear, Shape
+from nn.layers import Conv2d, Flatten, Layer, Linear, Shape
 from nn.layers.residual import Residual
 from nn.model import Model
 from strategies.comm.shared_window import LINE
@@ -90,9 +90,8 @@ def sent_by_tensor_parallel(
     partner gathers that gradient instead; convolutions gather their input. Shoeybi et al.,
     "Megatron-LM" (2019), section 3.
     """
-    split = _TensorSplit(ranks, rank, model.input_shape, need_dx)
-    split.add(model.layers)
-    return Sent({verb: _item(model) * rows * n for verb, n in split.sent.items() if n})
+    sent = _split(model, ranks, rank, need_dx).sent
+    return Sent({verb: _item(model) * rows * elements for verb, elements in sent.items()})
 
 
 def sent_by_pipeline(model: Model, cuts: Sequence[int], ranks: int, rank: int, rows: int) -> Sent:
@@ -132,8 +131,7 @@ def sent_by_hybrid(
     for s in _stages(ends, stages, stage) if tensor > 1 else ():
         piece = model.stage(*ends[s : s + 2])
         sent += sent_by_tensor_parallel(piece, tensor, lane, rows, need_dx=s > 0)
-    own = held_by_hybrid(model, cuts, grid, rank, slots=-1) - LINE
-    sent["Allreduce"] += own + _item(model)
+    sent["Allreduce"] += _item(model) * (_own_params(model, cuts, grid, rank) + 1)
     return sent
 
 
@@ -206,25 +204,27 @@ def held_by_tensor_parallel(model: Model, ranks: int, rank: int, slots: int) -> 
 
     Shoeybi et al., "Megatron-LM" (2019), section 3.
     """
-    split = _TensorSplit(ranks, rank, model.input_shape, need_dx=False)
-    split.add(model.layers)
-    return (2 + slots) * _item(model) * split.params
+    return (2 + slots) * _item(model) * _split(model, ranks, rank).params
 
 
 def held_by_pipeline(model: Model, cuts: Sequence[int], ranks: int, rank: int, slots: int) -> int:
     """The layers of its stages. Huang et al., "GPipe" (2019), section 2."""
-    return held_by_hybrid(model, cuts, (1, ranks, 1), rank, slots) - LINE
+    return (2 + slots) * _item(model) * _own_params(model, cuts, (1, ranks, 1), rank)
 
 
 def held_by_hybrid(
     model: Model, cuts: Sequence[int], grid: tuple[int, int, int], rank: int, slots: int
 ) -> int:
     """Its part of its stages, and a line of cache as DataParallel."""
+    return (2 + slots) * _item(model) * _own_params(model, cuts, grid, rank) + LINE
+
+
+def _own_params(model: Model, cuts: Sequence[int], grid: tuple[int, int, int], rank: int) -> int:
+    """Parameters of one rank of a grid."""
     _, stages, tensor = grid
-    stage, lane = rank // tensor % stages, rank % tensor
     ends = [0, *cuts, len(model.layers)]
-    pieces = [model.stage(*ends[s : s + 2]) for s in _stages(ends, stages, stage)]
-    return LINE + sum(held_by_tensor_parallel(piece, tensor, lane, slots) for piece in pieces)
+    pieces = [model.stage(*ends[s : s + 2]) for s in _stages(ends, stages, rank // tensor % stages)]
+    return sum(_split(piece, tensor, rank % tensor).params for piece in pieces)
 
 
 # Time and contexts of a pipeline
@@ -266,7 +266,13 @@ def _stages(ends: Sequence[int], ranks: int, rank: int) -> range:
     return range(rank, len(ends) - 1, ranks)
 
 
-class _TensorSplit:
+def _split(model: Model, ranks: int, rank: int, need_dx: bool = False) -> "_Split":
+    split = _Split(ranks, rank, model.input_shape, need_dx)
+    split.add(model.layers)
+    return split
+
+
+class _Split:
     """Counts what one rank sends a row, and holds, as the layers of a net are split by neurons.
 
     Attributes:
@@ -291,12 +297,11 @@ class _TensorSplit:
                 self._split_by_outputs(layer)
             elif isinstance(layer, Residual):
                 self._make_whole()
-                need_dx, self.need_dx = self.need_dx, True
+                need_dx, self.need_dx = self.need_dx, self.need_dx or i > 0
                 self.add(layer.layers)
                 self.need_dx = need_dx
-                continue
             else:
-                if not each_feature_alone(layer):
+                if not (isinstance(layer, Flatten) or each_feature_alone(layer)):
                     self._make_whole()
                 self.params += layer.n_params
             self.shape = layer.row_shape(self.shape)
@@ -319,7 +324,7 @@ class _TensorSplit:
         if not self.parts:
             self._split_by_outputs(layer)
             return
-        self.params += (self._part + 1) * layer.outputs
+        self.params += layer.n_params - (self._whole - self._part) * layer.outputs
         self.sent["Allreduce"] += layer.outputs  # forward
         self.parts = 0
 

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from nn.batch import Batch
 from nn.optim import zeros_like
-from strategies.base import Strategy, refuse_synchronised
+from strategies.base import Strategy, own_gradients, refuse_synchronised
 from strategies.comm.shared_window import LINE, SharedWindow
-from strategies.local_sgd import own_gradients
 
 
 class Hogwild(Strategy):

@@ -1,6 +1,5 @@
 """Local SGD: every rank trains on rows of its own; from time to time the weights are averaged."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch
-from strategies.base import refuse_synchronised, under
+from strategies.base import own_gradients, refuse_synchronised, under
 from strategies.data_parallel import DataParallel
 
 
@@ -160,14 +159,3 @@ class LocalSGD(DataParallel):
                     f"state 'outer.{name}' of shape {own[name].shape}: the model has "
                     f"{self.length} parameters"
                 )
-
-
-def own_gradients(model, batch: Batch, comm: MPI.Intracomm, add: bool = False) -> tuple[float, int]:
-    """Write (or add) the gradient of this rank's rows as a batch of its own: a mean over these.
-
-    Returns:
-        The mean loss over these rows (nan where there are none), and their number.
-    """
-    own = batch.shard(comm.rank, comm.size).as_global()
-    loss = model.gradients(own, add=add)
-    return loss if len(own) else math.nan, len(own)

@@ -13,9 +13,8 @@ import torch.distributed as dist
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from strategies.base import Refused
+from strategies.base import Communicator, Refused
 from strategies.comm import json_codec
-from strategies.comm.communicator import Communicator
 
 Buffer = NDArray | torch.Tensor
 BACKENDS = ("gloo", "nccl")

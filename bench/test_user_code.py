@@ -9,9 +9,10 @@ from bench.core import grid
 from bench.core.grid import full, worker_counts
 from bench.core.measure import Case, Cell
 from bench.user_code.nets import Net
-from bench.user_code.registry import Build, UserCode, loaded, runs_silent
+from bench.user_code.registry import UserCode, loaded, runs_silent
 from strategies import Sequential
 from strategies.base import Refused
+from strategies.catalog import Build
 
 TOPIC = "yours"
 

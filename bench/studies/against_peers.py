@@ -75,7 +75,7 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     pytest.importorskip("torch").set_num_threads(1)
-    from bench.peers import torch_peers
+    from bench import peers
     from nn.torch import zoo
     from nn.torch.model import TorchModel
 
@@ -92,10 +92,10 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
     ]
     short = Batch(x[1:batch_size], y[1:batch_size])
     strategies = {
-        "torch, plain loop": build(torch_peers.Peer),
-        THREADS: build(torch_peers.Peer),
+        "torch, plain loop": build(peers.Peer),
+        THREADS: build(peers.Peer),
         **{name: build(ours, comm) for name, ours in OURS.items()},
-        **{peer.__name__: build(peer, comm) for peer in torch_peers.PEERS},
+        **{peer.__name__: build(peer, comm) for peer in peers.PEERS},
     }
     entrants = {PLAIN: Entrant(build(Sequential).step, 1)}
     for label, strategy in strategies.items():

@@ -6,8 +6,8 @@ Run by `pytest bench --model file.py:factory --strategy file.py:Class` (bench/us
 import pytest
 
 from bench.core import grid
+from bench.core.cell import Case, Cell
 from bench.core.grid import full, worker_counts
-from bench.core.measure import Case, Cell
 from bench.user_code.nets import Net
 from bench.user_code.registry import UserCode, loaded, runs_silent
 from strategies import Sequential

@@ -63,8 +63,8 @@ def _end(ranks: Any, message: str) -> NoReturn:
     """End the run with one message, not one from every rank, and the exit code of wrong usage."""
     ranks.code = int(pytest.ExitCode.USAGE_ERROR)
     leads = ranks.control.rank == ranks.control.leader
-    if leads and not ranks.control.whole:
-        ranks.watchdog.say(f"ERROR: {message}")  # ranks have died: pytest will not get to say it
+    if leads and not ranks.control.can_finalize:
+        ranks.watchdog.print_now(f"ERROR: {message}")  # ranks have died: pytest will not get to say it
     raise pytest.UsageError(*([message] if leads else []))
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.core import measure as core
-from bench.core.measure import Cell, measure
+from bench.core import turns
+from bench.core.cell import Cell
+from bench.core.measure import measure
 from bench.test_user_code import case
 from bench.user_code.loader import load_data, load_model
 from bench.user_code.registry import UserCode
@@ -198,7 +199,7 @@ def test_the_language_model_is_proven_by_all_of_ours(comm, strategy):
 
 @pytest.mark.workers(2)
 def test_the_language_model_is_measured(comm, monkeypatch):
-    monkeypatch.setattr(core, "SHORTEST_ROUND", 0.002)
+    monkeypatch.setattr(turns, "SHORTEST_TURN", 0.002)
     cell = Cell("DataParallel", "net", comm.size, 50, 300)
     result = measure(case(cell, DataParallel, language_model()), comm, seconds=0)
     assert result.check_error < 1e-3

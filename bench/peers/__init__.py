@@ -3,7 +3,7 @@
 Each is torch's own way, as its documentation has it: its modules, its autograd, its optimizers, its
 communication over gloo. Only the interface is ours: `step` takes the global batch, and `weights`
 returns all parameters in sequential order. The interface wants the loss of the global batch, so a
-step also sums it over MPI, which takes microseconds.
+step also sums it over MPI, which takes microseconds. scikit-learn's net is only timed.
 
     pytest tests bench --model file.py:net --strategy bench/peers/ddp.py:DistributedDataParallel
 

@@ -46,22 +46,6 @@ def _all_threads():
             torch.set_num_threads(1)
 
 
-def _sklearn_step():
-    """scikit-learn's MLPClassifier: a partial_fit is one step on the rows that it is given."""
-    from sklearn.neural_network import MLPClassifier
-
-    net = MLPClassifier(
-        MLP_SIZES[1:-1], solver="sgd", alpha=0, learning_rate_init=0.01, nesterovs_momentum=False
-    )
-    labels = np.arange(MLP_SIZES[-1])
-
-    def step(batch):
-        net.batch_size = len(batch)
-        net.partial_fit(batch.x, batch.y, classes=labels)
-
-    return step
-
-
 @pytest.mark.parametrize(
     ("net", "batch_size", "limit"),
     [
@@ -78,6 +62,7 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     pytest.importorskip("torch").set_num_threads(1)
     from bench import peers
+    from bench.peers.scikit_learn import partial_fit_step
     from nn.torch import zoo
     from nn.torch.model import TorchModel
 
@@ -116,7 +101,7 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
         enter(label, strategy.step, strategy.comm.size, check)
     if net == "mlp":
         note = "scikit-learn draws weights of its own: only its time is compared"
-        enter("scikit-learn", _sklearn_step(), 1, Check(note=note))
+        enter("scikit-learn", partial_fit_step(MLP_SIZES, 0.01), 1, Check(note=note))
     lap()
     rounds = take_turns(contenders)
     for strategy in strategies.values():

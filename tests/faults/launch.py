@@ -41,7 +41,7 @@ class Launch:
         return [e for e in self.log if "test" in e and e["test"].split("[")[0] == test]
 
     def failure(self, test: str) -> dict[str, Any]:
-        """Return the report of the failure of ``test``, with the ``seconds`` from fault to report."""
+        """Return the report that ``test`` failed, with the ``seconds`` from the fault to it."""
         failures = [e for e in self.reports(test) if e["outcome"] == "failed"]
         assert len(failures) == 1, self.output
         faults = [e for e in self.log if e.get("fault", "").split("[")[0] == test]

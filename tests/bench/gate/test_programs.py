@@ -1,4 +1,4 @@
-"""The programs from end to end, on benchmarks that only pretend: see fake_mpiexec."""
+"""The programs from end to end, on simulated benchmarks: see fake_mpiexec."""
 
 import io
 import json
@@ -15,9 +15,10 @@ import pytest
 from rich.console import Console
 
 from bench.core.background_load import Neighbours, disturbed
-from bench.gate import ab, baselines, compare, launches
-from bench.gate.aa import busy_neighbour
-from bench.gate.launches import CELLS, LAUNCHER, Launch
+from bench.gate import ab, baselines, collect, compare, launcher, launches
+from bench.gate.aa.trial import busy_core
+from bench.gate.launcher import CELLS, LAUNCHER
+from bench.gate.launches import Launch
 from bench.gate.statistics import Outcome, Verdict
 from bench.gate.verdicts import Report, show
 from tests.bench.gate.fake_mpiexec import cells
@@ -32,9 +33,9 @@ GRID = {name: {"parallel": 1.4} for name in "abcdef"}
 def project(tmp_path, monkeypatch):
     """An empty working directory with a grid of six cells, whose launches start no process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launches, "start", pretended)
+    monkeypatch.setattr(collect, "start", pretended)
     # Other programs may run beside this test; what they do to a cell has tests of its own.
-    monkeypatch.setattr(launches, "disturbed", lambda foreign, workers: False)
+    monkeypatch.setattr(launches, "disturbed", lambda load, workers: False)
     grid(tmp_path)
     return tmp_path
 
@@ -43,7 +44,7 @@ def pretended(ranks, command, root, label=""):
     lines = (
         list(cells(Path(root, "grid.json"), command)) if Path(root, "grid.json").exists() else []
     )
-    measured = {line["id"]: line | {"foreign": 0.0} for line in lines if line}
+    measured = {line["id"]: line | {"background_load": 0.0} for line in lines if line}
     return Launch(measured, failure="ended with code 3" if None in lines else None)
 
 
@@ -123,9 +124,9 @@ class TestCompare:
         saved()
         assert judged("-n", "3") == (3, {})
 
-    def test_neighbours_make_it_inconclusive(self, project, monkeypatch):
+    def test_background_load_makes_it_inconclusive(self, project, monkeypatch):
         saved()
-        monkeypatch.setattr(launches, "disturbed", lambda foreign, workers: True)
+        monkeypatch.setattr(launches, "disturbed", lambda load, workers: True)
         code, outcomes = judged()
         assert code == 4
         assert set(outcomes.values()) == {"inconclusive"}
@@ -229,7 +230,7 @@ class TestBaseline:
         assert [list(launch.cells) for launch in kept.launches] == [["a", "b", "c"]] * 3
 
     def test_an_interrupted_save_keeps_the_launches_before_it(self, project, monkeypatch):
-        run, calls = launches.start, []
+        run, calls = collect.start, []
 
         def interrupted(*arguments, **options):
             calls.append(arguments)
@@ -237,7 +238,7 @@ class TestBaseline:
                 raise KeyboardInterrupt
             return run(*arguments, **options)
 
-        monkeypatch.setattr(launches, "start", interrupted)
+        monkeypatch.setattr(collect, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):
             baselines.main(["-n", "2", "--save", "main"])
         assert len(baselines.load(baselines.STORAGE, "main").launches) == 2
@@ -266,7 +267,7 @@ class TestBaseline:
     def test_says_what_there_is(self, project, capsys):
         saved(name="other")
         assert compare.main(["main"]) == 2
-        assert "there: other" in " ".join(capsys.readouterr().out.split())
+        assert "saved there: other" in " ".join(capsys.readouterr().out.split())
 
     @pytest.mark.parametrize(
         ("damage", "says"),
@@ -345,13 +346,13 @@ class TestAB:
 
     def test_launches_alternate(self, repository, monkeypatch):
         order = []
-        run = launches.start
+        run = collect.start
 
         def noted(ranks, command, root, label):
             order.append(label)
             return run(ranks, command, root, label)
 
-        monkeypatch.setattr(launches, "start", noted)
+        monkeypatch.setattr(collect, "start", noted)
         ab.main(["HEAD", "-n", "2"])
         assert order == ["before", "after", "after", "before", "before", "after"]
 
@@ -381,7 +382,7 @@ class TestAB:
 
     @pytest.mark.parametrize(
         ("conftest", "says"),
-        [('addoption("--cells")', "ended with code 3"), ("", "it is from before this gate")],
+        [('addoption("--cells")', "ended with code 3"), ("", "it is older than this gate")],
     )
     def test_a_commit_that_measures_nothing_is_wrong_usage_at_once(
         self, repository, monkeypatch, capsys, conftest, says
@@ -397,7 +398,7 @@ class TestAB:
             started.append(label)
             return pretended(ranks, command, root)
 
-        monkeypatch.setattr(launches, "start", noted)
+        monkeypatch.setattr(collect, "start", noted)
         assert ab.main(["HEAD", "-n", "2"]) == 2
         said = " ".join(capsys.readouterr().out.split())
         assert f"HEAD measured nothing: {says}" in said
@@ -405,7 +406,7 @@ class TestAB:
 
 
 class TestStart:
-    """What the other tests pretend: processes, and the file that they append to."""
+    """Real processes, and the file that they append to."""
 
     @pytest.fixture(autouse=True)
     def started(self, tmp_path, monkeypatch):
@@ -414,17 +415,17 @@ class TestStart:
 
     def test_takes_the_cells_of_a_launch(self, tmp_path):
         grid(tmp_path)
-        launch = launches.start(2, ["-m", "pytest", "bench"], tmp_path)
+        launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
         assert list(launch.cells) == list(GRID)
-        assert all(line["foreign"] >= 0 for line in launch.cells.values())
+        assert all(line["background_load"] >= 0 for line in launch.cells.values())
         assert launch.failure is None
 
     def test_runs_named_cells_again(self, tmp_path):
         grid(tmp_path)
-        runner = launches.Grid(2, root=tmp_path)
+        runner = collect.Grid(2, root=tmp_path)
         runner.launch()
         again = runner.launch(["c", "e"])
-        assert (list(again.cells), again.asked) == (["c", "e"], frozenset("ce"))
+        assert (list(again.cells), again.requested) == (["c", "e"], frozenset("ce"))
 
     @pytest.mark.parametrize("named", ["bench/test_some.py", "bench/test_some.py::test_mlp"])
     def test_launches_what_is_named_and_no_more(self, tmp_path, monkeypatch, named):
@@ -436,8 +437,8 @@ class TestStart:
             started.append(command)
             return Launch({"a": {"nodeid": "bench/test_some.py::test_mlp[a]"}})
 
-        monkeypatch.setattr(launches, "start", noted)
-        runner = launches.Grid(2, ["--quick", named], tmp_path)
+        monkeypatch.setattr(collect, "start", noted)
+        runner = collect.Grid(2, ["--quick", named], tmp_path)
         runner.launch()
         runner.launch(["a"])
         asked = [[part for part in command if "bench" in part] for command in started]
@@ -445,30 +446,30 @@ class TestStart:
 
     def test_keeps_the_cells_of_a_crash_and_says_where_to_look(self, tmp_path):
         grid(tmp_path, c={"crash": True})
-        launch = launches.start(2, ["-m", "pytest", "bench"], tmp_path)
+        launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
         assert list(launch.cells) == ["a", "b"]
         assert "ended with code 3, see .lockstep" in launch.failure
 
     def test_gives_up_on_a_launch_that_says_nothing(self, tmp_path, monkeypatch):
         silent = [sys.executable, "-c", "import time; time.sleep(60)"]
         monkeypatch.setenv(LAUNCHER, shlex.join(silent))
-        monkeypatch.setattr(launches, "PATIENCE", 0.3)
+        monkeypatch.setattr(launcher, "TIMEOUT", 0.3)
         began = time.monotonic()
-        launch = launches.start(2, ["-m", "pytest", "bench"], tmp_path)
-        assert "no new cell" in launch.failure
+        launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
+        assert "without a new cell" in launch.failure
         assert time.monotonic() - began < 10
 
     def test_without_an_mpi_it_says_so(self, tmp_path, monkeypatch):
         monkeypatch.setenv(LAUNCHER, "no-such-mpiexec --with-ft ulfm")
         with pytest.raises(SystemExit, match="install an MPI"):
-            launches.start(2, ["-m", "pytest", "bench"], tmp_path)
+            launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
 
 
 @pytest.mark.alone
 class TestNeighbours:
     def test_a_busy_process_outside_is_seen(self):
         neighbours = Neighbours()
-        with busy_neighbour(after=0.0):
+        with busy_core(after=0.0):
             time.sleep(0.5)
             neighbours.lap()
             time.sleep(1.0)
@@ -518,6 +519,6 @@ class TestNeighbours:
 
 
 def test_the_variable_of_the_measuring_core():
-    """Both sides name it; they must not import each other."""
-    source = Path(launches.__file__).with_name("conftest.py").read_text()
+    """Each side has the name in its source, since neither may import the other."""
+    source = Path(__file__).parents[3].joinpath("bench", "conftest.py").read_text()
     assert f'"{CELLS}"' in source

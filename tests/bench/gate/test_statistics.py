@@ -1,4 +1,4 @@
-"""The gate's core on round times whose truth is known."""
+"""Verdicts on round times whose truth is known."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.gate import statistics
-from bench.gate.statistics import Outcome, judge, log_speedup, moderate, unsettled
-from tests.bench.gate.noise import CELLS, Noise, Program, side
+from bench.gate.statistics import Outcome, judge, log_speedup, moderate, cells_to_confirm
+from tests.bench.gate.noise import CELLS, Noise, Program, measure
 
 pytestmark = pytest.mark.workers(1)
 
@@ -19,9 +19,9 @@ def outcomes(verdicts):
 
 
 def measured(seed, *programs, noise=QUIET, launches=3):
-    """One side per program, from one stream of random numbers."""
+    """Measure each program, with one stream of random numbers."""
     rng = np.random.default_rng(seed)
-    return [side(rng, noise, program, launches) for program in programs]
+    return [measure(rng, noise, program, launches) for program in programs]
 
 
 class TestLogSpeedup:
@@ -88,7 +88,7 @@ class TestJudge:
         before, after, fresh = measured(3, Program(), slow, slow)
         first = judge(before, after)
         assert outcomes(first)["cell-2"] is Outcome.SUSPECT
-        assert unsettled(first) == ["cell-2"]
+        assert cells_to_confirm(first) == ["cell-2"]
         final = outcomes(judge(before, after, fresh))
         assert final.pop("cell-2") is Outcome.SLOWER
         assert set(final.values()) == {Outcome.PASS}
@@ -163,7 +163,7 @@ class TestJudge:
     def test_intervals_hold_for_all_cells_at_once(self):
         """3% is what moderation makes of the nominal 2%; one cell at a time it would be 12%."""
         rng = np.random.default_rng(15)
-        grids = [judge(side(rng), side(rng)) for _ in range(300)]
+        grids = [judge(measure(rng), measure(rng)) for _ in range(300)]
         assert np.mean([any(v.low > 1 for v in grid) for grid in grids]) < 0.06
         assert np.mean([any(v.high < 1 for v in grid) for grid in grids]) < 0.06
 

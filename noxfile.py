@@ -2,6 +2,9 @@
 
 nox -s correctness             # proof, on 4 ranks; -- -n N changes the number
 nox -s bench_mpi -- -n 4       # measurement; --quick for a first look
+
+A session that needs optional packages adds them to that environment. What another session needs
+them for is skipped with the reason until then.
 """
 
 import argparse
@@ -16,7 +19,7 @@ import nox
 nox.needs_version = ">=2025.11"
 nox.options.default_venv_backend = "venv"  # pip: uv would not find a local torch wheel
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "correctness", "mutants", "faults"]
+nox.options.sessions = ["lint", "correctness", "optional", "mutants", "faults", "pages"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ["nn", "strategies", "bench", "tests", "conftest.py", "noxfile.py"]
@@ -53,13 +56,20 @@ shared = nox.session(venv_backend="none", requires=["environment"])
 
 @nox.session(default=False)
 def environment(session: nox.Session) -> None:
-    """Install everything with exact versions, and MPI unless the user has one.
+    """Install what the proof and the measurement need, in exact versions, and MPI.
 
     LOCKSTEP_SYSTEM_MPI=1 leaves out the PyPI wheel; mpi4py then finds the system's library.
     """
-    groups = ["dev"] if os.environ.get("LOCKSTEP_SYSTEM_MPI") else ["dev", "mpi"]
+    groups = ["test"] if os.environ.get("LOCKSTEP_SYSTEM_MPI") else ["test", "mpi"]
     wanted = nox.project.dependency_groups(PROJECT, *groups)
     session.install("-c", "constraints.txt", *PROJECT["project"]["dependencies"], *wanted)
+
+
+def add(session: nox.Session, group: str) -> None:
+    """Add an optional dependency group of pyproject.toml to the shared environment."""
+    wanted = nox.project.dependency_groups(PROJECT, group)
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "-c", "constraints.txt"]
+    session.run(*pip, *wanted, external=True)
 
 
 def launcher() -> list[str]:
@@ -78,8 +88,8 @@ def launcher() -> list[str]:
 
 def python(session: nox.Session, *command: str, **env: str) -> None:
     """Run a module in one process; launches that it starts find all they need set."""
-    launches = {"LOCKSTEP_MPIEXEC": shlex.join(launcher())}
-    session.run(PYTHON, "-m", *command, external=True, env=THREADS | OPEN_MPI | launches | env)
+    own = {"LOCKSTEP_MPIEXEC": shlex.join(launcher()), "LOCKSTEP_SESSION": session.name}
+    session.run(PYTHON, "-m", *command, external=True, env=THREADS | OPEN_MPI | own | env)
 
 
 def judged(session: nox.Session, *command: str) -> None:
@@ -94,10 +104,11 @@ def mpiexec(session: nox.Session, ranks: int, *command: str, **env: str) -> None
     """Run a module on `ranks` ranks."""
     # A rank that spins on a core that another rank needs slows both.
     crowded = {"OMPI_MCA_mpi_yield_when_idle": "1"} if ranks > len(os.sched_getaffinity(0)) else {}
+    own = {"LOCKSTEP_RANKS": str(ranks), "LOCKSTEP_SESSION": session.name}
     session.run(
         *(*launcher(), "-n", str(ranks), PYTHON, "-m", *command),
         external=True,
-        env=THREADS | OPEN_MPI | crowded | _columns() | {"LOCKSTEP_RANKS": str(ranks)} | env,
+        env=THREADS | OPEN_MPI | crowded | _columns() | own | env,
     )
 
 
@@ -118,9 +129,9 @@ def options(session: nox.Session, ranks: int) -> tuple[argparse.Namespace, list[
 
 def names_a_path(arguments: list[str]) -> bool:
     """Whether pytest is told what to run, and not only how."""
-    doors = ("--model", "--strategy", "--data")  # their values are paths too
+    user_code = ("--model", "--strategy", "--data")  # their values are paths too
     return any(
-        Path(argument.split("::")[0]).exists() and before not in doors
+        Path(argument.split("::")[0]).exists() and before not in user_code
         for before, argument in zip(["", *arguments], arguments)
     )
 
@@ -128,6 +139,7 @@ def names_a_path(arguments: list[str]) -> bool:
 @shared
 def lint(session: nox.Session) -> None:
     """Format, style, types, and that imports go down only."""
+    add(session, "lint")
     session.run(BIN / "ruff", "format", "--check", *CODE, external=True)
     session.run(BIN / "ruff", "check", *CODE, external=True)
     session.run(BIN / "mypy", *CODE, external=True)
@@ -138,10 +150,25 @@ def lint(session: nox.Session) -> None:
 def correctness(session: nox.Session) -> None:
     """Does the parallel version learn the same weights? On 4 ranks, or as many as -n says."""
     known, rest = options(session, ranks=4)
-    # Mutants and faults start launches of their own, from one process: they have sessions.
-    ours = ["--ignore=tests/mutants", "--ignore=tests/faults"]
+    # These start launches of their own, from one process, and have sessions of their own.
+    ours = [f"--ignore=tests/{folder}" for folder in ("mutants", "faults", "pages")]
     tests = [] if names_a_path(rest) else ["tests"]
     mpiexec(session, known.ranks, "pytest", "--share", *ours, *tests, *rest, **KEEP_MEMORY)
+
+
+@shared
+def optional(session: nox.Session) -> None:
+    """Run the tests that `correctness` skips where an optional package is missing."""
+    add(session, "optional")
+    known, rest = options(session, ranks=2)
+    mpiexec(session, known.ranks, "pytest", "-m", "optional", "tests", *rest)
+
+
+@shared
+def pages(session: nox.Session) -> None:
+    """Does every command on every page work? Each is run, long ones in a short form."""
+    add(session, "optional")
+    python(session, "pytest", "tests/pages", *session.posargs, NOX=shutil.which("nox") or "nox")
 
 
 @shared
@@ -167,8 +194,10 @@ def bench_mpi(session: nox.Session) -> None:
     known, rest = options(session, ranks=len(os.sched_getaffinity(0)))
     if any(argument.startswith(("--save", "--launches")) for argument in rest):
         judged(session, "bench.gate.baselines", "-n", str(known.ranks), *rest)
-    else:
-        mpiexec(session, known.ranks, "pytest", *([] if names_a_path(rest) else ["bench"]), *rest)
+        return
+    if any(argument.startswith("bench/studies") for argument in rest):
+        add(session, "fonts")  # studies draw
+    mpiexec(session, known.ranks, "pytest", *([] if names_a_path(rest) else ["bench"]), *rest)
 
 
 @shared

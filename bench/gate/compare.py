@@ -39,7 +39,7 @@ def judge_launches(
     """Judge launches, with fresh ones for the cells in doubt; return these launches as well.
 
     Args:
-        relaunch: takes the cells in doubt; returns more launches of before, and fresh ones of after.
+        relaunch: takes the cells in doubt; returns more launches before, and fresh ones after.
         tolerance: see `statistics.judge`.
     """
     relaunched: list[Launch] = []

@@ -50,7 +50,7 @@ MIN_LAUNCHES = 3
 FRESH_LAUNCHES = 5
 """Launches that confirm or clear a suspect. Few cells are suspect, so they cost little."""
 
-# With a wider half-interval not even a slowdown of 20% could have been proven: "pass" would be a lie.
+# With more than this not even a slowdown of 20% could have been proven: "pass" would be a lie.
 MAX_HALF_WIDTH = math.log(1.20)
 
 # A standard deviation of the log speedup below any clock's resolution. Keeps the logarithm of a
@@ -151,8 +151,8 @@ def moderate(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Draw the variances of several cells towards their common value (Smyth 2004, section 6.2).
 
-    A scaled inverse chi-squared prior (d0, s0^2) is fitted to all variances s^2, each with d degrees
-    of freedom, by the moments of log s^2.
+    A scaled inverse chi-squared prior (d0, s0^2) is fitted by the moments of log s^2 to all
+    variances s^2, each with d degrees of freedom.
 
     Returns:
         The variances (d0 s0^2 + d s^2) / (d0 + d), and their degrees of freedom: d0 + d, but no
@@ -244,7 +244,7 @@ def judge_and_confirm(
     """Judge every cell, launch the cells in doubt again, and return the final verdicts.
 
     Args:
-        relaunch: takes the cells in doubt; returns more launches of before, and fresh ones of after.
+        relaunch: takes the cells in doubt; returns more launches before, and fresh ones after.
         tolerance, oversubscribed: see `judge`.
     """
     first = judge(before, after, tolerance=tolerance, oversubscribed=oversubscribed)

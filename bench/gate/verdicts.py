@@ -68,7 +68,7 @@ class Report:
     Attributes:
         before, after: names of what was compared.
         tolerance, confidence: see `statistics.judge`.
-        incomparable: differences of the machines' fingerprints; if there are any, nothing is judged.
+        incomparable: differences of the machines' fingerprints; with any, nothing is judged.
         notes: further sentences about the launches.
     """
 
@@ -115,8 +115,8 @@ class Report:
         return (
             "before and after are speedups, ratio is after / before. A cell fails when its ratio "
             f"is below {1 / (1 + self.tolerance):.3f} (parallel steps {self.tolerance:.1%} "
-            "longer), in fresh launches too, and the whole interval is below 1. Each end of the "
-            f"intervals is right for all cells together with {self.confidence:.0%} confidence. "
+            "longer), in fresh launches too, and the whole interval is below 1. The intervals hold "
+            f"for all cells together, each end with nominally {self.confidence:.0%} confidence. "
             "Times are after / before: above 1 is slower."
         )
 

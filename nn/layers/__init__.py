@@ -1,18 +1,10 @@
-"""Layers: what a model is made of. Each computes its output and the gradient of its input."""
+"""Layers, from which models are built. Each computes its output and the gradient of its input."""
 
-from nn.layers.base import (
-    Conv2d,
-    Flatten,
-    Layer,
-    Linear,
-    MaxPool2d,
-    ReLU,
-    Shape,
-    Sigmoid,
-    Tanh,
-    check_in_place,
-)
+from nn.layers.activations import Flatten, ReLU, Sigmoid, Tanh, check_in_place
+from nn.layers.base import Layer, Shape
+from nn.layers.convolution import Conv2d, MaxPool2d
 from nn.layers.embedding import EmbeddingBag
+from nn.layers.linear import Linear
 from nn.layers.residual import Residual
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Features that are words: a table with a row of parameters for each, of which few are touched."""
+"""A layer for features that are words: a table with one row of parameters per word."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,19 +8,20 @@ from nn.arguments import as_int
 from nn.layers.base import Layer
 
 LARGEST = 2**24
-"""Numbers up to this one pass through float32 unharmed."""
+"""The largest whole number up to which float32 holds every whole number exactly."""
 
 
 class EmbeddingBag(Layer):
     """Sum of the table rows that each input row names: (rows, length) numbers -> (rows, width).
 
-    The same as one-hot features, summed, times a matrix, without the zeros; with `width` classes
-    it is logistic regression on words. Numbers below 0 name no row, so that inputs of different
-    lengths can be filled up. Gradients are 0 but for the rows that were named; see `support`.
+    The result equals the sum of one-hot features times a matrix, without the zeros. With `width`
+    classes it is logistic regression on words. A number below 0 names no row, so inputs of
+    different lengths can be padded. Only table rows that were named have a gradient other than 0;
+    see `support`.
 
     Args:
         vocabulary: rows of the table, of shape (vocabulary, width).
-        width: outputs.
+        width: features of an output row.
         std: standard deviation of the initial table.
 
     Raises:
@@ -37,9 +38,9 @@ class EmbeddingBag(Layer):
 
     @property
     def support(self) -> NDArray[np.intp]:
-        """Elements of this layer's gradient, increasing, that the last `backward` wrote to.
+        """Places in this layer's gradient that the last `backward` wrote to, increasing.
 
-        All others are 0, unless they were not before a `backward(add=True)`.
+        All other elements are 0, unless a `backward(add=True)` kept older values there.
         """
         return (self._named[:, None] * self.width + np.arange(self.width)).ravel()
 
@@ -52,7 +53,7 @@ class EmbeddingBag(Layer):
         return (self.width,)
 
     def forward(self, x):
-        with np.errstate(invalid="ignore"):  # what is no number is said below
+        with np.errstate(invalid="ignore"):  # NaN and infinity are refused below
             numbers = x.astype(np.intp)
         wrong = x[(numbers != x) | (numbers >= self.vocabulary)]
         if wrong.size:
@@ -73,7 +74,7 @@ class EmbeddingBag(Layer):
         if not add:
             self.grads[0][...] = 0
         self.grads[0][self._named] += counts.T @ dy
-        return None  # there is no gradient of a row number
+        return None  # a row number has no gradient
 
     def __repr__(self) -> str:
         return f"EmbeddingBag({self.vocabulary}, {self.width})"

@@ -1,21 +1,23 @@
-"""Residual blocks: what lets narrow nets be deep."""
+"""Residual blocks, which make deep narrow nets trainable."""
 
 import copy
 from itertools import accumulate
 
 import numpy as np
 
-from nn.layers.base import Layer, check_in_place
+from nn.layers.activations import check_in_place
+from nn.layers.base import Layer
 
 
 class Residual(Layer):
-    """y = x + f(x) with f of consecutive layers (He et al., "Deep residual learning", 2016).
+    """y = x + f(x), where f is a chain of layers (He et al., "Deep residual learning", 2016).
 
     Args:
-        layers: of f, which must keep the shape of its rows.
+        layers: the layers of f. Its output rows must have the shape of its input rows.
 
     Raises:
-        ValueError: no layers, one that would overwrite what is needed, or one without a gradient.
+        ValueError: no layers, a first layer that overwrites its input, or a layer that has no
+            input gradient.
     """
 
     def __init__(self, *layers: Layer):
@@ -57,7 +59,7 @@ class Residual(Layer):
         return x + y, contexts
 
     def backward(self, dy, ctx, need_dx=True, add=False):
-        inner = np.array(dy) if need_dx else dy  # layers may overwrite what they are given
+        inner = np.array(dy) if need_dx else dy  # layers may overwrite their dy
         for i in reversed(range(len(self.layers))):
             inner = self.layers[i].backward(inner, ctx[i], need_dx or i > 0, add)
         return dy + inner if need_dx else None

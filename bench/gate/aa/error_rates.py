@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import stats
@@ -84,7 +85,7 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% interval of Clopper and Pearson (Biometrika 26, 1934), which is never too narrow."""
+        """The 95% interval of Clopper and Pearson (Biometrika 26, 1934): never too narrow."""
         ci = stats.binomtest(self.hits, self.comparisons).proportion_ci(0.95, method="exact")
         return float(ci.low), float(ci.high)
 
@@ -173,8 +174,7 @@ def _judge_in_order(launches: Mapping[str, Sequence[PairedTimes]]) -> dict[str, 
     """Compare each cell's first launches with the next, and confirm with those after both."""
     ends = 0, MIN_LAUNCHES, 2 * MIN_LAUNCHES, NEEDED
     before, after, fresh = (
-        {cell: own[start:end] for cell, own in launches.items()}
-        for start, end in zip(ends, ends[1:], strict=False)
+        {cell: own[start:end] for cell, own in launches.items()} for start, end in pairwise(ends)
     )
     return _judge(before, after, fresh)
 

@@ -51,7 +51,7 @@ class SlowedStrategy(Strategy):
 
 
 def slowed_copy(original: Case, amount: float) -> Case:
-    """Return the case with a slower parallel arm, and without a bound, which would be slower too."""
+    """Return the case with a slower parallel arm, and no bound, which would be slower too."""
     return replace(
         original, build=lambda comm: SlowedStrategy(original.build(comm), amount), runs_silent=False
     )

@@ -26,6 +26,7 @@ def line(cell: str, spec: dict) -> dict:
     parallel = rounds(spec["parallel"], effect)
     speedup = float(np.median(sequential) / np.median(parallel))
     return {
+        "kind": "cell",
         "id": cell,
         "nodeid": f"bench/test_fake.py::test_cell[{cell}]",
         "strategy": "Fake",

@@ -269,6 +269,33 @@ class TestBaseline:
         assert compare.main(["main"]) == 2
         assert "saved there: other" in " ".join(capsys.readouterr().out.split())
 
+    def test_one_of_an_older_version_stays_comparable(self, project):
+        """Before version 0.2.0, cells had no kind, and the background load was "foreign"."""
+        saved()
+        (path,) = project.glob(".benchmarks/*/*_main.json")
+        content = json.loads(path.read_text())
+        for launch in content["lockstep"]["launches"]:
+            for line in launch["cells"]:
+                del line["kind"]
+                line["foreign"] = line.pop("background_load")
+        content["benchmarks"] = [_with_old_names(cell) for cell in content["benchmarks"]]
+        path.write_text(json.dumps(content))
+        assert judged() == (0, dict.fromkeys(GRID, "pass"))
+
+    def test_background_load_counts_in_a_baseline_of_any_version(self, project, monkeypatch):
+        monkeypatch.setattr(launches, "disturbed", lambda load, workers: load > 0.1)
+        saved()
+        (path,) = project.glob(".benchmarks/*/*_main.json")
+        content = json.loads(path.read_text())
+        first, second, _ = content["lockstep"]["launches"]
+        first["cells"][0]["background_load"] = 0.6
+        second["cells"][1]["foreign"] = 0.6
+        del second["cells"][1]["background_load"]
+        path.write_text(json.dumps(content))
+        code, outcomes = judged()
+        assert (code, outcomes["a"], outcomes["b"]) == (4, "inconclusive", "inconclusive")
+        assert outcomes["c"] == "pass"
+
     @pytest.mark.parametrize(
         ("damage", "says"),
         [
@@ -306,6 +333,13 @@ class TestBaseline:
         with pytest.raises(baselines.BaselineError, match=says) as refused:
             baselines.load(baselines.STORAGE, "main")
         assert path.name in str(refused.value)
+
+
+def _with_old_names(cell):
+    """Turn a cell's entry for pytest-benchmark into what it was before version 0.2.0."""
+    extra = {key: value for key, value in cell["extra_info"].items() if key != "kind"}
+    extra["foreign"] = extra.pop("background_load")
+    return cell | {"extra_info": extra}
 
 
 def _with_round(content, seconds):
@@ -419,6 +453,20 @@ class TestStart:
         assert list(launch.cells) == list(GRID)
         assert all(line["background_load"] >= 0 for line in launch.cells.values())
         assert launch.failure is None
+
+    def test_takes_cells_without_a_kind_and_no_other_kind(self, tmp_path, monkeypatch):
+        """Older checkouts write cells without a kind; newer ones write other records as well."""
+        lines = [
+            {"kind": "run", "id": "header"},
+            {"id": "old"},
+            {"kind": "transfer", "id": "transfer"},
+            {"kind": "cell", "id": "new"},
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        writer = f"import os; open(os.environ[{CELLS!r}], 'a').write({text!r})"
+        monkeypatch.setenv(LAUNCHER, shlex.join([sys.executable, "-c", writer]))
+        launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
+        assert list(launch.cells) == ["old", "new"]
 
     def test_runs_named_cells_again(self, tmp_path):
         grid(tmp_path)

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.gate import statistics
-from bench.gate.statistics import Outcome, judge, log_speedup, moderate, cells_to_confirm
+from bench.gate.statistics import (
+    Estimate,
+    Outcome,
+    cells_to_confirm,
+    decide,
+    judge,
+    log_speedup,
+    moderate,
+)
 from tests.bench.gate.noise import CELLS, Noise, Program, measure
 
 pytestmark = pytest.mark.workers(1)
@@ -176,6 +184,45 @@ class TestJudge:
     def test_refuses_meaningless_settings(self, bad):
         with pytest.raises(ValueError, match="between"):
             judge({}, {}, **bad)
+
+
+def estimate(first=0.0, change=None, half_width=0.01, sequential=0.0, fresh=False):
+    """Make an estimate whose parallel arm explains what the sequential arm does not."""
+    change = first if change is None else change
+    parallel = sequential - change
+    return Estimate(0.5, 0.5 + change, sequential, parallel, first, half_width, fresh, (3, 3, 5))
+
+
+class TestDecide:
+    @pytest.mark.parametrize(
+        ("found", "outcome", "reason"),
+        [
+            (estimate(0.01), Outcome.PASS, "within the tolerance of 5%"),
+            (estimate(-0.10), Outcome.SUSPECT, "10.5% longer; fresh launches have to confirm"),
+            (estimate(-0.10, fresh=True), Outcome.SLOWER, "10.5% longer, and fresh launches conf"),
+            (
+                estimate(-0.10, sequential=-0.09, fresh=True),
+                Outcome.SEQUENTIAL_FASTER,
+                "because the sequential arm got faster (times: sequential -8.6%, parallel +1.0%)",
+            ),
+            (estimate(-0.10, half_width=0.11, fresh=True), Outcome.INCONCLUSIVE, "includes 1"),
+            (estimate(0.0, -0.10, fresh=True), Outcome.INCONCLUSIVE, "not in the first ones"),
+            (estimate(-0.10, -0.01, fresh=True), Outcome.PASS, "looked 10.5% slower at first"),
+            (estimate(half_width=0.19), Outcome.INCONCLUSIVE, "less than 21% could not"),
+            (estimate(half_width=0.18), Outcome.PASS, "within"),
+            (estimate(0.10), Outcome.FASTER, "rose by 10.5%"),
+            (estimate(0.10, half_width=0.11), Outcome.PASS, "within"),
+            (estimate(0.10, sequential=0.09), Outcome.SEQUENTIAL_SLOWER, "no gain"),
+        ],
+    )
+    def test_an_estimate_alone_decides(self, found, outcome, reason):
+        decided, said = decide(found, 0.05, gated=True)
+        assert decided is outcome
+        assert reason in said
+
+    def test_a_cell_that_is_not_gated_never_fails(self):
+        decided, _ = decide(estimate(-0.5, fresh=True), 0.05, gated=False)
+        assert decided is Outcome.NOT_GATED
 
 
 @settings(derandomize=True, deadline=None, max_examples=25, database=None)

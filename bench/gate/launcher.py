@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.core.background_load import Neighbours
+from bench.core.background_load import BackgroundLoad
 from bench.core.cores import available
 from bench.gate.launches import Launch
 
@@ -73,7 +73,7 @@ def _follow(
     environment = os.environ | {CELLS: str(path), "LOCKSTEP_RANKS": str(ranks)}
     if ranks > available():
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
-    load = Neighbours()
+    load = BackgroundLoad()
     with log.open("wb") as output, path.open(encoding="utf-8") as lines:
         process = subprocess.Popen(
             [*launcher, "-n", str(ranks), sys.executable, *command],

@@ -222,7 +222,7 @@ def judge(
         if cell not in enough:
             b, a, f = map(len, logs[cell])
             reason = (
-                f"only {b} launches before and {a} after were undisturbed; "
+                f"too few undisturbed launches: {b} before and {a} after; "
                 f"{MIN_LAUNCHES} of each are needed"
             )
             outcome = Outcome.INCONCLUSIVE if cell in gated else Outcome.NOT_GATED

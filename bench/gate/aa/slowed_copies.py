@@ -15,8 +15,9 @@ from dataclasses import replace
 
 from mpi4py import MPI
 
+from bench.core.cell import Case, Cell
 from bench.core.grid import case
-from bench.core.measure import Case, Cell, measure
+from bench.core.measure import measure
 from nn import Batch
 from strategies import Strategy
 from strategies.records import RunFile

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from bench.core.background_load import Neighbours, disturbed
+from bench.core.background_load import BackgroundLoad, disturbed
 from bench.gate import ab, baselines, collect, compare, launcher, launches
 from bench.gate.aa.trial import busy_core
 from bench.gate.launcher import CELLS, LAUNCHER
@@ -514,14 +514,14 @@ class TestStart:
 
 
 @pytest.mark.alone
-class TestNeighbours:
+class TestBackgroundLoad:
     def test_a_busy_process_outside_is_seen(self):
-        neighbours = Neighbours()
+        load = BackgroundLoad()
         with busy_core(after=0.0):
             time.sleep(0.5)
-            neighbours.lap()
+            load.lap()
             time.sleep(1.0)
-            assert neighbours.lap() > 0.3
+            assert load.lap() > 0.3
 
     def test_the_cores_are_those_of_the_launch(self, monkeypatch):
         """Also where this rank is bound to one: the time of all ranks counts as their own."""
@@ -533,23 +533,23 @@ class TestNeighbours:
             os, "sched_getaffinity", lambda pid: cores if pid == os.getppid() else {min(cores)}
         )
         times = psutil.cpu_times(percpu=True)
-        neighbours = Neighbours()
+        load = BackgroundLoad()
         busier = [core._replace(user=core.user + 1e6) for core in times]
         monkeypatch.setattr(psutil, "cpu_times", lambda percpu: busier)
-        _, before, _ = neighbours._last
-        _, busy, _ = neighbours._now()
+        _, before, _ = load._last
+        _, busy, _ = load._now()
         assert busy - before == pytest.approx(1e6 * len(cores), rel=1e-3)
 
     def test_work_of_children_is_our_own(self):
-        neighbours = Neighbours()
-        _, _, before = neighbours._now()
+        load = BackgroundLoad()
+        _, _, before = load._now()
         work = "import time\nwhile time.process_time() < 0.4: pass"  # however long that takes
         subprocess.run([sys.executable, "-c", work], check=True)
-        _, _, own = neighbours._now()
+        _, _, own = load._now()
         assert own - before > 0.3
 
     @pytest.mark.parametrize(
-        ("foreign", "needed", "cores", "expected"),
+        ("load", "needed", "cores", "expected"),
         [
             (0.05, 2, 2, False),
             (0.5, 2, 2, True),
@@ -560,10 +560,10 @@ class TestNeighbours:
         ],
     )
     def test_only_load_that_takes_cores_from_a_cell_disturbs(
-        self, monkeypatch, foreign, needed, cores, expected
+        self, monkeypatch, load, needed, cores, expected
     ):
         monkeypatch.setattr("bench.core.background_load.available", lambda: cores)
-        assert disturbed(foreign, needed) is expected
+        assert disturbed(load, needed) is expected
 
 
 def test_the_variable_of_the_measuring_core():

@@ -1,0 +1,42 @@
+"""Work that one rank does for all, while the others sleep."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from mpi4py import MPI
+
+T = TypeVar("T")
+
+
+def on_rank_0(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
+    """Call `act`, which does not communicate, on rank 0, and return its result on every rank.
+
+    Collective. The other ranks sleep meanwhile, so that rank 0 has the processor to itself.
+
+    Raises:
+        Exception: what `act` raised; on every rank.
+    """
+    outcome: tuple[T | None, Exception | None] = None, None
+    if comm.rank == 0:
+        try:
+            outcome = act(), None
+        except Exception as error:  # whatever it is, the other ranks must hear of it
+            outcome = None, error
+    sleeping_barrier(comm)
+    result, error = comm.bcast(outcome)
+    if error:
+        raise error
+    return result
+
+
+def sleeping_barrier(comm: MPI.Intracomm) -> None:
+    """Wait until every rank has come, and sleep meanwhile, where a barrier of MPI would spin."""
+    if not hasattr(comm, "Ibarrier"):
+        comm.Barrier()  # torch.distributed does not spin
+        return
+    request = comm.Ibarrier()
+    nap = 5e-5
+    while not request.Test():
+        time.sleep(nap)
+        nap = min(1.2 * nap, 5e-3)

@@ -14,8 +14,10 @@ import pytest
 from mpi4py import MPI
 
 from bench.core import grid
-from bench.core.background_load import Neighbours, slowdown
-from bench.core.measure import Case, Cell, Measurement, WrongTraining, measure
+from bench.core.background_load import BackgroundLoad, slowdown
+from bench.core.cell import Case, Cell, Measurement
+from bench.core.check import WrongTraining
+from bench.core.measure import measure
 from bench.report.progress import Progress
 from bench.report.results import Ratio, append, replay
 from bench.report.table import render
@@ -114,8 +116,8 @@ def lap(comm: MPI.Intracomm) -> Callable[[], float]:
     if comm.rank > 0:
         return lambda: comm.bcast(None)
     launched = MPI.COMM_WORLD.size > 1
-    neighbours = Neighbours(psutil.Process(os.getppid() if launched else None))
-    return lambda: comm.bcast(neighbours.lap())
+    load = BackgroundLoad(psutil.Process(os.getppid() if launched else None))
+    return lambda: comm.bcast(load.lap())
 
 
 @pytest.fixture

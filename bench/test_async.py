@@ -3,8 +3,9 @@
 import pytest
 
 from bench.conftest import hold
+from bench.core.cell import Cell
 from bench.core.grid import case, full
-from bench.core.measure import Cell, measure
+from bench.core.measure import measure
 from bench.report.results import Ratio
 
 TOPIC = "async"

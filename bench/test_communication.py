@@ -1,13 +1,16 @@
 """What does it cost to bring the ranks' gradients together?"""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from mpi4py import MPI
 
+from bench.core.arms import SHORTEST_CALLS, together
 from bench.core.cores import available
 from bench.core.grid import full, worker_counts
-from bench.core.interleave import ROUND
-from bench.core.measure import ROUNDS, together
+from bench.core.measure import ROUNDS
+from bench.core.turns import Contender, take_turns
 from bench.report.results import Transfer
 from nn.batch import bounds
 from strategies.comm.shared_window import SharedWindow
@@ -19,12 +22,12 @@ SIZES = [full(2**12), full(2**16), 940_072, full(2**24)]
 
 @pytest.fixture
 def timed(comm, workers, record):
-    """Time `run(first, times)` in rounds and record what dealing with `size` bytes takes."""
+    """Time `run(first, times)` in rounds and record how long `size` bytes take."""
 
     def timed(verb, size, run):
-        once = together(comm, run, 0, 2) / 2  # warms up too; the same on every rank
-        times = max(2, round(ROUND / once))
-        rounds = [together(comm, run, 0, times) / times for _ in range(ROUNDS[1])]
+        contender = Contender(partial(together, comm, run))
+        turns = take_turns({verb: contender}, ROUNDS[1], shortest=SHORTEST_CALLS)
+        rounds = turns.per_step[verb]
         result = Transfer(verb, workers, size, float(np.median(rounds)), workers > available())
         extra = {"verb": verb, "workers": workers, "bytes": size, "bandwidth": result.bandwidth}
         record(result, f"{1e-9 * result.bandwidth:.2f} GB/s", rounds, extra)

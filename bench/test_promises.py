@@ -10,10 +10,12 @@ from mpi4py import MPI
 
 import nn
 from bench.core import grid
+from bench.core.arms import calls_in_turn
+from bench.core.cell import Cell
 from bench.core.cores import available
 from bench.core.grid import MLP_SIZES, random_batch
-from bench.core.interleave import interleaved, ratio
-from bench.core.measure import Cell, measure
+from bench.core.measure import measure
+from bench.core.turns import ratio
 from strategies import DataParallel, Sequential, SharedDataParallel
 
 
@@ -83,7 +85,7 @@ def test_step_against_its_products(promise, momentum, limit):
         for i in copies
     }
     products = {f"products {i}": _products(256) for i in copies}
-    turns = interleaved(steps | products, rounds=15)
+    turns = calls_in_turn(steps | products, rounds=15)
     times = {
         "step": [seconds for arm in steps for seconds in turns[arm]],
         "products": [seconds for arm in products for seconds in turns[arm]],
@@ -100,7 +102,7 @@ def test_step_against_torch(promise, batch_size):
         "step": _trainer(nn.mlp(MLP_SIZES), nn.SGD(0.01), batch),
         "torch": _torch_trainer(batch, "mlp", sizes=MLP_SIZES),
     }
-    times = interleaved(arms)
+    times = calls_in_turn(arms)
     name = f"numpy step / torch eager step, batch {batch_size}"
     promise(name, ratio(times["step"], times["torch"]), 1.0, times["step"])
 
@@ -109,7 +111,7 @@ def test_step_against_torch(promise, batch_size):
 def test_cnn_step_against_torch(promise):
     batch = random_batch(64, (1, 28, 28))
     arms = {"step": _trainer(nn.cnn(), nn.SGD(0.01), batch), "torch": _torch_trainer(batch, "cnn")}
-    times = interleaved(arms, rounds=15)
+    times = calls_in_turn(arms, rounds=15)
     promise(
         "numpy cnn step / torch eager step, batch 64",
         ratio(times["step"], times["torch"]),

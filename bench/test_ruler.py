@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.conftest import LINES
-from bench.core.measure import Cell
+from bench.core.cell import Cell
 
 TOPIC = "ruler"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from bench.core.cell import Cell
 from bench.core.grid import STRATEGIES, full, worker_counts
-from bench.core.measure import Cell
 
 TOPIC = "speedup"
 

@@ -5,8 +5,9 @@ import copy
 import pytest
 
 import nn
+from bench.core.arms import calls_in_turn
 from bench.core.grid import MLP_SIZES, random_batch
-from bench.core.interleave import interleaved, ratio
+from bench.core.turns import ratio
 from strategies import Sequential
 
 torch = pytest.importorskip("torch")
@@ -50,7 +51,7 @@ def test_overhead(promise, device, batch_size):
         "TorchModel": lambda: training.step(batch),
         "plain": plain_loop(net(), batch, device),
     }
-    times = interleaved(arms, rounds=51)
+    times = calls_in_turn(arms, rounds=51)
     limit = 1.10 if (device, batch_size) == ("cpu", 256) else None
     name = f"TorchModel step / plain torch step on {device}, batch {batch_size}"
     promise(name, ratio(times["TorchModel"], times["plain"]), limit, times["TorchModel"])

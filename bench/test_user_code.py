@@ -1,4 +1,4 @@
-"""Does your own pay?
+"""Does your own code pay?
 
 Run by `pytest bench --model file.py:factory --strategy file.py:Class` (bench/user_code/README.md).
 """
@@ -6,59 +6,60 @@ Run by `pytest bench --model file.py:factory --strategy file.py:Class` (bench/us
 import pytest
 
 from bench.core import grid
+from bench.core.cell import Case, Cell
 from bench.core.grid import full, worker_counts
-from bench.core.measure import Case, Cell
-from bench.user_code import plugin
-from bench.user_code.plugin import Build, Net
+from bench.user_code.nets import Net
+from bench.user_code.registry import Build, UserCode, loaded, runs_silent
 from strategies import Sequential
 from strategies.base import Refused
 
 TOPIC = "yours"
 
 ROWS = 1024
-"""Random rows that are trained on, if there is no --data."""
+"""Number of random rows, if there is no --data."""
 
 QUICK, BATCH_SIZES = 256, (64, 256, 1024)
-"""All rows where there are fewer."""
+"""Rows of a batch; a batch that would exceed the rows of --data is all of them."""
 
 
 def pytest_generate_tests(metafunc):
-    yours = plugin.of(metafunc.config)
-    rows = _rows(yours)
+    user_code = loaded(metafunc.config)
+    rows = _rows(user_code)
     sizes = sorted({min(size, rows) for size in BATCH_SIZES})
-    metafunc.parametrize("strategy", yours.strategies())
-    metafunc.parametrize("model", _nets(yours))
+    metafunc.parametrize("strategy", user_code.strategies())
+    metafunc.parametrize("model", _nets(user_code))
     metafunc.parametrize("batch_size", [n if n == min(QUICK, rows) else full(n) for n in sizes])
-    metafunc.definition.add_marker(pytest.mark.devices(yours.net.device if yours.net else "cpu"))
+    own_device = user_code.net.device if user_code.net else "cpu"
+    metafunc.definition.add_marker(pytest.mark.devices(own_device))
 
 
-def _nets(yours, device="cpu"):
-    def ours(name):
+def _nets(user_code: UserCode, device: str = "cpu") -> dict[str, Net]:
+    def ours(name: str) -> Net:
         return Net(name, lambda dtype: grid.model(name, device), device=device)
 
-    return yours.nets({name: ours(name) for name in grid.MODELS})
+    return user_code.nets({name: ours(name) for name in grid.MODELS})
 
 
-def _rows(yours):
-    return len(yours.net.rows()) if yours.net and yours.net.rows else ROWS
+def _rows(user_code: UserCode) -> int:
+    return len(user_code.net.rows()) if user_code.net and user_code.net.rows else ROWS
 
 
 @pytest.mark.parametrize("workers", worker_counts())
 def test_yours(request, speedup, strategy, model, workers, batch_size, device):
-    yours = plugin.of(request.config)
-    cell = Cell(strategy, model, workers, batch_size, _rows(yours), device)
-    net = _nets(yours, device)[model].on(device)
+    user_code = loaded(request.config)
+    cell = Cell(strategy, model, workers, batch_size, _rows(user_code), device)
+    net = _nets(user_code, device)[model].on(device)
     try:
-        speedup(cell, case(cell, yours.strategies()[strategy], net))
+        speedup(cell, case(cell, user_code.strategies()[strategy], net))
     except Refused as refusal:
-        if yours.strategy:
+        if user_code.strategy:
             raise
         pytest.skip(f"refused: {refusal}")
 
 
 def case(cell: Cell, build: Build, net: Net) -> Case:
-    """How `net` is trained by the strategy that `build` makes."""
-    # One row short at the end, so that shards are not equal.
+    """Say how `net` is trained by the strategy that `build` makes."""
+    # The last batch is one row short, so that shards are unequal.
     sizes = [cell.batch_size] * (ROWS // cell.batch_size) + [max(1, cell.batch_size - 1)]
     *batches, short = net.batches(sizes, "float32")
     return Case(
@@ -67,5 +68,5 @@ def case(cell: Cell, build: Build, net: Net) -> Case:
         sequential=lambda: Sequential(net.build("float32"), grid.optimizer()),
         batches=batches,
         check_batches=[*batches[:2], short],
-        runs_silent=plugin.runs_silent(build),
+        runs_silent=runs_silent(build),
     )

@@ -1,7 +1,8 @@
-"""Does it train the weights of plain training? The proof of a model or a strategy of your own.
+"""Does it train the weights of plain training? The proof of a user's own model or strategy.
 
-Run by `pytest tests --model file.py:factory --strategy file.py:Class` (bench/user_code/README.md):
-your model by your strategy; your model by all of ours that are exact; or ours by your strategy.
+Run by `pytest tests --model file.py:factory --strategy file.py:Class` (bench/user_code/README.md).
+With one option alone, the model is tried with all our exact strategies, or the strategy with nets
+of ours.
 """
 
 from functools import partial
@@ -11,22 +12,17 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from bench.user_code import plugin
-from bench.user_code.plugin import Net
-from nn import SGD, AdaGrad, Adam, Batch, Model, lr_schedules
+from bench.user_code.nets import Net
+from bench.user_code.registry import loaded
+from nn import Batch, Model
 from strategies import Sequential
 from strategies.base import Refused
+from tests.support.optimizers import optimizers
 from tests.support.oracles import STEP_TOLERANCE, assert_trains_like
 from tests.support.small_nets import NETS
 from tests.support.watched import Watched
 
-OPTIMIZERS = {
-    "sgd": lambda: SGD(0.05),
-    "momentum": lambda: SGD(0.05, momentum=0.9, weight_decay=1e-3),
-    "nesterov": lambda: SGD(lr_schedules.cosine(0.05, 10), momentum=0.9, nesterov=True),
-    "adam": lambda: Adam(1e-3),
-    "adagrad": lambda: AdaGrad(1e-2),
-}
+OPTIMIZERS = optimizers(0.05)
 
 
 def _ours(name: str, dtype: str) -> Model:
@@ -35,16 +31,21 @@ def _ours(name: str, dtype: str) -> Model:
 
 
 OURS = {name: Net(name, partial(_ours, name)) for name in ("two", "four_tanh", "cnn", "residual")}
-"""What a strategy of yours is tried with, in float64."""
+"""The nets that a user's strategy is tried with, in float64."""
 
 
 class Trial:
-    """One strategy, one model: builds pairs of it and of plain training, and compares them."""
+    """Trains one net with one strategy and with plain training, and compares the two.
+
+    Args:
+        theirs: whether the strategy is the user's. Ours may refuse a model, which skips the test;
+            a user's may not.
+    """
 
     def __init__(self, build: Any, net: Net, comm: MPI.Intracomm, theirs: bool):
         self._build, self.net, self.comm, self._theirs = build, net, comm, theirs
 
-    def strategy(self, optimizer: str = "momentum", comm: MPI.Intracomm | None = None) -> Any:
+    def strategy(self, optimizer: str = "decay", comm: MPI.Intracomm | None = None) -> Any:
         try:
             return self._build(
                 self.net.build("float64"), OPTIMIZERS[optimizer](), comm or self.comm
@@ -52,13 +53,13 @@ class Trial:
         except Refused as refusal:
             self._refused(refusal)
 
-    def oracle(self, optimizer: str = "momentum") -> Sequential:
+    def oracle(self, optimizer: str = "decay") -> Sequential:
         return Sequential(self.net.build("float64"), OPTIMIZERS[optimizer]())
 
     def compare(
-        self, *sizes: int, optimizer: str = "momentum", tolerance: float = STEP_TOLERANCE
+        self, *sizes: int, optimizer: str = "decay", tolerance: float = STEP_TOLERANCE
     ) -> None:
-        """Train both on batches of these sizes: the same weights after every step?"""
+        """Train both on batches of these sizes, and compare them after every step."""
         strategy, batches = self.strategy(optimizer), self.batches(*sizes)
         try:
             assert_trains_like(self.oracle(optimizer), strategy, batches, self.comm, tolerance)
@@ -71,28 +72,27 @@ class Trial:
         return self.net.batches(sizes)
 
     def _refused(self, refusal: Refused) -> NoReturn:
-        """Ours say what they cannot train, which is no failure; of yours nothing is excused."""
         if self._theirs:
             raise refusal
         pytest.skip(f"refused: {refusal}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    yours = plugin.of(metafunc.config)
+    user_code = loaded(metafunc.config)
     if "trial" in metafunc.fixturenames:
-        metafunc.parametrize("model", yours.nets(OURS))
-        metafunc.parametrize("strategy", yours.strategies())
+        metafunc.parametrize("model", user_code.nets(OURS))
+        metafunc.parametrize("strategy", user_code.strategies())
 
 
 @pytest.fixture
 def trial(request, comm, model, strategy):
-    yours = plugin.of(request.config)
-    build, net = yours.strategies()[strategy], yours.nets(OURS)[model]
-    return Trial(build, net, comm, theirs=yours.strategy is not None)
+    user_code = loaded(request.config)
+    build, net = user_code.strategies()[strategy], user_code.nets(OURS)[model]
+    return Trial(build, net, comm, theirs=user_code.strategy is not None)
 
 
 def test_it_begins_with_the_weights_of_the_model(trial):
-    """`weights()`: all of them, in sequential order, on every rank, and a copy."""
+    """`weights()` returns a copy of all parameters, in sequential order, on every rank."""
     strategy, expected = trial.strategy(), trial.oracle().weights()
     weights = strategy.weights()
     np.testing.assert_array_equal(weights, expected)
@@ -103,18 +103,18 @@ def test_it_begins_with_the_weights_of_the_model(trial):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_even_shards(trial, optimizer, workers):
-    """The easy case: as many rows for every rank."""
+    """The easy case: all ranks get the same number of rows."""
     trial.compare(*[2 * workers] * 3, optimizer=optimizer)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_uneven_shards(trial, optimizer, workers):
-    """Fails where each rank divides its loss by rows of its own: a mean of means."""
+    """Fails if each rank divides its loss by the number of its own rows: a mean of means."""
     trial.compare(*[2 * workers + 1] * 3, optimizer=optimizer)
 
 
 def test_fewer_rows_than_ranks(trial):
-    """Some ranks have no rows; they must take part all the same, and contribute nothing."""
+    """Ranks without rows must still take part in the step, and contribute nothing."""
     trial.compare(1, 1)
 
 
@@ -124,12 +124,12 @@ def test_batches_of_changing_size(trial, workers):
 
 
 def test_many_steps(trial):
-    """What goes wrong late, as in the optimizer's state, or adds up."""
+    """Shows errors that come late or add up, as in the optimizer's state."""
     trial.compare(*[5] * 40, tolerance=1e-9)
 
 
 def test_two_at_once(trial, workers):
-    """Two objects of the strategy do not disturb each other."""
+    """Two objects of one strategy must not disturb each other."""
     one, other = trial.strategy("sgd"), trial.strategy("adam")
     oracles = trial.oracle("sgd"), trial.oracle("adam")
     for batch in trial.batches(2 * workers, 3 * workers):
@@ -143,7 +143,7 @@ def test_two_at_once(trial, workers):
 
 
 def test_closing_twice(trial, workers):
-    """`close()` gives back what was held, on all ranks, and does nothing the second time."""
+    """`close()` frees all communicators, on all ranks, and does nothing the second time."""
     comm = Watched(trial.comm)
     strategy = trial.strategy(comm=comm)
     strategy.step(*trial.batches(2 * workers))

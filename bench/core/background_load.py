@@ -1,8 +1,8 @@
-"""Who else used the processor while a cell was measured.
+"""Background load: processor time that other programs used while a cell was measured.
 
-A launch on a busy machine measures the neighbours. Two ranks on two cores lose to a third process
-what one rank does not notice, so the speedup falls and no statistics over rounds can tell that from
-a slower program. The operating system can: it knows how much processor time went to others.
+Two ranks on two cores lose time to a third process where a single rank would find a free core. The
+speedup falls, and no statistics over rounds can tell that from a slower program. The operating
+system can: it knows how much processor time went to whom.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import psutil
 from bench.core.cores import allowed, available
 
 LIMIT = 0.1
-"""Cores' worth of time that neighbours may take beyond the cores that a cell leaves free."""
+"""Cores' worth of background load that a cell bears beyond the cores it leaves free."""
 
 
-class Neighbours:
-    """Processor time of this host that did not go to a process and its descendants.
+class BackgroundLoad:
+    """A meter of the processor time of this host that a process and its descendants did not use.
 
     Args:
-        process: by default this one.
+        process: whose time is not background load; by default this process.
     """
 
     def __init__(self, process: psutil.Process | None = None) -> None:
@@ -31,7 +31,7 @@ class Neighbours:
         self._last = self._now()
 
     def lap(self) -> float:
-        """Cores' worth of foreign load since the last lap (or the start): 1.0 is one busy core.
+        """Background load since the last lap (or the start) in cores: 1.0 is one busy core.
 
         Includes the time that a hypervisor gave to other guests (steal). Never negative: the two
         clocks behind it tick at 100 Hz. Sees this host only, not the others of a multi-host run.
@@ -57,22 +57,22 @@ class Neighbours:
         return time.monotonic(), busy, own
 
 
-def disturbed(foreign: float, workers: int) -> bool:
-    """Whether `foreign` load left fewer than `workers` free cores (within LIMIT) to a cell."""
-    return _taken(foreign, workers) > LIMIT
+def disturbed(load: float, workers: int) -> bool:
+    """Whether a background load left a cell fewer free cores than workers (within LIMIT)."""
+    return _beyond_idle(load, workers) > LIMIT
 
 
-def slowdown(foreign: float, workers: int) -> float:
-    """How many times as long a cell can take for that load; 1 if it disturbs nothing.
+def slowdown(load: float, workers: int) -> float:
+    """The most times as long that a cell can take because of a background load; 1 if undisturbed.
 
-    All of it may have been on the core of one rank, for which the others wait. A rank that shares
-    its core with one other program has half of it; where there are more, nothing is to be measured.
+    The whole load may have run on the core of one rank while the others waited for it. A rank that
+    shares its core with one other program gets half of the core, so the answer is at most 2.
     """
-    if not disturbed(foreign, workers):
+    if not disturbed(load, workers):
         return 1.0
-    return 1 / (1 - min(_taken(foreign, workers), 0.5))
+    return 1 / (1 - min(_beyond_idle(load, workers), 0.5))
 
 
-def _taken(foreign: float, workers: int) -> float:
-    """What is left of the load when it has filled the cores that a cell leaves free."""
-    return foreign - max(0, available() - workers)
+def _beyond_idle(load: float, workers: int) -> float:
+    """Load beyond the cores that a cell leaves idle."""
+    return load - max(0, available() - workers)

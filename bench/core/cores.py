@@ -1,4 +1,4 @@
-"""Which processor cores there are to use, and using all of them from one process."""
+"""The processor cores that a launch may use, and a way to use all of them from one process."""
 
 import os
 import sys
@@ -11,16 +11,16 @@ import threadpoolctl
 
 
 def available() -> int:
-    """Cores that this launch may use, however few of them this one process is bound to.
+    """The number of cores that this launch may use, also where this process is bound to fewer.
 
-    A launcher binds every rank, even a single one, to cores of its own; what the launcher itself
-    may use is what the user has allowed.
+    A launcher binds every rank to cores of its own, even a single rank; the cores that the launcher
+    itself may use are the ones that the user has allowed.
     """
     return len(allowed())
 
 
 def allowed() -> set[int]:
-    """Their numbers."""
+    """The numbers of these cores."""
     if not hasattr(os, "sched_getaffinity"):
         return set(range(os.cpu_count() or 1))
     cores = os.sched_getaffinity(0)
@@ -31,10 +31,10 @@ def allowed() -> set[int]:
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """Within it, this process is bound to no core and BLAS uses as many threads as there are cores.
+    """A context in which this process is bound to no core and BLAS uses a thread for every core.
 
-    Afterwards everything is as before, and the threads of BLAS have stopped spinning, which they
-    do for a tenth of a second after their last product and which would slow whoever comes next.
+    At its end everything is as before, and the threads of BLAS have stopped spinning: they spin for
+    a tenth of a second after their last product, and would slow what is measured next.
     """
     binding = {}
     try:

@@ -1,4 +1,4 @@
-"""What has to be equal before two runs may be compared, and the words for what is not."""
+"""The fingerprint of a machine and its libraries: two runs are compared only if it is equal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bench.core.cores import allowed
 
 
 def fingerprint(ranks: int, devices: Collection[str]) -> dict[str, Any]:
-    """This machine and its libraries, as plain JSON values.
+    """Describe this machine and its libraries in plain JSON values.
 
-    No clock frequencies: they differ from one look to the next on one machine. Memory is in whole
-    GiB, since kernels keep a varying few MiB for themselves.
+    Clock frequencies are left out: they change from one look to the next. Memory is in whole GiB,
+    since kernels keep a varying few MiB for themselves.
     """
     return {
         "cpu": _cpu(),
@@ -41,7 +41,7 @@ def fingerprint(ranks: int, devices: Collection[str]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """One sentence for each entry that is not equal; empty means comparable."""
+    """Name each entry that differs, in a sentence; an empty list means comparable."""
     keys = [*before, *(key for key in after if key not in before)]
     return [
         f"{key.replace('_', ' ')}: {before.get(key, 'not recorded')} before, "
@@ -59,7 +59,7 @@ def _cpu() -> str:
 def _mpi() -> str:
     import mpi4py
 
-    mpi4py.rc.initialize = False  # what starts the ranks must not be one itself
+    mpi4py.rc.initialize = False  # the program that starts ranks must not be one itself
     from mpi4py import MPI
 
     return MPI.Get_library_version().split("\0")[0].splitlines()[0].split(", package")[0].strip()

@@ -13,7 +13,8 @@ import pytest
 from mpi4py import MPI
 
 import nn
-from bench.core.measure import Case, Cell, Checker, equals_sequential, unchecked
+from bench.core.cell import Case, Cell
+from bench.core.check import Checker, equals_sequential, unchecked
 from nn.data import Dataset
 from strategies import (
     CompressedDataParallel,
@@ -38,7 +39,7 @@ class Entry:
         name: in results.
         build: (model, optimizer, comm) -> Strategy.
         check: `equals_sequential`, `unchecked("why not")`, or one of its own.
-        runs_silent: whether it runs on when no message arrives (see `measure.Case`).
+        runs_silent: whether it runs on when no message arrives (see `cell.Case`).
         models: of MODELS, those it can train.
         common: whether it is part of the common grid; otherwise it has a file of its own.
     """

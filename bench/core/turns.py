@@ -1,85 +1,117 @@
-"""Many ways to train one net in one run: in every round each takes its turn, on the same batches.
+"""The one way in which contenders take turns: whatever a reader will compare is timed together.
 
-The arms of `bench.core.measure` are those of one strategy; here are all strategies, and programs
-that are none. The rounds of any two are pairs.
+Machines change their pace from minute to minute. Two times that were taken minutes apart say as
+much about the machine as about the programs; two times of one round were taken side by side, and
+what slows a whole round leaves their ratio alone. So everything that is compared here runs in
+rounds: in each round every contender takes one turn, in an order that is reversed from round to
+round, and every turn has the same number of steps.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from mpi4py import MPI
+import numpy as np
+from numpy.typing import ArrayLike
 
-from bench.core.measure import SHORTEST_ROUND, Cell, Check, Measurement, alone, together
-from nn.batch import Batch
+SHORTEST_TURN = 0.05
+"""Seconds. A single time slice that the system gives to another program spoils a shorter turn."""
 
-ROUNDS = 9
+Turn: TypeAlias = Callable[[int, int], float]
+"""(number of the first step, number of steps) -> seconds, the same number on every rank."""
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """One way to train.
+class Contender:
+    """Something that is timed against others.
 
     Attributes:
-        step: one training step.
-        workers: ranks that take part: all, or, if 1, rank 0 while the others sleep.
-        check: how its weights compare with those of plain training.
-        within: entered by rank 0 around a round.
+        turn: does so many steps and returns the seconds they took. `bench.core.arms` has ways to
+            time a turn: `together`, `alone` and `clocked`.
+        every: takes part in one round of this many, after the others.
+        paces: whether the number of steps is chosen so that this contender's turn is long enough.
     """
 
-    step: Callable[[Batch], object]
-    workers: int
-    check: Check = field(default_factory=Check)
-    within: Callable[[], AbstractContextManager] = nullcontext
+    turn: Turn
+    every: int = 1
+    paces: bool = True
 
 
-def race(
-    entrants: Mapping[str, Entrant], batches: Sequence[Batch], comm: MPI.Intracomm
-) -> tuple[dict[str, list[float]], int]:
-    """Seconds of every round of each entrant, and how many steps a round has. Collective."""
+@dataclass(frozen=True)
+class Rounds:
+    """The outcome of `take_turns`.
 
-    def turn(entrant: Entrant, first: int, steps: int) -> float:
-        def run(first: int, steps: int) -> None:
-            for i in range(first, first + steps):
-                entrant.step(batches[i % len(batches)])
+    Attributes:
+        steps: in every turn.
+        seconds: contender -> seconds of each of its turns; the turns of contenders that take part
+            in every round are pairs.
+    """
 
-        with entrant.within() if comm.rank == 0 else nullcontext():
-            return (alone if entrant.workers == 1 else together)(comm, run, first, steps)
+    steps: int
+    seconds: dict[str, list[float]]
 
-    # As long as to make the fastest last long enough; every rank comes to the same number.
-    fastest = min(turn(entrant, 0, 2) / 2 for entrant in entrants.values())
-    steps = math.ceil(SHORTEST_ROUND / fastest)
-    rounds: dict[str, list[float]] = {name: [] for name in entrants}
-    order = list(entrants)
-    for i in range(ROUNDS):
-        for name in order:
-            rounds[name].append(turn(entrants[name], i * steps, steps))
-        order.reverse()
-    return rounds, steps
+    @property
+    def per_step(self) -> dict[str, list[float]]:
+        """Contender -> seconds of a step, in each of its turns."""
+        return {name: [time / self.steps for time in times] for name, times in self.seconds.items()}
 
 
-def measurements(
-    entrants: Mapping[str, Entrant],
-    rounds: Mapping[str, list[float]],
-    steps: int,
-    cell: Callable[[str, int], Cell],
-    plain: str,
-    threads: str,
-) -> list[Measurement]:
-    """The results of a race, over the entrant `plain`, as those of cells.
+def take_turns(
+    contenders: Mapping[str, Contender],
+    rounds: int | tuple[int, int] = 9,
+    *,
+    steps: int | None = None,
+    shortest: float | None = None,
+    seconds: float = math.inf,
+) -> Rounds:
+    """Time the contenders in rounds. Collective if their turns are.
+
+    Turn number i of every contender begins at step i * steps: contenders that train on the same
+    batches meet the same ones.
 
     Args:
-        cell: name and workers of an entrant -> its cell.
-        threads: the entrant that uses all cores in one process.
+        contenders: by name, in the order of the first round.
+        rounds: how many, or the fewest and the most if `seconds` decides.
+        steps: in a turn; by default as many as make the shortest turn last `shortest`.
+        shortest: seconds; by default SHORTEST_TURN.
+        seconds: no round begins once all turns together have lasted longer, except the fewest.
+
+    Raises:
+        ValueError: no step or no round is left to time.
     """
-    return [
-        Measurement.of(
-            cell(name, entrant.workers),
-            {"sequential": rounds[plain], "parallel": rounds[name], "threads": rounds[threads]},
-            steps,
-            entrant.check,
-        )
-        for name, entrant in entrants.items()
-        if name != plain
-    ]
+    fewest, most = rounds if isinstance(rounds, tuple) else (rounds, rounds)
+    if most < 1 or (steps is not None and steps < 1):
+        raise ValueError(f"{most} rounds of {steps} steps: expected at least one of each")
+    if steps is None:
+        steps = _steps(contenders, SHORTEST_TURN if shortest is None else shortest)
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    order = [name for name, contender in contenders.items() if contender.every == 1]
+    others = [name for name in contenders if name not in order]
+    for i in range(most):
+        if i >= fewest and sum(map(sum, times.values())) > seconds:
+            break
+        for name in (*order, *(name for name in others if i % contenders[name].every == 0)):
+            times[name].append(contenders[name].turn(i * steps, steps))
+        order.reverse()
+    return Rounds(steps, times)
+
+
+def _steps(contenders: Mapping[str, Contender], shortest: float) -> int:
+    """Steps that make the shortest turn last so many seconds; the same number on every rank."""
+    turns = [contender.turn for contender in contenders.values() if contender.paces]
+    steps = 1
+    while True:
+        lasted = min(turn(0, steps) for turn in turns)
+        if lasted > shortest / 5:
+            return math.ceil(steps * shortest / lasted)
+        steps *= 4
+
+
+def ratio(over: ArrayLike, under: ArrayLike) -> float:
+    """How much longer one contender takes than another: the median of the ratios of their rounds.
+
+    What slows a whole round leaves its ratio alone. Where nothing slows whole rounds, this is as
+    good as the ratio of the medians.
+    """
+    return float(np.median(np.divide(over, under)))

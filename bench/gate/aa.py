@@ -58,7 +58,10 @@ MEASURED = {
     "nn/data/sets": ("digits",),
     "strategies": ("base", "data_parallel", "sequential", "shared_data_parallel"),
     "strategies/comm": ("shared_window",),
-    "bench/core": ("cores", "grid", "measure", "metering"),
+    "bench/core": (
+        *("arms", "cell", "check", "cores", "grid", "instrumented"),
+        *("measure", "metering", "silence", "turns"),
+    ),
     "bench/gate": ("slowed_copies",),
 }
 """Folder -> modules that run while the trial's cells are measured. Named one by one, so that a new

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from bench.core.background_load import Neighbours, disturbed
+from bench.core.background_load import BackgroundLoad, disturbed
 from bench.core.cores import available
 from bench.gate.statistics import MIN_LAUNCHES, Arms
 
@@ -154,7 +154,7 @@ def _follow(
     environment = os.environ | {CELLS: str(path), "LOCKSTEP_RANKS": str(ranks)}
     if ranks > available():
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
-    neighbours = Neighbours()
+    load = BackgroundLoad()
     with log.open("wb") as output, path.open(encoding="utf-8") as lines:
         process = subprocess.Popen(
             [*launcher, "-n", str(ranks), sys.executable, *command],
@@ -170,7 +170,7 @@ def _follow(
                 while text := lines.readline():
                     partial += text
                     if partial.endswith("\n"):
-                        yield json.loads(partial) | {"foreign": round(neighbours.lap(), 3)}
+                        yield json.loads(partial) | {"foreign": round(load.lap(), 3)}
                         partial, heard = "", time.monotonic()
                 if time.monotonic() - heard > PATIENCE:
                     yield f"no new cell for {PATIENCE:.0f} s: given up, see {log}"

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from mpi4py import MPI
 
+from bench.core.cell import Case, Cell
 from bench.core.grid import case
-from bench.core.measure import Case, Cell, measure
+from bench.core.measure import measure
 from bench.report.results import append
 from nn import Batch
 from strategies import Strategy

@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.core.measure import Measurement, WrongTraining
+from bench.core.cell import Measurement
+from bench.core.check import WrongTraining
 from bench.report.results import Ratio, Training, Transfer
 
 LEGEND = """\

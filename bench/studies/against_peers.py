@@ -6,15 +6,17 @@ net of the same size is timed only.
 """
 
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
 
+from bench.core.arms import alone, together, training, within
+from bench.core.cell import Cell, measurements
+from bench.core.check import Check, equals_sequential
 from bench.core.cores import all_cores, available
 from bench.core.grid import MLP_SIZES, TORCH_NETS, optimizer
-from bench.core.interleave import ratio
-from bench.core.measure import Cell, Check, equals_sequential
-from bench.core.turns import Entrant, measurements, race
+from bench.core.turns import Contender, ratio, take_turns
 from nn import Batch
 from strategies import DataParallel, Pipeline, Sequential, SharedDataParallel
 
@@ -97,35 +99,37 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
         **{name: build(ours, comm) for name, ours in OURS.items()},
         **{peer.__name__: build(peer, comm) for peer in torch_peers.PEERS},
     }
-    entrants = {PLAIN: Entrant(build(Sequential).step, 1)}
+    contenders, raced = {}, {}
+
+    def enter(label, step, workers, check):
+        way = alone if workers == 1 else together
+        turn = partial(way, comm, training(step, batches))
+        if label == THREADS and comm.rank == 0:
+            turn = within(_all_threads, turn)
+        contenders[label] = Contender(turn)
+        raced[label] = Cell(label, f"torch {net}", workers, batch_size, ROWS), check
+
+    enter(PLAIN, build(Sequential).step, 1, Check())
     for label, strategy in strategies.items():
         check = equals_sequential(strategy, build(Sequential), [*batches[:2], short], comm)
         assert not check.problem, f"{label}: {check.problem}"
-        entrants[label] = Entrant(
-            strategy.step,
-            workers=strategy.comm.size,
-            check=check,
-            **({"within": _all_threads} if label == THREADS else {}),
-        )
+        enter(label, strategy.step, strategy.comm.size, check)
     if net == "mlp":
         note = "scikit-learn draws weights of its own: only its time is compared"
-        entrants["scikit-learn"] = Entrant(_sklearn_step(), 1, Check(note=note))
+        enter("scikit-learn", _sklearn_step(), 1, Check(note=note))
     lap()
-    rounds, steps = race(entrants, batches, comm)
+    rounds = take_turns(contenders)
     for strategy in strategies.values():
         strategy.close()
-
-    def cell(label, workers):
-        return Cell(label, f"torch {net}", workers, batch_size, ROWS)
-
-    for result in measurements(entrants, rounds, steps, cell, PLAIN, THREADS):
+    del raced[PLAIN]
+    for result in measurements(raced, rounds, PLAIN, THREADS):
         record(result, "", [], {})
-    value = ratio(rounds["SharedDataParallel"], rounds["DistributedDataParallel"])
+    times = rounds.seconds
     promise(
         f"SharedDataParallel / torch DDP, {net}, batch {batch_size}",
-        value,
+        ratio(times["SharedDataParallel"], times["DistributedDataParallel"]),
         limit,
-        rounds["SharedDataParallel"],
-        rounds=rounds,
-        steps_per_round=steps,
+        times["SharedDataParallel"],
+        rounds=times,
+        steps_per_round=rounds.steps,
     )

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from bench.core.arms import together, training, within
+from bench.core.cell import Case, Cell
 from bench.core.cores import available
 from bench.core.grid import full
-from bench.core.interleave import ratio
-from bench.core.measure import ROUNDS, Case, Cell, measure, together
-from bench.core.metering import Silent
+from bench.core.measure import measure
+from bench.core.silence import Silent
+from bench.core.turns import Contender, ratio, take_turns
 from bench.report.results import Ratio
 from nn import SGD, Batch, mlp
 from nn.batch import bounds
@@ -214,17 +216,26 @@ def test_pipeline_against_its_bubble(comm, promise):
     silent = Silent(comm)
     strategy, alone = setting.build(comm), setting.build(silent)
     alone.step(batch)
-    times, paces, updates = [], [], []
-    for _ in range(ROUNDS[0] + 4):
-        times.append(together(comm, lambda first, steps: _steps(strategy, batch, steps), 0, 1))
+    paces, updates = [], []
+
+    def compute(first: int, steps: int) -> float:
+        """A step of this rank's stage without messages: its pace and its update are kept."""
         with silent.silence():
             comm.Barrier()
             begin = MPI.Wtime()
             alone.gradients(batch)
             computed = MPI.Wtime()
             alone.update()
-            updates.append(MPI.Wtime() - computed)
+            end = MPI.Wtime()
         paces.append((computed - begin) / setting.micro_batches)
+        updates.append(end - computed)
+        return comm.allreduce(end - begin, MPI.MAX)
+
+    contenders = {
+        "step": Contender(partial(together, comm, training(strategy.step, [batch]))),
+        "stages": Contender(compute),
+    }
+    times = take_turns(contenders, steps=1).seconds["step"]
     stages = comm.allgather(float(np.median(paces)))
     update = comm.allreduce(float(np.median(updates)), MPI.MAX)
     slowest = max(stages)
@@ -242,15 +253,14 @@ def test_tensor_parallel_against_its_bound(comm, promise, hidden):
     silent = Silent(comm)
     strategy, alone = (TensorParallel(mlp(sizes), SGD(0.01), on) for on in (comm, silent))
     alone.step(batch)
-    times, best = [], []
-    for _ in range(ROUNDS[0] + 4):
-        times.append(together(comm, lambda first, steps: _steps(strategy, batch, steps), 0, 2))
-        with silent.silence():
-            best.append(together(comm, lambda first, steps: _steps(alone, batch, steps), 0, 2))
+    turns = {
+        name: partial(together, comm, training(each.step, [batch]))
+        for name, each in (("step", strategy), ("silent", alone))
+    }
+    contenders = {
+        "step": Contender(turns["step"]),
+        "silent": Contender(within(silent.silence, turns["silent"])),
+    }
+    times = take_turns(contenders, steps=2).seconds
     what = f"step of a tensor-parallel mlp {sizes}, batch 1024 / without communication"
-    promise(what, times, best)
-
-
-def _steps(strategy, batch, steps):
-    for _ in range(steps):
-        strategy.step(batch)
+    promise(what, times["step"], times["silent"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.core.interleave import ratio
+from bench.core.turns import ratio
 from bench.report.results import Training
 from nn import SGD, cnn, data, mlp
 from nn.data.prefetch import prefetch

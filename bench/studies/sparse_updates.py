@@ -18,7 +18,7 @@ from scipy import stats
 
 import nn
 from bench.conftest import hold
-from bench.core.measure import sleeping_barrier
+from bench.core.arms import sleeping_barrier
 from bench.report.results import Ratio
 from nn import SGD, Batch, Model, lr_schedules
 from nn.data import Dataset

@@ -24,9 +24,9 @@ from mpi4py import MPI
 
 import nn
 from bench.conftest import LINES, hold
+from bench.core.arms import sleeping_barrier
 from bench.core.cores import available
 from bench.core.grid import MLP_SIZES, optimizer
-from bench.core.measure import sleeping_barrier
 from bench.report.results import Ratio
 from nn import Batch
 from nn.data import Dataset

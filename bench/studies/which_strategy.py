@@ -17,8 +17,10 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
+from bench.core.arms import alone, together, training
+from bench.core.check import equals_sequential
 from bench.core.cores import available
-from bench.core.measure import SHORTEST_ROUND, alone, equals_sequential, together
+from bench.core.turns import Contender, ratio, take_turns
 from nn import SGD, Batch, Model, mlp
 from strategies import (
     DataParallel,
@@ -39,6 +41,7 @@ NETS = {
     "very narrow, very deep": [784, *[32] * 24, 10],
 }
 BATCH_SIZES = (16, 128, 512, 2048)
+PLAIN = "plain training"
 CHECK_ROWS = 19
 """A number that divides by nothing."""
 
@@ -96,25 +99,14 @@ def race(sizes: list[int], rows: int, comm: MPI.Intracomm, rounds: int) -> dict[
         name: build(mlp(sizes), SGD(0.01), comm) for name, build in strategies(sizes, comm).items()
     }
 
-    def steps_of(strategy: Strategy) -> Callable[[int, int], None]:
-        def run(first: int, steps: int) -> None:
-            for _ in range(steps):
-                strategy.step(data)
-
-        return run
-
-    once = alone(comm, steps_of(plain), 0, 3) / 3
-    steps = max(1, round(SHORTEST_ROUND / once))
-    ratios: dict[str, list[float]] = {name: [] for name in running}
-    names = list(running)
-    for _ in range(rounds):
-        base = alone(comm, steps_of(plain), 0, steps)
-        for name in names:
-            ratios[name].append(base / together(comm, steps_of(running[name]), 0, steps))
-        names.reverse()
+    contenders = {PLAIN: Contender(partial(alone, comm, training(plain.step, [data])))}
+    for name, strategy in running.items():
+        turn = partial(together, comm, training(strategy.step, [data]))
+        contenders[name] = Contender(turn, paces=False)
+    times = take_turns(contenders, rounds).seconds
     for strategy in running.values():
         strategy.close()
-    return {name: float(np.median(values)) for name, values in ratios.items()}
+    return {name: ratio(times[PLAIN], times[name]) for name in running}
 
 
 def main() -> None:

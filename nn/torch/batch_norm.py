@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nn.torch.hooks import hooked
+from nn.torch.modules import hooked
 
 
 class _Sum(torch.autograd.Function):

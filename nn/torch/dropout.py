@@ -8,7 +8,7 @@ import torch
 from torch.nn.modules.dropout import _DropoutNd
 
 from nn.layers.dropout import mask
-from nn.torch.hooks import hooked
+from nn.torch.modules import hooked
 
 
 class Clock:

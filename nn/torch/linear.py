@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from nn.layers import Linear
-from nn.torch.hooks import hooked
 from nn.torch.layer import TorchLayer
+from nn.torch.modules import hooked
 
 
 def splittable(module: torch.nn.Module) -> bool:

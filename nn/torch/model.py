@@ -1,10 +1,6 @@
 """Any torch module as a model over two flat vectors, so that every strategy trains it."""
 
-import copy
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +12,20 @@ from nn.batch import Batch
 from nn.layers import Shape
 from nn.layers.dropout import rows_of
 from nn.loss import cross_entropy
-from nn.model import DTYPES, Model, as_rows
+from nn.model import Model, as_rows
 from nn.torch.batch_norm import RunningStatistics, synchronise
 from nn.torch.dropout import Clock, replace_dropout
 from nn.torch.embedding import take_floats
-from nn.torch.hooks import hooked
 from nn.torch.layer import TorchLayer
 from nn.torch.linear import TorchLinear, splittable
+from nn.torch.modules import (
+    check_parameters,
+    copied_layers,
+    draw_parameters,
+    dtype_of,
+    input_shape_of,
+)
+from nn.torch.row_check import check_no_rows
 
 Modules = torch.nn.Module | Sequence[torch.nn.Module]
 
@@ -78,55 +81,58 @@ class TorchModel(Model):
         sync_batch_norm: Any = None,
         compute: str | None = None,
     ):
-        if seed is not None:
-            seed = as_int("seed", seed, 0)
-        where = _device(device)
-        layers = _layers(modules, seed)
-        dtype = _dtype(layers, dtype)
-        if compute not in (None, "bfloat16") or (compute and dtype != "float32"):
-            raise ValueError(
-                f'compute={compute!r} with parameters of {dtype}: expected None, or "bfloat16" '
-                "with parameters of float32"
-            )
+        seed = None if seed is None else as_int("seed", seed, 0)
+        place = _device(device)
+        layers = copied_layers(modules, seed)
+        dtype = dtype_of(layers, dtype)
+        precision = _precision(compute, dtype)
         net = torch.nn.Sequential(*layers).to("cpu", getattr(torch, dtype))
-        _check(net)
+        check_parameters(net)
+        if params is None:
+            built = callable(modules) and not isinstance(modules, torch.nn.Module)
+            params = _initial_parameters(net, None if built else seed, dtype)
+        self.seed, self.compute, self.sync_batch_norm = seed, compute, sync_batch_norm
+        self.dropout_clock = Clock(clock)
+        """Where a strategy enters the optimizer that counts the steps; see `clock`."""
+        self._make_splittable(net)
+        self._whole = TorchLayer(net, place, precision)
+        """All layers as one: torch then builds one graph, which costs less than one per layer."""
+        self.statistics = RunningStatistics(net)
+        """Running statistics of batch norm. They are over the rows of this rank until a strategy's
+        `weights` or `state` gathers those of all ranks."""
+        super().__init__(
+            [
+                (TorchLinear if splittable(layer) else TorchLayer)(layer, place, precision)
+                for layer in net
+            ],
+            dtype,
+            input_shape=input_shape_of(net) if input_shape is None else input_shape,
+            params=params,
+        )
+        # Each layer was found to keep rows apart, so all of them do: no new check of the whole.
+        self._whole.row_shapes[self.input_shape] = self.row_shape(len(self.layers))
+        if getattr(sync_batch_norm, "size", 1) > 1:
+            self._check_no_rows()
+
+    def _make_splittable(self, net: torch.nn.Sequential) -> None:
+        """Change or replace what would make results depend on how a batch is split."""
         for module in net.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # a layer never overwrites x
-        if params is None:
-            if seed is not None and (not callable(modules) or isinstance(modules, torch.nn.Module)):
-                _draw(net, seed)
-            values = [weight.detach().numpy().ravel() for weight in net.parameters()]
-            params = np.concatenate([np.empty(0, dtype), *values])
-        self.seed, self.compute = seed, compute
-        self.sync_batch_norm = sync_batch_norm
-        self.dropout_clock = counted = Clock(clock)
-        """Where strategies say who counts the steps; see `clock`."""
         take_floats(net)
-        replace_dropout(net, seed or 0, lambda: counted.step())  # a method would be copied
-        if sync_batch_norm:
-            synchronise(net, sync_batch_norm)
-        precision = torch.bfloat16 if compute else None
-        self._whole = TorchLayer(net, where, precision)
-        """All layers as one: torch then builds one graph, which costs less than one a layer."""
-        self.statistics = RunningStatistics(net)
-        """What batch norm keeps: of this rank's rows, until a strategy's `weights` or `state`
-        gathers those of all ranks."""
-        wrapped = [
-            (TorchLinear if splittable(layer) else TorchLayer)(layer, where, precision)
-            for layer in net
-        ]
-        super().__init__(
-            wrapped,
-            dtype,
-            input_shape=_input_shape(net) if input_shape is None else input_shape,
-            params=params,
-        )
-        # What each layer was found to keep apart, all do: they are not tried again as one.
-        self._whole.row_shapes[self.input_shape] = self.row_shape(len(self.layers))
-        # A rank may be left without rows, and has to take part all the same.
-        for i, layer in enumerate(wrapped if getattr(sync_batch_norm, "size", 1) > 1 else ()):
-            layer.try_no_rows(self.row_shape(i))
+        clock = self.dropout_clock
+        replace_dropout(net, self.seed or 0, lambda: clock.step())  # a method would be copied
+        if self.sync_batch_norm:
+            synchronise(net, self.sync_batch_norm)
+
+    def _check_no_rows(self) -> None:
+        """Check that every layer takes 0 rows: a rank may have none, and must compute all the same.
+
+        Raises:
+            ValueError: a layer cannot.
+        """
+        for i, layer in enumerate(self.layers):
+            check_no_rows(layer, self.row_shape(i))  # type: ignore[arg-type]
 
     @property
     def clock(self) -> Any:
@@ -231,134 +237,18 @@ def _device(name: str | torch.device) -> torch.device:
     return device
 
 
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Torch's generator of the CPU begins at `seed`, and is as before afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        if seed is not None:
-            torch.random.default_generator.manual_seed(seed)
-        yield
-
-
-def _layers(modules: Any, seed: int | None) -> list[torch.nn.Module]:
-    """Copies of the modules that are layers, of whatever the user gave."""
-    if not isinstance(modules, torch.nn.Module) and callable(modules):
-        with _seeded(seed):
-            modules = modules()
-    given = [modules] if isinstance(modules, torch.nn.Module) else modules
-    if not isinstance(given, (list, tuple)) or not all(
-        isinstance(module, torch.nn.Module) for module in given
-    ):
-        raise TypeError(
-            f"modules is {type(given).__name__}: expected a torch.nn.Sequential or other module, "
-            "a list of modules, or a function that builds one of these"
-        )
-    for module in given:
-        for name, tensor in _tensors(module):
-            if torch.nn.parameter.is_lazy(tensor):
-                raise ValueError(f"{name} has no shape yet: call the lazy module on rows first")
-    # Copied at once, so that what they share stays shared and is found.
-    try:
-        layers = list(_opened(copy.deepcopy(list(given))))
-    except RuntimeError as error:  # parameters that a hook computes, as old weight norm does
+def _precision(compute: str | None, dtype: str) -> torch.dtype | None:
+    if compute not in (None, "bfloat16") or (compute and dtype != "float32"):
         raise ValueError(
-            f"modules that cannot be copied: {error}; expected those of "
-            "torch.nn.utils.parametrizations in the place of torch.nn.utils.weight_norm"
-        ) from error
-    for i, layer in enumerate(layers):
-        if layer in layers[:i] and not any(True for _ in _tensors(layer)):
-            layers[i] = copy.deepcopy(layer)  # what stands twice may drop other units there
-    if not layers:
-        raise ValueError("a model of no layers: expected at least one module")
-    return layers
-
-
-def _opened(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
-    for module in modules:
-        plain = type(module).forward is torch.nn.Sequential.forward and not hooked(module)
-        if isinstance(module, torch.nn.Sequential) and plain:
-            yield from _opened(module)  # not its children(), which leave out repeats
-        else:
-            yield module
-
-
-def _tensors(layer: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """What a module holds, by name: parameters, then buffers."""
-    yield from layer.named_parameters()
-    yield from layer.named_buffers()
-
-
-def _dtype(layers: Sequence[torch.nn.Module], dtype: Any) -> str:
-    kinds = {
-        str(weight.dtype).removeprefix("torch.")
-        for layer in layers
-        for weight in layer.parameters()
-    }
-    if dtype is not None:
-        name = str(dtype).removeprefix("torch.")
-        if name not in DTYPES:
-            raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
-        return name
-    if len(kinds) > 1 or not kinds <= set(DTYPES):
-        raise ValueError(
-            f"parameters are {', '.join(sorted(kinds))}: expected all {' or all '.join(DTYPES)}; "
-            "dtype=... converts them"
+            f'compute={compute!r} with parameters of {dtype}: expected None, or "bfloat16" '
+            "with parameters of float32"
         )
-    return kinds.pop() if kinds else "float32"
+    return torch.bfloat16 if compute else None
 
 
-def _check(net: torch.nn.Sequential) -> None:
-    """Refuse what flat vectors cannot hold."""
-    owners: dict[int, str] = {}
-    for i, layer in enumerate(net):
-        for name, tensor in _tensors(layer):
-            here = f"{name} of layer {i}"
-            if id(tensor) in owners:
-                raise ValueError(
-                    f"{here} is {owners[id(tensor)]}: layers share no weights (tied ones would "
-                    "have to be summed across the stages of a pipeline); make them one module"
-                )
-            owners[id(tensor)] = here
-        for name, weight in layer.named_parameters():
-            if not weight.requires_grad:
-                raise ValueError(
-                    f"{name} of layer {i} does not require a gradient: weight decay would move it "
-                    "all the same; make it a buffer"
-                )
-
-
-def _draw(net: torch.nn.Sequential, seed: int) -> None:
-    """New initial parameters; see `TorchModel`."""
-    rng = np.random.default_rng(seed)
-    modules = [module for _, module in net.named_modules(remove_duplicate=False)]
-    leaves = [module for module in modules if not any(module.children())]
-    before_relu = {id(a) for a, b in pairwise(leaves) if isinstance(b, torch.nn.ReLU)}
-    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
-    with _seeded(seed), torch.no_grad():
-        for module in modules:
-            own = dict(module.named_parameters(recurse=False))
-            reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
-            if isinstance(module, kinds) and "weight" in own:
-                weight = own["weight"]
-                inputs = max(weight[:1].numel(), 1)
-                if isinstance(module, torch.nn.Linear):  # rounded as `nn` does
-                    std = (math.sqrt(2) if id(module) in before_relu else 1.0) / math.sqrt(inputs)
-                else:
-                    std = math.sqrt(2 / inputs)
-                weight.copy_(torch.from_numpy(rng.normal(0, std, tuple(weight.shape))))
-                if "bias" in own:
-                    own["bias"].zero_()
-            elif reset:
-                reset()
-            elif own:
-                raise ValueError(
-                    f"{type(module).__name__} has no reset_parameters() to draw its parameters "
-                    "anew: give a function that builds the module instead, or seed=None to keep "
-                    "their values"
-                )
-
-
-def _input_shape(net: torch.nn.Sequential) -> Shape | None:
-    """Of one row, where the first layer tells."""
-    first = next((layer for layer in net if not isinstance(layer, torch.nn.Flatten)), None)
-    return (first.in_features,) if isinstance(first, torch.nn.Linear) else None
+def _initial_parameters(net: torch.nn.Sequential, seed: int | None, dtype: str) -> NDArray:
+    """The flat vector of the parameters, drawn anew first unless `seed` is None."""
+    if seed is not None:
+        draw_parameters(net, seed)
+    values = [weight.detach().numpy().ravel() for weight in net.parameters()]
+    return np.concatenate([np.empty(0, dtype), *values])

@@ -65,7 +65,7 @@ def test_killed(run, victim: int) -> None:
         for rank in {0, 1, 2, 3} - {victim}:
             assert says(result, rank, "in test_death"), result.output
     else:
-        told = ("No rank of this node is left", f"since rank {victim} has gone")
+        told = ("No rank of this node is left", f"because rank {victim} has ended")
         assert any(text in result.output for text in told), result.output
     assert result.ended - result.fault() < DEADLINE + 10.0
     assert result.passed("test_before")

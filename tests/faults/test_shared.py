@@ -38,14 +38,14 @@ def shared(
     *arguments: str,
     slow: float = 0.0,
     early: int = -1,
-    turn: float = 10.0,
+    meet_every: float = 10.0,
     launcher: Sequence[str] | None = None,
 ) -> Launch:
     environment = {
         "PLANTED_FAULT": fault,
         "PLANTED_SLOW": str(slow),
         "PLANTED_EARLY": str(early),
-        "PLANTED_TURN": str(turn),
+        "PLANTED_MEET_EVERY": str(meet_every),
     }
     return launch(
         "shared",
@@ -68,9 +68,9 @@ def outcomes(result: Launch, test: str) -> list[str]:
     return [e["outcome"] for e in result.reports(test) if e["when"] == "call"]
 
 
-@pytest.mark.parametrize("turn", [10.0, 0.0])
-def test_each_is_run_once_and_all_at_the_same_time(tmp_path: Path, turn: float) -> None:
-    result = shared(tmp_path, "none", 4, 0, turn=turn)
+@pytest.mark.parametrize("meet_every", [10.0, 0.0])
+def test_each_is_run_once_and_all_at_the_same_time(tmp_path: Path, meet_every: float) -> None:
+    result = shared(tmp_path, "none", 4, 0, meet_every=meet_every)
     assert result.code == 0, result.output
     for test in (*OTHERS, *FOR_ALL, "test_fault"):
         assert result.passed(test), result.output
@@ -191,7 +191,7 @@ def test_a_rank_that_leaves_ends_the_run(
 
 @pytest.mark.parametrize("victim", [3, 0])
 def test_all_ranks_stop_after_a_failure_if_one_does(tmp_path: Path, victim: int) -> None:
-    result = shared(tmp_path, "raise", 4, victim, "-x", turn=0.0)
+    result = shared(tmp_path, "raise", 4, victim, "-x", meet_every=0.0)
     assert "stopping after 1 failures" in result.output
     assert not result.reports("test_once")
     assert not result.reports("test_together")

@@ -1,4 +1,4 @@
-"""Launches with files of one's own: what passes, what is caught, and what is said."""
+"""Launches with user files: what passes, what is caught, and what is said."""
 
 import pytest
 
@@ -16,7 +16,7 @@ if MPI.COMM_WORLD.rank == 1:
 
 
 def by_test(found):
-    """Outcomes by name of the test, without what it was tried with."""
+    """Group outcomes by the name of the test, without its parameters."""
     grouped = {}
     for name, outcome in found.items():
         grouped.setdefault(name.split("::")[1].split("[")[0], set()).add(outcome)
@@ -25,17 +25,17 @@ def by_test(found):
 
 def test_the_right_example_passes(tmp_path):
     copy_tree(tmp_path)
-    door = "tests/examples/ring.py:RingDataParallel"
-    found = by_test(outcomes(tmp_path, ["tests", "--strategy", door], ranks=3))
+    ring = "tests/examples/ring.py:RingDataParallel"
+    found = by_test(outcomes(tmp_path, ["tests", "--strategy", ring], ranks=3))
     assert {"test_even_shards", "test_uneven_shards"} <= found.keys()
     assert set().union(*found.values()) == {"passed"}
 
 
 def test_the_wrong_example_is_caught_by_the_test_that_is_named_for_it(tmp_path):
     copy_tree(tmp_path)
-    door = "tests/examples/mean_of_means.py:MeanOfMeans"
-    found = by_test(outcomes(tmp_path, ["tests", "--strategy", door], ranks=2))
-    assert found["test_uneven_shards"] == {"passed", "failed"}  # of one worker, and of two
+    wrong = "tests/examples/mean_of_means.py:MeanOfMeans"
+    found = by_test(outcomes(tmp_path, ["tests", "--strategy", wrong], ranks=2))
+    assert found["test_uneven_shards"] == {"passed", "failed"}  # with one worker, and with two
     assert found["test_even_shards"] == {"passed"}
 
 
@@ -48,10 +48,10 @@ def test_the_wrong_example_is_caught_by_the_test_that_is_named_for_it(tmp_path):
     ids=["images", "tokens"],
 )
 def test_a_model_of_ones_own_is_trained_by_all_of_ours(tmp_path, model):
-    """By the command that the documentation has; what is skipped needs a row a micro-batch."""
+    """Run the command of the README; `Pipeline` refuses fewer rows than micro-batches."""
     copy_tree(tmp_path)
-    doors = [f"--{door}=tests/examples/{name}" for door, name in model.items()]
-    found = outcomes(tmp_path, ["tests", *doors], ranks=2)
+    options = [f"--{option}=tests/examples/{name}" for option, name in model.items()]
+    found = outcomes(tmp_path, ["tests", *options], ranks=2)
     skipped = {name for name, outcome in found.items() if outcome == "skipped"}
     assert {outcome for name, outcome in found.items() if name not in skipped} == {"passed"}
     few = "test_fewer_rows_than_ranks", "test_batches_of_changing_size"
@@ -81,5 +81,5 @@ def test_a_run_that_skipped_everything_is_no_success(tmp_path):
     file.write_text(ONE_LAYER)
     run = launch(2, "tests", "--model", f"{file}:net", "-k", "Pipeline-2", cwd=ROOT)
     assert run.returncode == pytest.ExitCode.TESTS_FAILED
-    said = "tests/test_user_code.py: each trial was skipped, so nothing is known of your own"
+    said = "tests/test_user_code.py: every trial was skipped, so nothing is known about your code"
     assert run.stdout.count(said) == 1

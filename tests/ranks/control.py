@@ -1,21 +1,21 @@
-"""The one collective by which the ranks take every decision, and who is still alive to take it."""
+"""The collective through which the ranks take every decision, and the list of ranks still alive."""
 
 import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.ranks.mpi import MPI, fault_tolerant
-from tests.ranks.waiting import wait
+from .mpi import MPI, fault_tolerant
+from .waiting import wait
 
 Meanwhile = Callable[[float], object]
 
-_unfinished: list[MPI.Request] = []  # requests given up: MPI still owns their buffers
+_abandoned: list[MPI.Request] = []  # kept alive, because MPI still owns their buffers
 
 
 def allgather(comm: MPI.Comm, message: Any, meanwhile: Meanwhile | None = None) -> list[Any]:
-    """Every rank's ``message`` (anything that JSON holds), in rank order.
+    """Return every rank's ``message`` (any JSON value), in rank order.
 
-    Sleeps until all ranks are there; ``meanwhile(seconds waited)`` is called again and again.
+    Sleeps until all ranks are there, and calls ``meanwhile(seconds waited)`` after each nap.
     """
     data = json.dumps(message).encode()
     sizes = bytearray(8 * comm.size)
@@ -23,7 +23,7 @@ def allgather(comm: MPI.Comm, message: Any, meanwhile: Meanwhile | None = None) 
     try:
         wait(request.Test, meanwhile)
     except BaseException:
-        _unfinished.append(request)
+        _abandoned.append(request)
         raise
     lengths = [int.from_bytes(sizes[8 * k : 8 * k + 8], "little") for k in range(comm.size)]
     texts = bytearray(sum(lengths))
@@ -33,9 +33,9 @@ def allgather(comm: MPI.Comm, message: Any, meanwhile: Meanwhile | None = None) 
 
 
 class Control:
-    """A communicator that no test ever sees, shrunk to the survivors whenever ranks die.
+    """A communicator that no test sees, shrunk to the surviving ranks whenever one dies.
 
-    Ranks are named by their rank in COMM_WORLD for as long as the run lasts.
+    Ranks are always named by their rank in COMM_WORLD.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Control:
         self.alive = list(range(self.comm.size))  # world ranks, in the order of self.comm
         self.tolerant = fault_tolerant()
         self.revoked = False  # whether this rank has revoked communicators in the current test
-        self.whole = True  # no rank has died and nothing was ever revoked: Finalize is safe
+        self.can_finalize = True  # false once a rank has died or a communicator was revoked
 
     @property
     def leader(self) -> int:
@@ -52,10 +52,10 @@ class Control:
         return self.alive[0]
 
     def exchange(self, message: Any, meanwhile: Meanwhile | None = None) -> dict[int, Any]:
-        """Every survivor's ``message`` by world rank. All survivors return, with the same result.
+        """Return each survivor's ``message`` by world rank; all survivors get the same result.
 
-        ``alive`` is up to date afterwards: ranks that died meanwhile are no longer in it. Without
-        fault tolerance an MPI error is raised as it comes.
+        Ranks that have died are no longer in ``alive`` afterwards. Without fault tolerance an MPI
+        error is raised as it comes.
         """
         while True:
             messages = None
@@ -68,7 +68,7 @@ class Control:
                 # Before Agree, which waits for ranks that are still stuck in the test.
                 self.unblock()
             except KeyboardInterrupt:
-                # The others are in this exchange, or will be. They go on to the next one from here.
+                # The others are in this exchange or will be: revoking takes them to the next one.
                 if self.tolerant:
                     self.comm.Revoke()
                 raise
@@ -78,11 +78,11 @@ class Control:
             self._shrink()
 
     def unblock(self, world: bool = False) -> None:
-        """Revoke every communicator that a test may wait in, on all ranks.
+        """Revoke every communicator in which a rank may be stuck in a test, on all ranks.
 
         Walks MPI's table of handles, because mpi4py's pickling collectives use hidden duplicates
-        and tests split communicators of their own. COMM_WORLD only if ``world``: nothing replaces
-        it. Does nothing without fault tolerance.
+        and tests split communicators of their own. COMM_WORLD is revoked only if ``world`` is
+        true, since nothing can replace it. Does nothing without fault tolerance.
         """
         if not self.tolerant:
             return
@@ -99,7 +99,7 @@ class Control:
             handle += 1
 
     def _agree(self, complete: bool) -> bool:
-        """Whether all ranks are ``complete``; False if one has died, be it known to all or not."""
+        """Return whether all ranks are ``complete``; false on all ranks if one has died."""
         try:
             return bool(self.comm.Agree(int(complete)))
         except MPI.Exception:
@@ -113,7 +113,7 @@ class Control:
 
 
 def _communicator(handle: int) -> MPI.Comm | None:
-    """The communicator with this Fortran handle; Open MPI numbers them from 0, and reuses gaps."""
+    """Return the communicator with this Fortran handle; Open MPI numbers them from 0 upwards."""
     try:
         return MPI.Comm.f2py(handle) or None  # COMM_NULL, which is false, has a handle too
     except MPI.Exception:

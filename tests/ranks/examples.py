@@ -1,7 +1,8 @@
-"""Hypothesis on several ranks: all draw the same examples and reach one verdict on each.
+"""Run Hypothesis on several ranks: all draw the same examples and agree on the outcome of each.
 
-Shrinking follows the verdicts. If an example failed on one rank only, the ranks would go on to
-different examples and wait for each other in collectives that never match.
+Hypothesis chooses the next example by the outcome of the last. If an example failed on one rank
+only, the ranks would go on to different examples and wait for each other in collectives that never
+match.
 """
 
 import functools
@@ -11,19 +12,19 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.ranks.control import allgather
-from tests.ranks.groups import Group
-from tests.ranks.mpi import MPI
+from .control import allgather
+from .groups import Group
+from .mpi import MPI
 
 _GRACE = 0.25
 
 
-class ExampleTorn(BaseException):
-    """An example failed on this rank while others were waiting for it: no shrinking after that."""
+class ExampleAborted(BaseException):
+    """An example failed here while other ranks were waiting in it, so it cannot be shrunk."""
 
 
 def load_profile() -> None:
-    """Examples that are a function of the test alone: no clock, no database, no chance."""
+    """Make the examples depend on the test alone: not on clock, database or chance."""
     hypothesis.settings.register_profile(
         "ranks",
         derandomize=True,
@@ -38,15 +39,15 @@ def load_profile() -> None:
 
 
 def agree_on_each(item: pytest.Function, group: Group) -> None:
-    """Make the verdict on each example of a Hypothesis test one of the whole group."""
+    """Make the group agree on the outcome of each example of a Hypothesis test."""
     handle = getattr(item.obj, "hypothesis", None)
     if handle is None or group.size == 1:
         return
     inner = getattr(handle.inner_test, "__wrapped_by_ranks__", handle.inner_test)
-    handle.inner_test = _collective(inner, group.verdicts)
+    handle.inner_test = _collective(inner, group.outcomes)
 
 
-def _collective(test: Callable[..., Any], verdicts: MPI.Comm) -> Callable[..., Any]:
+def _collective(test: Callable[..., Any], comm: MPI.Comm) -> Callable[..., Any]:
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
         error: BaseException | None = None
@@ -54,11 +55,10 @@ def _collective(test: Callable[..., Any], verdicts: MPI.Comm) -> Callable[..., A
             test(*args, **kwargs)
         except Exception as e:
             error = e
-        # Raised outside of the except block and from one line on all ranks: Hypothesis tells bugs
-        # apart by type, place and context of the exception.
-        outcome = _outcome(error)
-        torn = functools.partial(_give_up, error) if error is not None else None
-        outcomes = allgather(verdicts, outcome, torn)
+        # Raise outside the except block and from one line on all ranks: Hypothesis tells bugs apart
+        # by type, place and context of the exception.
+        give_up = functools.partial(_give_up, error) if error is not None else None
+        outcomes = allgather(comm, _outcome(error), give_up)
         failures = [f"rank {r}: {o}" for r, o in enumerate(outcomes) if o]
         if failures:
             raise AssertionError("; ".join(failures)) from None
@@ -69,7 +69,7 @@ def _collective(test: Callable[..., Any], verdicts: MPI.Comm) -> Callable[..., A
 
 def _give_up(error: BaseException, waited: float) -> None:
     if waited > _GRACE:
-        raise ExampleTorn(str(error)) from error
+        raise ExampleAborted(str(error)) from error
 
 
 def _outcome(error: BaseException | None) -> str:

@@ -1,20 +1,20 @@
-"""The fixtures through which tests meet the ranks."""
+"""The fixtures that tests ask for: ``comm``, ``workers`` and ``world``."""
 
 import pytest
 
-from tests.ranks.groups import GROUP
-from tests.ranks.mpi import MPI
+from .groups import GROUP
+from .mpi import MPI
 
 
 @pytest.fixture
 def workers(request: pytest.FixtureRequest) -> int:
-    """How many ranks take part in this test: 1 to all in turn, or those of the mark ``workers``."""
+    """The number of ranks in this test: 1 to all in turn, or as its mark ``workers`` says."""
     return request.node.stash[GROUP].size
 
 
 @pytest.fixture
 def comm(request: pytest.FixtureRequest, workers: int) -> MPI.Comm:
-    """A communicator of this test's own, over the first ``workers`` ranks.
+    """A communicator for this test alone, over the first ``workers`` ranks.
 
     The other ranks sleep until the test is over. They run neither its body nor the fixtures that
     use ``comm``.
@@ -24,7 +24,9 @@ def comm(request: pytest.FixtureRequest, workers: int) -> MPI.Comm:
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest) -> MPI.Comm:
-    """A communicator of this test's own over all ranks (of those that are alive)."""
+    """A communicator for this test alone, over all ranks that are alive."""
     if "workers" in request.fixturenames:
-        raise pytest.UsageError("a test uses either world, all ranks, or comm, some of them")
+        raise pytest.UsageError(
+            "a test uses either the fixture world (all ranks) or comm (some of them), not both"
+        )
     return request.node.stash[GROUP].comm

@@ -1,4 +1,4 @@
-"""Who takes part in a test, and the private communicator for it."""
+"""Choose the ranks that take part in a test, and make their private communicator."""
 
 import contextlib
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.ranks.control import Control
-from tests.ranks.mpi import MPI
+from .control import Control
+from .mpi import MPI
 
 
 @dataclass
@@ -23,18 +23,18 @@ class Group:
         return self.comm != MPI.COMM_NULL
 
     @cached_property
-    def verdicts(self) -> MPI.Comm:
-        """A duplicate for messages about the test beside those of the test."""
+    def outcomes(self) -> MPI.Comm:
+        """A duplicate for messages about the test, apart from the test's own messages."""
         return self.comm.Dup()
 
     def free(self) -> None:
-        """Collective over the group. Not to be called after a revocation: Free could hang."""
+        """Free the communicators. Collective. Do not call after a revocation: Free could hang."""
         if not self.active:
             return
-        # A rank that dies at this moment shows in the next exchange.
+        # If a rank dies at this moment, the next exchange notices it.
         with contextlib.suppress(MPI.Exception):
-            if "verdicts" in vars(self):
-                self.verdicts.Free()
+            if "outcomes" in vars(self):
+                self.outcomes.Free()
             self.comm.Free()
 
 
@@ -42,7 +42,7 @@ GROUP = pytest.StashKey[Group]()
 
 
 def workers_of(item: pytest.Item, world: int) -> int:
-    """How many ranks a test asks for: its ``workers`` parameter, its mark, or all of them."""
+    """Return how many ranks a test asks for: its ``workers`` parameter, its mark, or all."""
     params = item.callspec.params if hasattr(item, "callspec") else {}
     if "workers" in params:
         return int(params["workers"])
@@ -51,7 +51,10 @@ def workers_of(item: pytest.Item, world: int) -> int:
 
 
 def parametrize(metafunc: pytest.Metafunc, world: int) -> None:
-    """Run a test that uses ``workers`` or ``comm`` for each number of ranks: all, or its mark's."""
+    """Repeat a test that uses ``workers`` or ``comm`` for each number of ranks.
+
+    The numbers are the arguments of its mark ``workers``; without a mark 1 to ``world``.
+    """
     mark = metafunc.definition.get_closest_marker("workers")
     counts = mark.args if mark else range(1, world + 1)
     if not all(isinstance(n, int) and n >= 1 for n in counts) or (mark and not counts):
@@ -71,28 +74,28 @@ def parametrize(metafunc: pytest.Metafunc, world: int) -> None:
         )
 
 
-def form(control: Control, size: int) -> Group:
-    """A fresh communicator of the first ``size`` survivors. Collective over all survivors."""
+def form_group(control: Control, size: int) -> Group:
+    """Make a new communicator of the first ``size`` survivors. Collective over all survivors."""
     taking_part = control.comm.rank < size
     comm = control.comm.Split(0 if taking_part else MPI.UNDEFINED)
     if taking_part:
-        # mpi4py makes its hidden duplicate at the first of these, and holds the interpreter the
-        # while. In a test, with a rank that does not come, that would stop the watchdog.
+        # The first pickling collective makes mpi4py's hidden duplicate, and holds the interpreter
+        # meanwhile. In a test, waiting for a missing rank, that would stop the watchdog.
         comm.allreduce(None, op=_nothing)
     return Group(size, comm)
 
 
-def alone() -> Group:
-    """A fresh communicator of this rank alone."""
+def solo_group() -> Group:
+    """Make a new communicator that contains this rank only."""
     return Group(1, MPI.COMM_SELF.Dup())
 
 
 def _nothing(a: None, b: None) -> None:
-    """An operation for its side effect."""
+    """Reduce nothing: only the side effect of the collective is wanted."""
 
 
 def uses_comm(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> bool:
-    """Whether a fixture is built, directly or not, on ``comm``."""
+    """Return whether a fixture uses ``comm``, directly or through other fixtures."""
     seen, names = set[str](), list(fixturedef.argnames)
     while names:
         name = names.pop()

@@ -1,10 +1,12 @@
-"""A process beside the ranks of a node: it kills what nothing else can stop, and sees who has gone.
+"""Watch the ranks of a node from a process beside them.
 
 A rank that is stopped, or whose C code never gives the interpreter back, cannot end itself, and
-perhaps no other rank is free to do it. Open MPI tells the survivors of deaths by a signal, but not
-of an exit in C. Each rank keeps a row in a small shared file, and this process watches the rows. If
-no rank is left to say what has happened, it has the last word.
-Standard library only: this file is run as a script.
+perhaps no other rank is free to do it: the guard kills it. Open MPI tells the survivors of deaths
+by a signal, but not of an exit in C: the guard notices both. If no rank is left to print what has
+happened, the guard prints it.
+
+Each rank keeps a row in a small shared file, and the guard watches the rows. This file is run as a
+script, so it imports the standard library only.
 """
 
 import contextlib
@@ -20,24 +22,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 _FORMAT = struct.Struct("qqqdd")
-_MACHINERY = ("/_pytest/", "/pluggy/", "/pytest/__main__.py", "<frozen runpy>", "ranks/plugin.py")
+_HOOKS = tuple(str(Path(__file__).with_name(name)) for name in ("plugin.py", "sharing.py"))
+_MACHINERY = ("/_pytest/", "/pluggy/", "/pytest/__main__.py", "<frozen runpy>", *_HOOKS)
 _PAUSE = 0.1
 _BETWEEN_KILLS = 0.7
 _LAUNCHER_ENDS = 1.0
 
 
 class Row(NamedTuple):
-    """What is known of one rank of the node. Times are ``time.monotonic()``, 0 stands for never."""
+    """The state of one rank. Times are ``time.monotonic()`` in seconds; 0 means never."""
 
-    pid: int = 0  # 0: it has left in order
+    pid: int = 0  # 0: the rank has ended in order
     rank: int = 0
-    output: int = -1  # a descriptor of the rank that the guard is to hold open, if not negative
+    output: int = -1  # a file descriptor of the rank for the guard to hold open; -1 for none
     kill_at: float = 0.0
-    gone_at: float = 0.0  # when the guard found that it had gone without a word
+    gone_at: float = 0.0  # when the guard noticed that the rank had ended unannounced
 
 
 class Table:
-    """The rows of one node, in a folder that also holds what is known of the end of its ranks."""
+    """The rows of one node, in a folder that also holds the notes of its ranks."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -46,7 +49,7 @@ class Table:
 
     @staticmethod
     def create(rows: int) -> str:
-        """Make a folder with an empty table; return its path."""
+        """Make a folder with an empty table, and return its path."""
         folder = tempfile.mkdtemp(prefix="ranks-")
         (Path(folder) / "table").write_bytes(bytes(rows * _FORMAT.size))
         return folder
@@ -58,40 +61,45 @@ class Table:
         return Row(*_FORMAT.unpack_from(self._memory, index * _FORMAT.size))
 
     def __setitem__(self, index: int, row: Row) -> None:
-        # Not by pack_into, which begins with zeros: the guard may look at any moment, and take a
-        # process id of 0 for a rank that has left.
+        # pack_into would write zeros first, and the guard, which may look at any moment, takes a
+        # process id of 0 for a rank that has ended in order.
         start = index * _FORMAT.size
         self._memory[start : start + _FORMAT.size] = _FORMAT.pack(*row)
 
     def gone(self, seconds: float) -> list[int]:
-        """The world ranks that went without a word at least ``seconds`` ago."""
+        """Return the world ranks that ended unannounced at least ``seconds`` ago."""
         now = time.monotonic()
         rows = [self[k] for k in range(len(self))]
         return [row.rank for row in rows if 0 < row.gone_at < now - seconds]
 
     def notes(self, rank: int) -> Path:
-        """The file where a rank's stacks go, and the reason why it was killed."""
+        """The file with a rank's stacks, and the reason if it was killed."""
         return self.folder / f"rank{rank}"
 
-    def last_words(self, rank: int) -> str:
-        """What is known of the end of a dead rank; empty if nothing is."""
+    def read_notes(self, rank: int) -> str:
+        """Return a rank's notes without the frames of pytest itself; empty if there are none."""
         path = self.notes(rank)
         lines = path.read_text().splitlines() if path.exists() else []
         return "\n".join(line for line in lines if not any(part in line for part in _MACHINERY))
 
     @property
     def leaving(self) -> Path:
-        """Exists if a rank ends its session before the others."""
+        """The file that exists if a rank ends its session before the others."""
         return self.folder / "leaving"
 
     @property
-    def told(self) -> Path:
-        """Exists if the ranks have said what there is to say, and the guard need not."""
-        return self.folder / "told"
+    def printed(self) -> Path:
+        """The file that exists if the ranks have printed all notes, so the guard need not."""
+        return self.folder / "printed"
 
 
 def start(folder: str, stderr: int, launcher: int) -> None:
-    """Start the guard of the table in ``folder``. It writes to the descriptor ``stderr``."""
+    """Start the guard of the table in ``folder``.
+
+    Args:
+        stderr: the file descriptor that the guard writes to.
+        launcher: the process id of mpiexec, or 0 if the one rank was started without it.
+    """
     os.posix_spawn(
         sys.executable,
         [sys.executable, "-S", "-E", __file__, folder, str(launcher)],
@@ -101,7 +109,7 @@ def start(folder: str, stderr: int, launcher: int) -> None:
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
             (os.POSIX_SPAWN_DUP2, stderr, 2),
         ],
-        setpgroup=0,  # Ctrl-C in the terminal is not meant for it
+        setpgroup=0,  # so that Ctrl-C in the terminal does not reach it
     )
 
 
@@ -110,13 +118,13 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # A launcher may leave the dead unburied until all that they have started has gone too: this
-    # process, which would wait for ever for them to disappear.
+    # A launcher may keep dead ranks as zombies until their child processes have ended. The guard is
+    # one of them, so it must not wait for a zombie to disappear.
     return _state(pid) != "Z"
 
 
 def _open_output(pid: int, descriptor: int) -> int | None:
-    """What another process writes to, as far as the system gives it away."""
+    """Open what another process writes to; None if the system does not allow it."""
     with contextlib.suppress(OSError):
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOCTTY
         return os.open(f"/proc/{pid}/fd/{descriptor}", flags)
@@ -124,7 +132,7 @@ def _open_output(pid: int, descriptor: int) -> int | None:
 
 
 def _kill(pid: int, signum: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it may go between a look and this
+    with contextlib.suppress(ProcessLookupError):  # it may have ended since we looked
         os.kill(pid, signum)
 
 
@@ -134,49 +142,50 @@ def _close(descriptor: int | None) -> None:
 
 
 def _close_inherited() -> None:
-    """Let go of what the rank that started this had open: its launcher waits for that to end."""
+    """Close the files inherited from the rank that started this: its launcher waits for them."""
     for path in list(Path("/dev/fd").iterdir()):
-        with contextlib.suppress(OSError):  # the listing itself has ended
+        with contextlib.suppress(OSError):  # the listing's own descriptor is closed already
             if int(path.name) > 2:
                 os.close(int(path.name))
 
 
 def _state(pid: int) -> str:
-    """The letter by which Linux tells what a process is doing; other systems have none."""
+    """Return Linux's letter for the state of a process; empty on other systems."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return ""
 
 
 class Guard:
-    """Watches the rows of a table until all ranks of the node have gone."""
+    """Watches the rows of a table until all ranks of the node have ended."""
 
     def __init__(self, table: Table, launcher: int) -> None:
         self._table = table
-        self._launcher = launcher  # process id, or 0 if the one rank was started by hand
+        self._launcher = launcher
         self._terminal = _open_output(launcher, 2)
         self._left = set(range(len(table)))
-        self._gone: list[int] = []  # ranks that went without a word
+        self._gone: list[int] = []  # ranks that ended unannounced, in this order
         self._next_kill = 0.0
         self._outputs = {index: self._hold(table[index]) for index in self._left}
 
     @staticmethod
     def _hold(row: Row) -> int | None:
-        """Keep a rank's output open for as long as others need the launcher.
+        """Keep a rank's output open for as long as the other ranks need the launcher.
 
-        Open MPI 5's counts a rank twice that has ended with an error and whose output has ended
-        too. A launch of two would be over then, while the other rank is still to report it.
+        If a rank ends with an error and its output is closed, Open MPI 5's launcher counts it
+        twice. A launch of two would then be over before the other rank has reported the error.
         """
         return _open_output(row.pid, row.output)
 
     def watch(self) -> None:
+        """Return when all ranks have ended."""
         while self._left:
             time.sleep(_PAUSE)
             for index in sorted(self._left):
                 self._look_at(index)
             self._kill_one()
-        if len(self._gone) == len(self._table) and not self._table.told.exists():
-            self._say_last_word()
+        if len(self._gone) == len(self._table) and not self._table.printed.exists():
+            self._print_notes()
 
     def _look_at(self, index: int) -> None:
         row = self._table[index]
@@ -189,7 +198,7 @@ class Guard:
             self._gone.append(row.rank)
 
     def _kill_one(self) -> None:
-        """Kill one overdue rank, and wait: it may be the one for which all others are waiting."""
+        """Kill one overdue rank, then pause: all others may be waiting for that one only."""
         now = time.monotonic()
         rows = {index: self._table[index] for index in self._left}
         overdue = [(_state(r.pid) != "T", k) for k, r in rows.items() if 0 < r.kill_at < now]
@@ -204,22 +213,25 @@ class Guard:
         self._next_kill = now + _BETWEEN_KILLS
 
     def _end_launch(self) -> None:
-        """Nobody is left to tell: have the launcher fail, which ignores deaths by a signal."""
+        """Make the launcher fail: it ignores deaths by signal, and no rank can report this one."""
         if self._launcher:
             _kill(self._launcher, signal.SIGTERM)
             time.sleep(1.0)
 
-    def _say_last_word(self) -> None:
-        """Say what is known of all ranks, since none of them is left to do it."""
+    def _print_notes(self) -> None:
+        """Print the notes of all ranks, since no rank is left to do it."""
         order = ", ".join(map(str, self._gone))
-        lines = [f"No rank of this node is left. They ended without a word, in this order: {order}"]
+        lines = [f"No rank of this node is left. They ended unannounced, in this order: {order}"]
         for rank in sorted(self._gone):
-            lines += [f"[rank {rank}] {line}" for line in self._table.last_words(rank).splitlines()]
-        with contextlib.suppress(OSError):  # nobody may be listening any more
-            os.write(self._audience(), "\n".join(["", *lines, ""]).encode())
+            lines += [f"[rank {rank}] {line}" for line in self._table.read_notes(rank).splitlines()]
+        with contextlib.suppress(OSError):  # the reader may have gone
+            os.write(self._destination(), "\n".join(["", *lines, ""]).encode())
 
-    def _audience(self) -> int:
-        """Where to write: a launcher that is ending may no longer pass on what it is sent."""
+    def _destination(self) -> int:
+        """Return the descriptor to write to: the launcher's own once the launcher has ended.
+
+        A launcher that is about to end may no longer pass on what it is sent.
+        """
         end = time.monotonic() + _LAUNCHER_ENDS
         while self._terminal is not None and time.monotonic() < end:
             if not _exists(self._launcher):
@@ -229,6 +241,7 @@ class Guard:
 
 
 def main(folder: str, launcher: int) -> None:
+    """Watch the table in ``folder`` to the end, then remove the folder."""
     _close_inherited()
     try:
         Guard(Table(folder), launcher).watch()

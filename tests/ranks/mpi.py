@@ -1,4 +1,4 @@
-"""MPI, set up the way this layer needs it. Import MPI from here, before anything else does."""
+"""Import MPI with the settings that this layer needs, before anything else imports it."""
 
 import os
 
@@ -6,7 +6,7 @@ import mpi4py
 
 # The watchdog thread calls MPI while the main thread is stuck in it.
 mpi4py.rc.thread_level = "multiple"
-# Finalize is called by hand in ending.py: after the death of a rank it must not be called at all.
+# shutdown.py calls Finalize itself: after the death of a rank it must not be called at all.
 mpi4py.rc.finalize = False
 
 from mpi4py import MPI  # noqa: E402
@@ -15,7 +15,7 @@ __all__ = ["MPI", "fault_tolerant", "launch_problem"]
 
 
 def fault_tolerant() -> bool:
-    """Whether ranks can leave a collective that a peer will never join, and survive its death.
+    """Return whether ranks survive the death of another, and can leave a collective it never joins.
 
     Open MPI compiles this in, but only ``mpiexec --with-ft ulfm`` switches it on, by the variable
     read here; without it ``Revoke`` works on the calling rank alone. A world of one rank needs no
@@ -28,10 +28,10 @@ def fault_tolerant() -> bool:
 
 
 def launch_problem() -> str | None:
-    """A sentence that says what is wrong with this launch, or None.
+    """Say what is wrong with this launch; None if nothing is.
 
-    A launcher that does not belong to the MPI library starts N worlds of one rank, with no more
-    than a warning. ``LOCKSTEP_RANKS`` says how many ranks were asked for.
+    A launcher that does not belong to the MPI library starts N worlds of one rank, and only warns.
+    The environment variable ``LOCKSTEP_RANKS``, if set, is the number of ranks expected.
     """
     asked = os.environ.get("LOCKSTEP_RANKS")
     if asked is None:

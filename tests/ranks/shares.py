@@ -1,11 +1,9 @@
-"""Tests that need one rank, shared out: the ranks run them side by side, and meet after them.
+"""Assign the tests that need one rank to the ranks, and merge the reports.
 
-With ``--share``, for proofs; what is measured has to be alone. In every file these tests come
-first. Such tests in a row, a stretch, are dealt to the ranks; each keeps what it has to say of its
-own. Every few seconds they meet, tell each other, and all report all of it. If a rank has died, the
-test that it was in has failed, and what else is left is dealt again.
-
-Warnings are shown of rank 0's tests alone.
+Consecutive tests that need one rank form a block. The tests of a block are assigned to the ranks in
+turn, and each rank keeps the reports of its own tests until the ranks meet. Then all ranks show all
+reports. If a rank has died, the test it was in has failed, and the tests that are left are assigned
+again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,49 +13,51 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.ranks import groups, verdict
+from . import groups, verdict
 
-TURN = 10.0
-"""Seconds after which the ranks meet, whatever is left. The last test of each may take longer."""
+MEET_EVERY = 10.0
+"""Seconds after which the ranks meet, once each has finished the test it is in."""
 
 WAITING = "It was in no test, and waited for the other ranks"
-"""What a rank writes down before a meeting."""
+"""The note of a rank that waits for a meeting."""
 
 
 @dataclass
-class Stretch:
-    """Tests in a row that need one rank, and what this rank has to say of them at the next meeting.
+class SharedBlock:
+    """Consecutive tests that need one rank each, and this rank's reports since the last meeting.
 
-    What is said is JSON, one per phase, in which a test is its index among ``items``.
+    A report is JSON, one per phase, in which the test is its index in ``items``.
     """
 
     items: list[pytest.Item]
-    after: pytest.Item | None  # what all ranks run next
-    owners: dict[int, int] = field(default_factory=dict)  # by test that is left, a world rank
-    said: list[dict[str, Any]] = field(default_factory=list)
+    after: pytest.Item | None  # the next test, which all ranks run
+    owners: dict[int, int] = field(default_factory=dict)  # index of a test that is left -> its rank
+    reports: list[dict[str, Any]] = field(default_factory=list)
     revoked: bool = False  # whether this rank has revoked a communicator of its own
-    interrupted: bool = False  # whether this rank had to leave a test, since another rank has gone
+    interrupted: bool = False  # whether this rank had to leave a test because another rank died
 
-    def deal(self, left: Iterable[int], alive: Sequence[int]) -> None:
-        """Give the tests that are left to the ranks in turn."""
+    def assign(self, left: Iterable[int], alive: Sequence[int]) -> None:
+        """Assign the tests that are left, given by index, to the ranks in turn."""
         self.owners = {k: alive[i % len(alive)] for i, k in enumerate(left)}
 
-    def own(self, rank: int) -> list[pytest.Item]:
-        """What is left for ``rank`` to run."""
+    def tests_of(self, rank: int) -> list[pytest.Item]:
+        """Return the tests that are left for ``rank`` to run."""
         return [self.items[k] for k, owner in self.owners.items() if owner == rank]
 
-    def following(self, item: pytest.Item | None, rank: int) -> pytest.Item | None:
-        """What ``rank`` runs after ``item``, one of its own; by default, its first."""
-        own = self.own(rank)
+    def next_test(self, item: pytest.Item | None, rank: int) -> pytest.Item | None:
+        """Return the test that ``rank`` runs after its test ``item``; for None its first."""
+        own = self.tests_of(rank)
         at = own.index(item) + 1 if item else 0
         return own[at] if at < len(own) else self.after
 
-    def keep(self, item: pytest.Item, word: verdict.Word, report: pytest.TestReport) -> None:
-        """Keep this rank's word on a phase until the ranks meet."""
-        self.said.append(
+    def record(
+        self, item: pytest.Item, own: verdict.PhaseReport, report: pytest.TestReport
+    ) -> None:
+        """Keep this rank's report of a phase until the ranks meet."""
+        self.reports.append(
             {
                 "item": self.items.index(item),
-                "word": asdict(word),
+                "report": asdict(own),
                 "when": report.when,
                 "duration": report.duration,
                 "start": report.start,
@@ -67,64 +67,65 @@ class Stretch:
             }
         )
 
-    def forget(self, item: pytest.Item) -> None:
-        """Nothing can be said of ``item``: it is to be run again."""
-        self.said = [said for said in self.said if self.items[said["item"]] is not item]
+    def discard(self, item: pytest.Item) -> None:
+        """Drop the reports of ``item``, which was interrupted and will run again."""
+        self.reports = [entry for entry in self.reports if self.items[entry["item"]] is not item]
 
-    def tell(self) -> dict[str, Any]:
-        """What this rank has to say."""
-        words = [said["word"] for said in self.said]
-        failures = [word["text"] for word in words if word["outcome"] == "failed"]
-        # The word is what is printed at once if the ranks do not come together any more.
-        text = "\n".join(failures)
-        return {"said": self.said, "revoked": self.revoked, "word": {"text": text}}
+    def message(self) -> dict[str, Any]:
+        """Return what this rank sends to the others."""
+        reports = [entry["report"] for entry in self.reports]
+        failures = [report["text"] for report in reports if report["outcome"] == "failed"]
+        # The meeting prints this text if the ranks cannot meet any more.
+        report = {"text": "\n".join(failures)}
+        return {"reports": self.reports, "revoked": self.revoked, "report": report}
 
-    def clear(self) -> None:
-        """It is said."""
-        self.said, self.revoked, self.interrupted = [], False, False
+    def reset(self) -> None:
+        """Begin anew after a meeting."""
+        self.reports, self.revoked, self.interrupted = [], False, False
 
-    def reports(
-        self, answers: dict[int, dict[str, Any]], dead: dict[int, str]
+    def merge(
+        self, messages: dict[int, dict[str, Any]], dead: dict[int, str]
     ) -> list[tuple[pytest.Item, list[pytest.TestReport]]]:
-        """The tests of which something is known now, and that are left no more, with their reports.
+        """Return the tests that have been run with their reports, and remove them from ``owners``.
 
         Args:
-            answers: by rank, what the survivors have told.
-            dead: by rank that has died since the last meeting, its last words.
+            messages: by rank, the messages of the survivors.
+            dead: by rank, what is known about the end of each rank that died since the last
+                meeting.
         """
-        reports: dict[int, list[pytest.TestReport]] = {}
-        for rank, answer in answers.items():
-            for said in answer.get("said", []):
-                k = said.pop("item")
-                reports.setdefault(k, []).append(_report(self.items[k], rank, **said))
-        for rank, last_words in dead.items():
-            lines = last_words.splitlines()
-            own = [] if WAITING in lines else self.own(rank)
-            # If it has left no word, it may have been in any of them.
+        merged: dict[int, list[pytest.TestReport]] = {}
+        for rank, message in messages.items():
+            for entry in message.get("reports", []):
+                k = entry.pop("item")
+                merged.setdefault(k, []).append(_phase(self.items[k], rank, **entry))
+        for rank, notes in dead.items():
+            lines = notes.splitlines()
+            own = [] if WAITING in lines else self.tests_of(rank)
+            # Without a note, the rank may have been in any of its tests.
             for item in [item for item in own if running(item) in lines] or own:
-                reports[self.items.index(item)] = [_death(item, rank, last_words)]
-        self.owners = {k: rank for k, rank in self.owners.items() if k not in reports}
-        return [(self.items[k], reports[k]) for k in sorted(reports)]
+                merged[self.items.index(item)] = [_death(item, rank, notes)]
+        self.owners = {k: rank for k, rank in self.owners.items() if k not in merged}
+        return [(self.items[k], merged[k]) for k in sorted(merged)]
 
 
-STRETCH = pytest.StashKey[Stretch]()
+BLOCK = pytest.StashKey[SharedBlock]()
 
 
-def of(item: pytest.Item | None) -> Stretch | None:
-    """The stretch that a test is in; None if all ranks take part in it."""
-    return item.stash.get(STRETCH, None) if item else None
+def block_of(item: pytest.Item | None) -> SharedBlock | None:
+    """Return the block that a test is in; None if all ranks take part in the test."""
+    return item.stash.get(BLOCK, None) if item else None
 
 
 def arrange(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """The tests in a new order, with those that can be shared out in stretches."""
+    """Return the tests in a new order: in each file, first the ones that are shared out."""
     files = [list(tests) for _, tests in groupby(items, lambda item: item.path)]
     ordered = [item for tests in files for item in sorted(tests, key=_is_for_all)]
     parts = [(for_all, list(tests)) for for_all, tests in groupby(ordered, _is_for_all)]
     for (for_all, tests), after in zip(parts, [*(tests[0] for _, tests in parts[1:]), None]):
         if not for_all:
-            stretch = Stretch(tests, after)
+            block = SharedBlock(tests, after)
             for item in tests:
-                item.stash[STRETCH] = stretch
+                item.stash[BLOCK] = block
     return ordered
 
 
@@ -133,7 +134,7 @@ def _is_for_all(item: pytest.Item) -> bool:
 
 
 def running(item: pytest.Item) -> str:
-    """What a rank writes down before a test of its own."""
+    """Return the note of a rank that runs a test of its own."""
     return f"It was in {item.nodeid}"
 
 
@@ -142,14 +143,14 @@ def _blank(item: pytest.Item, **facts: Any) -> pytest.TestReport:
     return pytest.TestReport(item.nodeid, item.location, keywords, "passed", None, **facts)
 
 
-def _report(item: pytest.Item, rank: int, word: dict[str, Any], **facts: Any) -> pytest.TestReport:
-    report = _blank(item, **facts)
-    agreed = verdict.agreed({rank: verdict.Word(**word)}, {}, item.location[0])
-    verdict.apply(agreed, report)
-    return report
+def _phase(item: pytest.Item, rank: int, report: dict[str, Any], **facts: Any) -> pytest.TestReport:
+    shown = _blank(item, **facts)
+    reports = {rank: verdict.PhaseReport(**report)}
+    verdict.apply(verdict.agree(reports, {}, item.location[0]), shown)
+    return shown
 
 
-def _death(item: pytest.Item, rank: int, last_words: str) -> pytest.TestReport:
-    report = _blank(item, when="call")
-    verdict.apply(verdict.agreed({}, {rank: last_words}, item.location[0]), report)
-    return report
+def _death(item: pytest.Item, rank: int, notes: str) -> pytest.TestReport:
+    shown = _blank(item, when="call")
+    verdict.apply(verdict.agree({}, {rank: notes}, item.location[0]), shown)
+    return shown

@@ -1,4 +1,4 @@
-"""The rank-aware layer, seen from tests that run in it."""
+"""Test the rank-aware layer from inside: by tests that run in it."""
 
 import os
 import subprocess
@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mpi4py import MPI
 
-from tests.ranks import clashes, guard
-from tests.ranks.control import allgather
-from tests.ranks.verdict import Word, agreed
-from tests.ranks.waiting import wait
-from tests.ranks.watchdog import Overrun
+from . import collected, guard
+from .control import allgather
+from .verdict import PhaseReport, agree
+from .waiting import wait
+from .watchdog import Overrun
 
 
 @pytest.mark.alone
@@ -66,22 +66,22 @@ def test_all_ranks_draw_the_same_examples(world: MPI.Comm, n: int) -> None:
 @pytest.mark.xfail(raises=AssertionError, strict=True)
 @given(st.integers(0, 1000))
 def test_shrinking_stays_together(world: MPI.Comm, n: int) -> None:
-    """One rank's failure is everybody's, example by example, or this would hang."""
+    """An example that fails on one rank fails on all, or this would hang."""
     assert set(allgather(world, n)) == {n}
     assert n < 10 or world.rank < world.size - 1
 
 
 class TestGuard:
-    """MPICH's launcher does not bury the dead before all that they have started has gone."""
+    """The guard of one process, which this test's process never waits for, as MPICH's launcher."""
 
     @pytest.fixture
     def watched(self, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-        """A process that has a guard, which writes to ``last_word``."""
+        """A process with a guard that writes to the file ``printed``."""
         folder = guard.Table.create(1)
         with subprocess.Popen(["sleep", "100"]) as process:
             guard.Table(folder)[0] = guard.Row(pid=process.pid, rank=7)
             guard.Table(folder).notes(7).write_text("it was here\n")
-            with (tmp_path / "last_word").open("w") as output:
+            with (tmp_path / "printed").open("w") as output:
                 guard.start(folder, output.fileno(), launcher=0)
             yield process
             process.kill()
@@ -91,25 +91,23 @@ class TestGuard:
     def give_up(waited: float) -> None:
         assert waited < 5.0, "the guard has not ended"
 
-    def test_a_dead_process_that_nobody_buries_has_gone(
-        self, watched: subprocess.Popen[bytes], tmp_path: Path
-    ) -> None:
+    def test_a_zombie_has_ended(self, watched: subprocess.Popen[bytes], tmp_path: Path) -> None:
         watched.kill()
-        wait(lambda: "[rank 7] it was here" in (tmp_path / "last_word").read_text(), self.give_up)
+        wait(lambda: "[rank 7] it was here" in (tmp_path / "printed").read_text(), self.give_up)
         assert watched.returncode is None
 
     @pytest.mark.workers(1)
     def test_a_row_is_never_seen_without_its_process(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """While it is written: a guard that looks just then would let go of a rank that is busy."""
+        """A guard that reads a half-written row would take its rank for one that has ended."""
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         folder = guard.Table.create(1)
         table, row = guard.Table(folder), guard.Row(pid=7, rank=3, kill_at=1.0)
         table[0] = row
         write = f"table, row = guard.Table({folder!r}), guard.{row!r}\nwhile True: table[0] = row"
-        command = [sys.executable, "-c", f"from tests.ranks import guard\n{write}"]
-        with subprocess.Popen(command, cwd=Path(guard.__file__).parents[2]) as process:
+        command = [sys.executable, "-c", f"import guard\n{write}"]
+        with subprocess.Popen(command, cwd=Path(guard.__file__).parent) as process:
             seen = {table[0] for _ in range(300_000)}
             process.kill()
         assert seen == {row}
@@ -124,10 +122,10 @@ class TestGuard:
         os.close(ours)
 
 
-def test_a_rank_that_is_told_to_end_keeps_its_last_words(
+def test_a_rank_that_is_terminated_keeps_its_notes(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its launcher kills it soon: what it does until then is no later phase, which would wipe."""
+    """The next phase empties the notes, except while the launcher is ending this rank."""
     plugin: Any = request.config.pluginmanager.get_plugin("ranks")
     watchdog = plugin.watchdog
     monkeypatch.setattr(watchdog, "overrun", Overrun("planted", "", forced=False))
@@ -147,52 +145,59 @@ def _ended(pipe: int) -> bool:
 
 
 class TestVerdict:
-    def test_equal_outcomes_stand(self) -> None:
+    def test_equal_outcomes_are_kept(self) -> None:
         for outcome in ("passed", "skipped", "xfailed", "xpassed"):
-            assert agreed({0: Word(outcome), 1: Word(outcome)}, {}).outcome == outcome
+            assert agree({0: PhaseReport(outcome), 1: PhaseReport(outcome)}, {}).outcome == outcome
 
     def test_one_failure_is_enough_and_is_named(self) -> None:
-        verdict = agreed({0: Word("passed"), 1: Word("failed", "traceback", "crash")}, {})
+        verdict = agree(
+            {0: PhaseReport("passed"), 1: PhaseReport("failed", "traceback", "crash")}, {}
+        )
         assert verdict.outcome == "failed"
         assert "rank 1" in str(verdict.failure)
         assert "traceback" in str(verdict.failure)
 
-    def test_consequences_give_way_to_causes(self) -> None:
-        words = {0: Word("failed", "revoked", "r", True), 1: Word("failed", "cause", "c")}
-        assert "revoked" not in str(agreed(words, {}).failure)
+    def test_causes_hide_consequences(self) -> None:
+        words = {
+            0: PhaseReport("failed", "revoked", "r", True),
+            1: PhaseReport("failed", "cause", "c"),
+        }
+        assert "revoked" not in str(agree(words, {}).failure)
 
     def test_mixed_outcomes_fail(self) -> None:
         for outcome in ("skipped", "xfailed", "xpassed"):
-            assert agreed({0: Word("passed"), 1: Word(outcome)}, {}).outcome == "failed"
+            assert (
+                agree({0: PhaseReport("passed"), 1: PhaseReport(outcome)}, {}).outcome == "failed"
+            )
 
-    def test_idle_ranks_have_no_say(self) -> None:
-        words = {0: Word("skipped", "why"), 1: Word("passed", idle=True)}
-        assert agreed(words, {}).outcome == "skipped"
-        words = {0: Word("passed"), 1: Word("failed", "traceback", idle=True)}
-        assert agreed(words, {}).outcome == "failed"
+    def test_the_outcome_of_idle_ranks_does_not_count(self) -> None:
+        words = {0: PhaseReport("skipped", "why"), 1: PhaseReport("passed", idle=True)}
+        assert agree(words, {}).outcome == "skipped"
+        words = {0: PhaseReport("passed"), 1: PhaseReport("failed", "traceback", idle=True)}
+        assert agree(words, {}).outcome == "failed"
 
     def test_a_death_fails(self) -> None:
-        verdict = agreed({0: Word("passed")}, {1: "left no trace"})
+        verdict = agree({0: PhaseReport("passed")}, {1: "left no trace"})
         assert verdict.outcome == "failed"
         assert "rank 1 died" in str(verdict.failure)
 
 
 class TestCollections:
-    def test_equal_ones_are_fine(self) -> None:
-        assert clashes.collections({0: ["a"], 1: ["a"]}, {0: [], 1: []}) is None
+    def test_equal_collections_have_no_difference(self) -> None:
+        assert collected.difference({0: ["a"], 1: ["a"]}, {0: [], 1: []}) is None
 
     def test_differences_are_named(self) -> None:
-        text = clashes.collections({0: ["a", "b"], 1: ["a"]}, {0: [], 1: ["broken"]})
+        text = collected.difference({0: ["a", "b"], 1: ["a"]}, {0: [], 1: ["broken"]})
         assert text is not None
         assert "rank 1 lacks b" in text
         assert "rank 1: broken" in text
 
     def test_an_error_on_some_ranks_is_a_difference(self) -> None:
-        text = clashes.collections({0: ["a"], 1: ["a"]}, {0: [], 1: ["broken"]})
+        text = collected.difference({0: ["a"], 1: ["a"]}, {0: [], 1: ["broken"]})
         assert text is not None
         assert "rank 1: broken" in text
 
     def test_order_counts(self) -> None:
-        text = clashes.collections({0: ["a", "b"], 1: ["b", "a"]}, {0: [], 1: []})
+        text = collected.difference({0: ["a", "b"], 1: ["b", "a"]}, {0: [], 1: []})
         assert text is not None
         assert "order" in text

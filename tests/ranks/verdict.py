@@ -1,8 +1,8 @@
-"""From one report per rank to the report that all ranks share.
+"""Turn one report per rank into the verdict that all ranks report.
 
-Failed anywhere is failed everywhere, with the tracebacks of the ranks that failed. A test that is
-skipped, or fails as expected, on some ranks only is a failure too: the ranks have taken different
-paths through it.
+A phase that failed on any rank has failed on all, with the tracebacks of the ranks that failed. A
+test that is skipped or xfailed on some ranks only has failed too, because the ranks have taken
+different paths through it.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.ranks.mpi import MPI
-from tests.ranks.watchdog import Interrupted, Overrun
+from .mpi import MPI
+from .watchdog import Interrupted, Overrun
 
 # Open MPI reports some revocations and deaths as "known error not in list".
 _CONSEQUENCE = {
@@ -23,41 +23,48 @@ _CONSEQUENCE = {
 
 
 @dataclass(frozen=True)
-class Word:
-    """What one rank has to say about one phase of one test."""
+class PhaseReport:
+    """One rank's report of one phase (setup, call or teardown) of one test."""
 
     outcome: str  # passed, failed, skipped, xfailed or xpassed
-    text: str = ""  # the traceback, with captured output; the reason of a skip or xfail
-    crash: str = ""  # its last line
-    consequence: bool = False  # an MPI error that only says that another rank has gone or failed
+    text: str = ""  # the traceback with captured output, or the reason of a skip or xfail
+    summary: str = ""  # the one line that says what failed
+    consequence: bool = False  # the error only says that another rank has failed or died
     idle: bool = False  # this rank does not take part in the test
 
 
-def word(
+def own_report(
     report: pytest.TestReport, call: pytest.CallInfo[Any], overrun: Overrun | None, idle: bool
-) -> Word:
-    """This rank's word; ``overrun`` if it did not leave the phase by itself."""
+) -> PhaseReport:
+    """Return this rank's report of a phase.
+
+    Args:
+        report: what pytest reports of the phase on this rank.
+        call: how the phase ended.
+        overrun: given if the rank had to be taken out of the phase.
+        idle: whether this rank does not take part in the test.
+    """
     if overrun is not None:
         text = f"{overrun.reason}; it was here:\n{overrun.stack}"
-        if call.excinfo and not (call.excinfo.errisinstance(Interrupted) or _passed_on(call)):
+        if call.excinfo and not (call.excinfo.errisinstance(Interrupted) or _is_consequence(call)):
             text += f"\nand then:\n{_failure(report)}"
-        return Word("failed", text, overrun.reason, consequence=overrun.forced, idle=idle)
+        return PhaseReport("failed", text, overrun.reason, consequence=overrun.forced, idle=idle)
     if hasattr(report, "wasxfail"):
-        return Word("xpassed" if report.passed else "xfailed", report.wasxfail, idle=idle)
+        return PhaseReport("xpassed" if report.passed else "xfailed", report.wasxfail, idle=idle)
     if report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        return Word("skipped", str(reason).removeprefix("Skipped: "), idle=idle)
+        return PhaseReport("skipped", str(reason).removeprefix("Skipped: "), idle=idle)
     if report.passed:
-        return Word("passed", idle=idle)
-    crash = call.excinfo.exconly().splitlines()[0] if call.excinfo else report.longreprtext
-    if call.excinfo and _passed_on(call):
+        return PhaseReport("passed", idle=idle)
+    summary = call.excinfo.exconly().splitlines()[0] if call.excinfo else report.longreprtext
+    if call.excinfo and _is_consequence(call):
         place = [e for e in call.excinfo.traceback if str(e.path).endswith(".py")][-1]
-        crash = f"{crash}, at {place.path}:{place.lineno + 1}"
-    return Word("failed", _failure(report), crash, _passed_on(call), idle)
+        summary = f"{summary}, at {place.path}:{place.lineno + 1}"
+    return PhaseReport("failed", _failure(report), summary, _is_consequence(call), idle)
 
 
-def _passed_on(call: pytest.CallInfo[Any]) -> bool:
-    """Whether the error only says that communication with another rank has ended."""
+def _is_consequence(call: pytest.CallInfo[Any]) -> bool:
+    """Return whether the error only says that communication with another rank has ended."""
     error = call.excinfo.value if call.excinfo else None
     return isinstance(error, MPI.Exception) and error.Get_error_class() in _CONSEQUENCE
 
@@ -68,24 +75,24 @@ def _failure(report: pytest.TestReport) -> str:
 
 
 class Failure:
-    """What pytest shows as a report's ``longrepr``: a block per rank that has something to say."""
+    """The ``longrepr`` that pytest shows: one section per rank that failed or died."""
 
-    def __init__(self, blocks: list[tuple[str, str]], crash: str, path: str) -> None:
-        self.blocks = blocks
-        self.reprcrash = _Crash(crash, path)
+    def __init__(self, sections: list[tuple[str, str]], summary: str, path: str) -> None:
+        self.sections = sections  # title and text of each
+        self.reprcrash = _Crash(summary, path)
 
     def toterminal(self, terminal: Any) -> None:
-        for title, text in self.blocks:
+        for title, text in self.sections:
             terminal.sep("_ ", title, red=True, bold=True)
             terminal.line(text)
 
     def __str__(self) -> str:
-        return "\n".join(f"_ {title} _\n{text}" for title, text in self.blocks)
+        return "\n".join(f"_ {title} _\n{text}" for title, text in self.sections)
 
 
 @dataclass(frozen=True)
 class _Crash:
-    """The one line that pytest's short summary shows."""
+    """The line that pytest's short summary shows."""
 
     message: str
     path: str
@@ -97,55 +104,63 @@ class _Crash:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all ranks report: an outcome, and either a reason (skip, xfail) or a failure."""
+    """An outcome that all ranks share, with the reason of a skip or xfail, or with the failure."""
 
     outcome: str
     reason: str = ""
     failure: Failure | None = None
 
 
-def agreed(words: dict[int, Word], dead: dict[int, str], path: str = "") -> Verdict:
-    """One verdict from the ``words`` of the survivors and what is known of the ``dead`` ranks."""
-    failed = {rank: w for rank, w in words.items() if w.outcome == "failed"}
+def agree(reports: dict[int, PhaseReport], dead: dict[int, str], path: str = "") -> Verdict:
+    """Return the verdict on a phase.
+
+    Args:
+        reports: by rank, the reports of the survivors.
+        dead: by rank, what is known about the end of each rank that died in the phase.
+        path: the file of the test.
+    """
+    failed = {rank: r for rank, r in reports.items() if r.outcome == "failed"}
     if dead or failed:
-        return Verdict("failed", failure=_all_failures(words, failed, dead, path))
-    # Idle ranks run no body: they have nothing to say unless something happened to them.
-    counted = {r: w for r, w in words.items() if not w.idle} or words
-    outcomes = {w.outcome for w in counted.values()}
+        return Verdict("failed", failure=_all_failures(reports, failed, dead, path))
+    # Idle ranks run no body, so their outcome counts only if all ranks are idle.
+    counted = {rank: r for rank, r in reports.items() if not r.idle} or reports
+    outcomes = {r.outcome for r in counted.values()}
     if len(outcomes) == 1:
         first = next(iter(counted.values()))
         return Verdict(first.outcome, reason=first.text)
-    listing = "\n".join(f"rank {r}: {w.outcome} {w.text}".rstrip() for r, w in counted.items())
-    crash = "the ranks disagree: " + ", ".join(sorted(outcomes))
-    return Verdict("failed", failure=Failure([(crash, listing)], crash, path))
+    listing = "\n".join(f"rank {rank}: {_outcome_line(r)}" for rank, r in counted.items())
+    summary = "the ranks disagree: " + ", ".join(sorted(outcomes))
+    return Verdict("failed", failure=Failure([(summary, listing)], summary, path))
 
 
 def _all_failures(
-    words: dict[int, Word], failed: dict[int, Word], dead: dict[int, str], path: str
+    reports: dict[int, PhaseReport], failed: dict[int, PhaseReport], dead: dict[int, str], path: str
 ) -> Failure:
-    blocks = [(f"rank {rank} died", notes) for rank, notes in dead.items()]
-    crashes = [f"rank {rank} died" for rank in dead]
-    causes = {r: w for r, w in failed.items() if not w.consequence}
+    sections = [(f"rank {rank} died", notes) for rank, notes in dead.items()]
+    summaries = [f"rank {rank} died" for rank in dead]
+    causes = {rank: r for rank, r in failed.items() if not r.consequence}
     if not causes and not dead:
         causes = failed
-    for crash in dict.fromkeys(w.crash for w in causes.values()):
-        ranks = ", ".join(str(r) for r, w in causes.items() if w.crash == crash)
-        crashes.append(f"rank {ranks}: {crash}")
-    for rank, w in causes.items():
-        blocks.append((f"rank {rank} failed", w.text))
+    for summary in dict.fromkeys(r.summary for r in causes.values()):
+        ranks = ", ".join(str(rank) for rank, r in causes.items() if r.summary == summary)
+        summaries.append(f"rank {ranks}: {summary}")
+    sections += [(f"rank {rank} failed", r.text) for rank, r in causes.items()]
     others = [
-        f"rank {r}: "
-        + (w.crash if r in failed else "idle" if w.idle else f"{w.outcome} {w.text}".rstrip())
-        for r, w in words.items()
-        if r not in causes
+        f"rank {rank}: {_outcome_line(r)}" for rank, r in reports.items() if rank not in causes
     ]
     if others:
-        blocks.append(("the other ranks", "\n".join(others)))
-    return Failure(blocks, "; ".join(crashes), path)
+        sections.append(("the other ranks", "\n".join(others)))
+    return Failure(sections, "; ".join(summaries), path)
+
+
+def _outcome_line(report: PhaseReport) -> str:
+    if report.outcome == "failed":
+        return report.summary
+    return "idle" if report.idle else f"{report.outcome} {report.text}".rstrip()
 
 
 def apply(verdict: Verdict, report: pytest.TestReport) -> None:
-    """Make ``report`` say what was agreed."""
+    """Make pytest's ``report`` show the verdict."""
     if hasattr(report, "wasxfail"):
         del report.wasxfail
     report.outcome = "failed"

@@ -1,7 +1,7 @@
-"""Waiting without using the processor.
+"""Wait without using the processor.
 
-MPI's own waits spin, and a rank that spins takes half the speed of the one that is being measured
-when there are fewer cores than ranks.
+MPI's own waits spin. Where there are fewer cores than ranks, a spinning rank takes half the speed
+of the rank that is being measured.
 """
 
 import time

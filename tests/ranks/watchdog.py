@@ -1,17 +1,17 @@
-"""The deadline of a phase, and what follows when a rank overruns it.
+"""Give each phase of a test a deadline, and get a rank out of a phase that overruns it.
 
 ======== ===========================================================================================
-deadline the stack of this rank is kept
-+ 0.2 s  every communicator of the test is revoked on all ranks (who have their stacks by now)
+deadline the stack of this rank is saved
++ 0.2 s  every communicator of the test is revoked on all ranks (all have saved their stacks by now)
 + 0.5 s  Interrupted is raised in the main thread, which ends Python loops and sleeps
 + 1.5 s  the stack once more, written from C, for a rank whose C code holds the interpreter
 + 2 s    COMM_WORLD is revoked too: later tests that use it directly will fail
 + 4 s    the guard kills this rank; the others go on without it
 ======== ===========================================================================================
 
-The death of another rank brings the deadline forward. Without fault tolerance there is nothing to
-go on with: stacks are printed, and the launch is aborted two seconds later, when all other ranks
-have printed theirs, or have it written from C.
+The death of another rank brings the deadline forward. Without fault tolerance the run cannot go
+on: stacks are printed, and the launch is aborted two seconds later, when the other ranks have
+printed theirs too, from Python or from C.
 """
 
 import faulthandler
@@ -25,56 +25,56 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-from tests.ranks import guard, stacks
-from tests.ranks.control import Control, allgather
-from tests.ranks.mpi import MPI
+from . import guard, stacks
+from .control import Control, allgather
+from .mpi import MPI
 
 _KILL_AFTER = 4.0
-_LOOK_AROUND = 0.25  # seconds between two looks at who has gone
-_MPI_TELLS = 0.5  # MPI needs less to report a death, if it does
-_TELLING = 0.5
+_CHECK_EVERY = 0.25  # seconds between two checks for ranks that have ended
+_MPI_REPORTS = 0.5  # if MPI reports a death, it does so in less time
+_PRINT_TIME = 0.5
 
 Step = tuple[float, Callable[[], object]]
 
 
 class Interrupted(BaseException):
-    """Raised in the main thread of a rank that has to leave its phase. Not to be swallowed."""
+    """Raised in the main thread of a rank that has to leave its phase. Tests must let it pass."""
 
 
 @dataclass(frozen=True)
 class Overrun:
-    """A phase that this rank did not leave by itself."""
+    """A phase that this rank had to be taken out of."""
 
     reason: str
     stack: str
-    forced: bool  # by the death of another rank, and not by the deadline
+    forced: bool  # true: another rank has died; false: the deadline has passed
 
 
 class Watchdog:
-    """Watches the main thread of this rank, phase by phase, from a thread of its own."""
+    """A thread that watches this rank's main thread, phase by phase."""
 
     def __init__(self, control: Control) -> None:
         self.rank = control.rank
         self.overrun: Overrun | None = None  # of the current or latest phase
         self._control = control
         self._armed = False
-        self._heading = ""  # of the notes: where this rank is, in a test of its own
+        self._heading = ""  # first line of the notes
         self._seconds = 0.0
         self.deadline = 0.0  # of the current or latest phase, as time.monotonic()
         self._steps: list[Step] = []
         self._changed = threading.Condition()
-        self._terminated = False  # by the launcher, which may not pass on what is printed now
-        self._stderr = os.dup(2)  # the real one: capturing puts a file in the place of fd 2
+        self._terminated = False  # the launcher is ending this rank, and may drop what it prints
+        self._stderr = os.dup(2)  # the real one: pytest's capturing replaces descriptor 2 by a file
         self._join_node()
         self.notes = self.table.notes(self.rank).open("a", buffering=1)
         signal.signal(signal.SIGUSR1, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_termination)
-        # Python's handler comes late or never to a rank that waits in C, and SIGKILL follows soon.
+        # In a rank that waits in C, Python's handler runs late or never, and SIGKILL follows soon.
         faulthandler.register(signal.SIGTERM, self.notes, all_threads=False, chain=True)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def _join_node(self) -> None:
-        """Open the table of this node; its first rank starts the guard."""
+        """Open the table of this node. The first rank of the node starts the guard."""
         node = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
         self._row = node.rank
         folder = allgather(node, guard.Table.create(node.size) if node.rank == 0 else None)[0]
@@ -88,7 +88,7 @@ class Watchdog:
 
     @contextmanager
     def phase(self, seconds: float) -> Iterator[None]:
-        """Give the block ``seconds``."""
+        """Give the block ``seconds`` to finish."""
         self.arm(seconds)
         try:
             yield
@@ -96,9 +96,10 @@ class Watchdog:
             self.disarm()
 
     def arm(self, seconds: float) -> None:
+        """Begin a phase that may take ``seconds``."""
         with self._changed:
             if self.overrun is not None:
-                self.begin_notes(self._heading)  # without those of a phase that is over
+                self.reset_notes(self._heading)  # drop the stack of the last phase
             self.overrun = None
             self._seconds, self.deadline = seconds, time.monotonic() + seconds
             self._steps = self._escalation()
@@ -108,7 +109,8 @@ class Watchdog:
         faulthandler.dump_traceback_later(seconds + 1.5, exit=False, file=self.notes)
 
     def disarm(self) -> None:
-        # First of all, so that a signal under way no longer raises.
+        """End the phase."""
+        # Before anything else, so that a signal under way no longer raises.
         self._armed = False
         faulthandler.cancel_dump_traceback_later()
         with self._changed:
@@ -116,54 +118,54 @@ class Watchdog:
             self.kill_in(None)
 
     def kill_in(self, seconds: float | None) -> None:
-        """Have the guard kill this rank unless it says otherwise within ``seconds``."""
+        """Have the guard kill this rank after ``seconds`` (None: never), unless called again."""
         kill_at = 0.0 if seconds is None else time.monotonic() + seconds
         held = self._stderr if self._control.tolerant else -1
         self.table[self._row] = guard.Row(os.getpid(), self.rank, held, kill_at)
 
-    def begin_notes(self, heading: str) -> None:
-        """Forget what the notes say; write down ``heading``, if any."""
+    def reset_notes(self, heading: str) -> None:
+        """Empty this rank's notes, and begin them with the line ``heading`` if it is not empty."""
         self._heading = heading
         if not self._terminated:
             self.notes.truncate(0)
             self.notes.write(f"{heading}\n" if heading else "")
 
-    def say(self, text: str, rank: int | None = None) -> None:
-        """Print at once, under a rank's name, past all capturing and buffering."""
+    def print_now(self, text: str, rank: int | None = None) -> None:
+        """Print at once, bypassing all capturing; each line begins with the rank (default: own)."""
         name = self.rank if rank is None else rank
         lines = "".join(f"[rank {name}] {line}\n" for line in text.splitlines())
         os.write(self._stderr, lines.encode(errors="replace"))
 
     def abort(self) -> NoReturn:
-        """End the whole launch, now. Also says what is known of ranks that cannot say it."""
+        """Abort the launch. The first rank that does prints the notes of all ranks before."""
         try:
-            self.table.told.touch(exist_ok=False)
+            self.table.printed.touch(exist_ok=False)
         except FileExistsError:
-            time.sleep(_TELLING)  # another rank was first, and is about to say it
+            time.sleep(_PRINT_TIME)  # another rank was first, and is printing
         else:
             for rank in self._control.alive:
-                self.say(self.table.last_words(rank), rank)
+                self.print_now(self.table.read_notes(rank), rank)
         MPI.COMM_WORLD.Abort(1)
         raise SystemExit(1)
 
     def leave(self) -> None:
         """Tell the guard that this rank is about to end in order."""
-        # MPICH's launcher may send it when another rank ends, and Python is about to let go of it.
+        # MPICH's launcher may send it when another rank ends, and Python drops its handlers soon.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         if not self._terminated:
             self.table[self._row] = guard.Row()
 
-    # In the thread
+    # The rest runs in the watchdog's thread, except the signal handlers.
 
     def _escalation(self) -> list[Step]:
         if self._control.tolerant:
             return [
-                (0.0, self._keep_stack),
+                (0.0, self._save_stack),
                 (0.2, self._control.unblock),
                 (0.5, self._interrupt),
                 (2.0, lambda: self._control.unblock(world=True)),
             ]
-        return [(0.0, self._keep_stack), (0.0, self._say_stack), (2.0, self.abort)]
+        return [(0.0, self._save_stack), (0.0, self._print_stack), (2.0, self.abort)]
 
     def _watch(self) -> None:
         with self._changed:
@@ -172,34 +174,34 @@ class Watchdog:
                 while self._steps and self._due() <= 0:
                     self._steps.pop(0)[1]()
                 if self._steps and self.overrun is None:
-                    self._look_around()
+                    self._check_for_deaths()
 
     def _pause(self) -> float | None:
-        return min(max(self._due(), 0.0), _LOOK_AROUND) if self._steps else None
+        return min(max(self._due(), 0.0), _CHECK_EVERY) if self._steps else None
 
     def _due(self) -> float:
         return self.deadline + self._steps[0][0] - time.monotonic()
 
-    def _look_around(self) -> None:
-        """Make the rank leave its phase if another one has gone: the test cannot pass any more."""
-        seconds = _MPI_TELLS if self._control.tolerant else 0.0
+    def _check_for_deaths(self) -> None:
+        """Take this rank out of its phase if another rank has ended: the test cannot pass now."""
+        seconds = _MPI_REPORTS if self._control.tolerant else 0.0
         gone = [rank for rank in self.table.gone(seconds) if rank in self._control.alive]
         if gone:
             self._steps.pop(0)
-            self._keep_stack(f"interrupted, since rank {gone[0]} has gone")
+            self._save_stack(f"interrupted, because rank {gone[0]} has ended")
             self.deadline = time.monotonic()
             self.kill_in(_KILL_AFTER)
 
-    def _keep_stack(self, forced: str = "") -> None:
+    def _save_stack(self, forced: str = "") -> None:
         reason = forced or f"did not finish within {self._seconds:g} s"
         self.overrun = Overrun(reason, stacks.main_thread(), bool(forced))
         self.notes.write(f"{reason}; it was here:\n{self.overrun.stack}")
 
-    def _say_stack(self) -> None:
+    def _print_stack(self) -> None:
         if self.overrun:
-            self.say(f"{self.overrun.reason}; it was here:\n{self.overrun.stack}")
+            self.print_now(f"{self.overrun.reason}; it was here:\n{self.overrun.stack}")
             faulthandler.cancel_dump_traceback_later()
-            self.notes.truncate(0)  # said
+            self.notes.truncate(0)  # printed
 
     def _interrupt(self) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
@@ -209,6 +211,6 @@ class Watchdog:
             raise Interrupted(self.overrun.reason)
 
     def _on_termination(self, signum: int, frame: FrameType | None) -> None:
-        """The launcher ends the run: Ctrl-C, or a rank has gone and it does not want to go on."""
+        """Stop, because the launcher ends the run: on Ctrl-C, or after another rank has ended."""
         self._terminated = True
         raise KeyboardInterrupt("terminated by the launcher")

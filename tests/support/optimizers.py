@@ -1,5 +1,8 @@
 """Optimizers to prove a strategy with, by name, each a new one: every kind that nn has."""
 
+from collections.abc import Callable
+from functools import partial
+
 from nn import SGD, AdaGrad, Adam, lr_schedules
 
 
@@ -8,11 +11,16 @@ def momentum():
     return SGD(0.1, momentum=0.9)
 
 
-OPTIMIZERS = {
-    "sgd": lambda: SGD(0.1),
-    "momentum": momentum,
-    "nesterov": lambda: SGD(lr_schedules.cosine(0.1, 10), momentum=0.9, nesterov=True),
-    "decay": lambda: SGD(0.1, momentum=0.9, weight_decay=1e-3),
-    "adam": lambda: Adam(1e-2),
-    "adagrad": lambda: AdaGrad(1e-2),
-}
+def optimizers(rate: float) -> dict[str, Callable]:
+    """Make one of each kind; `rate` is SGD's learning rate, the others take a tenth of it."""
+    return {
+        "sgd": partial(SGD, rate),
+        "momentum": partial(SGD, rate, momentum=0.9),
+        "nesterov": lambda: SGD(lr_schedules.cosine(rate, 10), momentum=0.9, nesterov=True),
+        "decay": partial(SGD, rate, momentum=0.9, weight_decay=1e-3),
+        "adam": partial(Adam, rate / 10),
+        "adagrad": partial(AdaGrad, rate / 10),
+    }
+
+
+OPTIMIZERS = optimizers(0.1)

@@ -6,7 +6,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from bench.user_code import plugin
+from bench.user_code import nets
 from nn import Batch, Model
 from strategies import Sequential, Strategy
 
@@ -16,7 +16,7 @@ STEP_TOLERANCE = 1e-12
 
 def random_batches(model: Model, rows: int, steps: int = 3, seed: int = 0) -> list[Batch]:
     """As a model that comes through a door is given, all of as many rows."""
-    return plugin.random_batches(model, [rows] * steps, seed)
+    return nets.random_batches(model, [rows] * steps, seed)
 
 
 class MatchedOrder(Sequential):

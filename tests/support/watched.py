@@ -2,7 +2,7 @@
 
 from mpi4py import MPI
 
-from bench.core.metering import Instrumented
+from bench.core.instrumented import Instrumented
 
 
 class _Watching(Instrumented):

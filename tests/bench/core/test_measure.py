@@ -15,17 +15,14 @@ import nn
 from bench import conftest
 from bench.conftest import hold
 from bench.core import measure as core
+from bench.core import turns
+from bench.core.arms import alone, arms, together
+from bench.core.cell import Case, Cell, interval
+from bench.core.check import WrongTraining, equals_sequential, unchecked
 from bench.core.cores import all_cores, available
-from bench.core.measure import (
-    Case,
-    Cell,
-    WrongTraining,
-    alone,
-    interval,
-    measure,
-    together,
-    unchecked,
-)
+from bench.core.measure import measure
+from bench.core.silence import Silent
+from bench.core.turns import Contender
 from bench.report.results import Ratio, append
 from strategies import DataParallel, Sequential, SharedDataParallel
 from tests.ranks import shares
@@ -107,9 +104,9 @@ def test_check_has_shards_that_are_not_equal(comm):
     """On 20 and 20 rows a mean of means goes unseen; on a batch that is a row short it does not."""
     case = make_case(comm.size)
     parallel = DataParallel(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm)
-    assert not core.equals_sequential(parallel, case.sequential(), case.check_batches, comm).problem
+    assert not equals_sequential(parallel, case.sequential(), case.check_batches, comm).problem
     wrong = MeanOfMeans(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm)
-    assert core.equals_sequential(wrong, case.sequential(), case.check_batches, comm).problem
+    assert equals_sequential(wrong, case.sequential(), case.check_batches, comm).problem
 
 
 @pytest.mark.workers(1)
@@ -136,14 +133,14 @@ def test_check_error_is_relative_to_the_distance_moved(comm):
         reference.step(batch)
     moved = np.abs(reference.weights() - start).max()
     off.off = 0.25 * moved
-    check = core.equals_sequential(off, sequential, case.check_batches, comm)
+    check = equals_sequential(off, sequential, case.check_batches, comm)
     assert check.error == pytest.approx(0.25, rel=1e-3)
     assert check.problem
 
 
 @pytest.mark.workers(2)
 def test_unchecked_says_why(comm, monkeypatch):
-    monkeypatch.setattr(core, "SHORTEST_ROUND", 0.002)
+    monkeypatch.setattr(turns, "SHORTEST_TURN", 0.002)
     case = make_case(comm.size, Unreduced, check=unchecked("by design"))
     result = measure(case, comm, seconds=0)
     assert result.check_error is None
@@ -155,7 +152,7 @@ def test_unchecked_says_why(comm, monkeypatch):
 
 @pytest.mark.parametrize("build", [DataParallel, SharedDataParallel])
 def test_measurement_is_one_and_consistent(comm, build, monkeypatch):
-    monkeypatch.setattr(core, "SHORTEST_ROUND", 0.005)
+    monkeypatch.setattr(turns, "SHORTEST_TURN", 0.005)
     result = measure(make_case(comm.size, build), comm, seconds=0.1)
 
     flat = [result.steps_per_round, result.speedup, result.bound, result.threads_speedup]
@@ -184,13 +181,14 @@ def test_measurement_is_one_and_consistent(comm, build, monkeypatch):
 @pytest.mark.parametrize(("sequential", "parallel"), [(2e-3, 1e-3), (1e-4, 5e-4), (0.3, 0.2)])
 def test_rounds_last_long_enough(comm, sequential, parallel):
     """Steps of known length: the shorter arm lasts as long as it must, and hardly longer."""
-    turns = {
-        "sequential": lambda first, steps: steps * sequential,
-        "parallel": lambda first, steps: steps * parallel,
+    contenders = {
+        "sequential": Contender(lambda first, steps: steps * sequential),
+        "parallel": Contender(lambda first, steps: steps * parallel),
+        "silent": Contender(lambda first, steps: steps * 1e-9, paces=False),
     }
-    shortest = core._steps_per_round(turns) * min(sequential, parallel)
-    assert shortest >= core.SHORTEST_ROUND * (1 - 1e-9)
-    assert shortest < core.SHORTEST_ROUND + min(sequential, parallel)
+    shortest = turns.take_turns(contenders).steps * min(sequential, parallel)
+    assert shortest >= turns.SHORTEST_TURN * (1 - 1e-9)
+    assert shortest < turns.SHORTEST_TURN + min(sequential, parallel)
 
 
 def test_every_arm_trains_the_same_batches_in_turn(comm, monkeypatch):
@@ -205,11 +203,10 @@ def test_every_arm_trains_the_same_batches_in_turn(comm, monkeypatch):
     case = make_case(comm.size)
     parallel = watched(case.build(comm), "parallel")
     sequential = watched(case.sequential(), "sequential")
-    turns = core._turns(case, comm, sequential, parallel, None, core.Silent(comm))
-    del turns["threads"]
+    contenders = arms(case, comm, sequential, parallel, None, Silent(comm))
     for first in (0, 2):
         for arm in ("sequential", "parallel"):
-            turns[arm](first, 2)
+            contenders[arm].turn(first, 2)
     expected = [case.batches[i % 3] for i in (0, 0, 1, 2, 2, 3)]  # one for the caches, two timed
     assert seen["parallel"] == expected
     assert seen["sequential"] == (expected if comm.rank == 0 else [])
@@ -373,7 +370,7 @@ def test_what_is_measured_is_never_shared_out(request):
     for shared in (True, False):
         item.stash = pytest.Stash()
         assert shares.arrange([item]) == [item]
-        assert bool(shares.of(item)) is shared
+        assert bool(shares.block_of(item)) is shared
         options = SimpleNamespace(quick=False, cells=False)
         config = SimpleNamespace(option=options, pluginmanager=Mock(), stash={})
         conftest.pytest_collection_modifyitems(config, [item])

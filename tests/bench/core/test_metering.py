@@ -7,7 +7,8 @@ import pytest
 from mpi4py import MPI
 
 import nn
-from bench.core.metering import Metered, Silent
+from bench.core.metering import Metered
+from bench.core.silence import Silent
 from strategies import DataParallel, SharedDataParallel
 
 

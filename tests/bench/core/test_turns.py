@@ -1,69 +1,147 @@
-"""A race: everyone has the same batches, takes turns, and is compared the right way round."""
+"""Contenders take turns: known clocks say in which order, how often, and with how many steps."""
 
-from contextlib import contextmanager
+import time
+from functools import partial
 
 import numpy as np
 import pytest
 
-from bench.core import turns as races
-from bench.core.interleave import ratio
-from bench.core.measure import Cell, Check
-from bench.core.turns import ROUNDS, Entrant, measurements, race
+from bench.core.arms import calls_in_turn, clocked, training
+from bench.core.cell import Cell, measurements
+from bench.core.check import Check
+from bench.core.turns import SHORTEST_TURN, Contender, Rounds, ratio, take_turns
 
 pytestmark = pytest.mark.workers(1)
 
 
-def test_all_take_turns_on_the_same_batches_in_alternating_order(comm, monkeypatch):
-    """With a clock that takes a step of every entrant for a hundredth of a second."""
-    seen = []
+class Clock:
+    """Contenders whose steps last as long as is said of them, and every turn that they took."""
 
-    def timed(kind):
-        def timed(comm, run, first, steps):
-            run(first, steps)
-            seen.append(kind)
-            return steps / 100
+    def __init__(self):
+        self.turns = []
 
-        return timed
+    def contender(self, name, seconds_a_step, **options):
+        def turn(first, steps):
+            self.turns.append((name, first, steps))
+            return steps * seconds_a_step
 
-    @contextmanager
-    def within():
-        seen.append("in")
-        yield
-        seen.append("out")
+        return Contender(turn, **options)
 
-    monkeypatch.setattr(races, "alone", timed("alone"))
-    monkeypatch.setattr(races, "together", timed("together"))
-    names = {"one": {"workers": 1}, "two": {"workers": 2}, "in": {"workers": 1, "within": within}}
-    entrants = {
-        name: Entrant(lambda batch, name=name: seen.append((name, batch)), **of)
-        for name, of in names.items()
+
+def test_the_order_alternates_and_all_have_the_same_steps():
+    clock = Clock()
+    contenders = {name: clock.contender(name, 1.0) for name in "abc"}
+    rounds = take_turns(contenders, 3, steps=2)
+    assert clock.turns == [
+        *(("a", 0, 2), ("b", 0, 2), ("c", 0, 2)),
+        *(("c", 2, 2), ("b", 2, 2), ("a", 2, 2)),
+        *(("a", 4, 2), ("b", 4, 2), ("c", 4, 2)),
+    ]
+    assert rounds == Rounds(2, {name: [2.0] * 3 for name in "abc"})
+    assert rounds.per_step == {name: [1.0] * 3 for name in "abc"}
+
+
+def test_turns_of_one_round_are_pairs():
+    """Round i is slow by a factor of i for both: the ratio is the same in each."""
+    contenders = {
+        "one": Contender(lambda first, steps: 1.0 * (first + 1)),
+        "two": Contender(lambda first, steps: 2.0 * (first + 1)),
     }
-    rounds, steps = race(entrants, "abc", comm)
-    assert steps == 5  # of the shortest round that is measured, 50 ms
-    assert rounds == {name: [0.05] * ROUNDS for name in names}
+    times = take_turns(contenders, 6, steps=1).seconds
+    assert times["one"] == [1, 2, 3, 4, 5, 6]
+    assert (np.array(times["two"]) / times["one"] == 2).all()
 
-    one = [("one", batch) for batch in "abcab"]
-    two = [("two", batch) for batch in "abcab"]
-    last = [("in", batch) for batch in "abcab"]
-    assert seen[11:31] == [*one, "alone", *two, "together", "in", *last, "alone", "out"]
-    second = [entry[0] for entry in seen[31:] if isinstance(entry, tuple)][: 3 * steps]
-    assert second == ["in"] * steps + ["two"] * steps + ["one"] * steps
-    assert seen[32:37] == [("in", batch) for batch in "cabca"]  # they go on where they were
+
+def test_a_contender_of_every_nth_round_comes_last_in_it():
+    clock = Clock()
+    contenders = {
+        "rare": clock.contender("rare", 9.0, every=3),
+        "a": clock.contender("a", 1.0),
+        "b": clock.contender("b", 1.0),
+    }
+    rounds = take_turns(contenders, 5, steps=1)
+    names = [name for name, _, _ in clock.turns]
+    assert " ".join(names) == "a b rare b a a b b a rare a b"
+    assert [first for name, first, _ in clock.turns if name == "rare"] == [0, 3]
+    assert len(rounds.seconds["rare"]) == 2
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 0.003, 0.04, 0.2])
+def test_the_shortest_turn_lasts_long_enough(seconds):
+    """Contenders that do not set the pace may be shorter, and no other may."""
+    clock = Clock()
+    contenders = {
+        "slow": clock.contender("slow", 7 * seconds),
+        "fast": clock.contender("fast", seconds),
+        "faster": clock.contender("faster", seconds / 10, paces=False),
+    }
+    steps = take_turns(contenders).steps
+    assert SHORTEST_TURN * (1 - 1e-9) <= steps * seconds < SHORTEST_TURN + seconds * (1 + 1e-9)
+    again = take_turns(contenders, shortest=1.0).steps
+    assert 1.0 * (1 - 1e-9) <= again * seconds < 1.0 + seconds * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.0, 5), (8.9, 5), (10.0, 6), (15.9, 8), (99, 9)]
+)
+def test_rounds_end_when_the_time_is_used_up(seconds, expected):
+    """Two contenders of a second each: a round begins while at most `seconds` have passed."""
+    clock = Clock()
+    contenders = {name: clock.contender(name, 1.0) for name in "ab"}
+    times = take_turns(contenders, (5, 9), steps=1, seconds=seconds).seconds
+    assert (len(times["a"]), len(times["b"])) == (expected, expected)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"rounds": 0}])
+def test_nothing_to_time_is_an_error(wrong):
+    with pytest.raises(ValueError, match="at least one"):
+        take_turns({"a": Contender(lambda first, steps: 1.0)}, **wrong)
+
+
+def test_sleeps_of_known_length_are_told_apart():
+    """Steps that sleep for 4 and for 8 ms, each called once before it is timed."""
+    slept = []
+
+    def sleep(name, seconds):
+        slept.append(name)
+        time.sleep(seconds)
+
+    calls = {"short": partial(sleep, "short", 0.004), "long": partial(sleep, "long", 0.008)}
+    contenders = {name: Contender(clocked(call)) for name, call in calls.items()}
+    assert slept == ["short", "long"]
+    rounds = take_turns(contenders, 3, shortest=0.02)
+    assert rounds.steps in (4, 5)
+    a_round = ["short"] * rounds.steps + ["long"] * rounds.steps
+    assert slept[-3 * len(a_round) :] == [*a_round, *a_round[::-1], *a_round]
+    times = rounds.per_step
+    assert min(times["short"]) >= 0.004
+    assert min(times["long"]) >= 0.008
+    assert 1.3 < ratio(times["long"], times["short"]) < 2.5
+    assert calls_in_turn(calls, rounds=1).keys() == calls.keys()
+
+
+def test_training_goes_on_where_it_was():
+    seen = []
+    run = training(seen.append, "abc")
+    run(0, 5)
+    run(5, 5)
+    assert seen == list("abcab" + "cabca")
 
 
 def test_faster_is_a_speedup_above_one():
-    rounds = {"plain": [4.0, 8.0, 4.4], "fast": [2.0, 4.0, 2.2], "threads": [8.0, 16.0, 8.8]}
-    entrants = {name: Entrant(print, workers=1 + (name == "fast")) for name in rounds}
-    entrants["fast"] = Entrant(print, workers=2, check=Check(1e-7, note="so it is"))
-
-    def cell(name, workers):
-        return Cell(name, "net", workers, 64, 640)
-
-    fast, threads = measurements(entrants, rounds, 10, cell, "plain", "threads")
-    assert fast.cell == cell("fast", 2)
+    rounds = Rounds(
+        10, {"plain": [4.0, 8.0, 4.4], "fast": [2.0, 4.0, 2.2], "threads": [8.0, 16.0, 8.8]}
+    )
+    cells = {
+        name: (Cell(name, "net", 1 + (name == "fast"), 64, 640), Check(1e-7, note="so it is"))
+        for name in ("fast", "threads")
+    }
+    fast, threads = measurements(cells, rounds, "plain", "threads")
+    assert fast.cell == cells["fast"][0]
     assert (fast.speedup, fast.speedup_low, fast.speedup_high) == (2, 2, 2)
     assert (fast.efficiency, fast.samples_per_second) == (1, 10 * 64 / 2.2)
-    assert (fast.rounds["sequential"], fast.rounds["parallel"]) == (rounds["plain"], rounds["fast"])
+    times = rounds.seconds
+    assert (fast.rounds["sequential"], fast.rounds["parallel"]) == (times["plain"], times["fast"])
     assert (fast.check_error, fast.note) == (1e-7, "so it is")
     assert threads.speedup == fast.threads_speedup == 0.5
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from bench.core.background_load import Neighbours, disturbed
+from bench.core.background_load import BackgroundLoad, disturbed
 from bench.gate import ab, baselines, compare, launches
 from bench.gate.aa import busy_neighbour
 from bench.gate.launches import CELLS, LAUNCHER, Launch
@@ -467,7 +467,7 @@ class TestStart:
 @pytest.mark.alone
 class TestNeighbours:
     def test_a_busy_process_outside_is_seen(self):
-        neighbours = Neighbours()
+        neighbours = BackgroundLoad()
         with busy_neighbour(after=0.0):
             time.sleep(0.5)
             neighbours.lap()
@@ -484,7 +484,7 @@ class TestNeighbours:
             os, "sched_getaffinity", lambda pid: cores if pid == os.getppid() else {min(cores)}
         )
         times = psutil.cpu_times(percpu=True)
-        neighbours = Neighbours()
+        neighbours = BackgroundLoad()
         busier = [core._replace(user=core.user + 1e6) for core in times]
         monkeypatch.setattr(psutil, "cpu_times", lambda percpu: busier)
         _, before, _ = neighbours._last
@@ -492,7 +492,7 @@ class TestNeighbours:
         assert busy - before == pytest.approx(1e6 * len(cores), rel=1e-3)
 
     def test_work_of_children_is_our_own(self):
-        neighbours = Neighbours()
+        neighbours = BackgroundLoad()
         _, _, before = neighbours._now()
         work = "import time\nwhile time.process_time() < 0.4: pass"  # however long that takes
         subprocess.run([sys.executable, "-c", work], check=True)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from mpi4py import MPI
 
 from bench.peers.torch_peers import PEERS, PIPELINES, DistributedDataParallel, Peer, torch_optimizer
-from bench.user_code.plugin import Net
+from bench.user_code.nets import Net
 from nn import SGD, mlp
 from nn.sequences import Sequences
 from nn.torch.model import TorchModel
@@ -21,7 +21,7 @@ from nn.torch.zoo import build
 from strategies import Sequential
 from strategies.base import Refused
 from strategies.sharding import cuts as stage_cuts
-from tests.bench.user_code.test_examples import language_model
+from tests.bench.user_code.test_proof import language_model
 from tests.support.oracles import assert_trains_like, random_batches
 from tests.test_user_code import (  # noqa: F401  # the proof
     OPTIMIZERS,

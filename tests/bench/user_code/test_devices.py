@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.core import grid
-from bench.core import measure as core
-from bench.core.measure import Cell, measure
+from bench.core import grid, turns
+from bench.core.cell import Cell
+from bench.core.measure import measure
 from bench.report.table import render
-from bench.user_code import devices
-from bench.user_code.plugin import DoorError, Net
+from bench.user_code import UserCodeError, devices
+from bench.user_code.nets import Net
 from nn import Model, mlp
 from nn.torch import layer as torch_layer
 from nn.torch import model as torch_model
@@ -86,7 +86,7 @@ def test_a_cell_trains_the_same_net_wherever_it_is(asked, name):
 
 
 def test_a_cell_is_measured_on_another_device_and_has_a_table_of_its_own(comm, asked, monkeypatch):
-    monkeypatch.setattr(core, "SHORTEST_ROUND", 0.002)
+    monkeypatch.setattr(turns, "SHORTEST_TURN", 0.002)
     there = measure(grid.case(Cell("DataParallel", "mlp", 1, 64, 1000, "cuda")), comm, seconds=0)
     assert there.cell.device == "cuda"
     assert set(asked) == {"cuda"}
@@ -115,6 +115,6 @@ def test_a_model_of_ones_own_goes_to_the_device_as_it_is(asked):
 
 def test_a_net_of_numpy_stays_on_the_cpu():
     net = Net("net", lambda dtype: mlp([3, 2], dtype=dtype))
-    with pytest.raises(DoorError, match="net is a net of numpy: expected --device cpu, not cuda"):
+    with pytest.raises(UserCodeError, match="net is a numpy net: expected --device cpu, not cuda"):
         net.on("cuda")
     assert net.device == "cpu"

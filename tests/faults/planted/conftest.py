@@ -12,7 +12,7 @@ from mpi4py import MPI
 
 from tests.ranks import shares
 
-shares.TURN = float(os.environ.get("PLANTED_TURN", shares.TURN))
+shares.MEET_EVERY = float(os.environ.get("PLANTED_MEET_EVERY", shares.MEET_EVERY))
 LOG = Path(os.environ["PLANTED_LOG"])
 RANK = MPI.COMM_WORLD.rank
 VICTIM = int(os.environ["PLANTED_VICTIM"])

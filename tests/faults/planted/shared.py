@@ -114,7 +114,7 @@ def test_fault(
         time.sleep(SLOW / 2)
         if FAULT == "kill, without a word":
             plugin: Any = request.config.pluginmanager.get_plugin("ranks")
-            plugin.watchdog.begin_notes("")
+            plugin.watchdog.reset_notes("")
         FAULTS[FAULT]()
 
 

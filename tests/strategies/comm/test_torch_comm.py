@@ -17,20 +17,17 @@ from nn.torch.model import TorchModel
 from strategies import (
     CompressedDataParallel,
     DataParallel,
-    Hogwild,
     Hybrid,
     LocalSGD,
-    ParameterServer,
     Pipeline,
     PowerSGD,
     Sequential,
-    SharedDataParallel,
 )
 from strategies.base import Refused
+from strategies.catalog import CATALOG, select
 from strategies.comm import json_codec
 from strategies.comm.torch_comm import TorchComm
 from strategies.training import load, save
-from tests.support.exact import EXACT
 from tests.support.optimizers import momentum
 from tests.support.oracles import STEP_TOLERANCE, assert_trains_like, random_batches
 from tests.support.small_nets import NETS
@@ -60,13 +57,12 @@ def torch_net():
 
 
 BUILDS = {"numpy": NETS["five_narrow"], "torch": torch_net}
-STRATEGIES = EXACT | {
+STRATEGIES = select("proof", exact=True, own_loss=False, needs_mpi=False) | {
     "Pipeline-3": partial(Pipeline, micro_batches=3),
     "PowerSGD-all": lambda model, optimizer, comm: CompressedDataParallel(
         model, optimizer, comm, PowerSGD(100)
     ),
 }
-del STRATEGIES["SharedDataParallel"]  # needs MPI
 
 
 @pytest.mark.parametrize(
@@ -309,10 +305,10 @@ def test_waiting_for_a_rank_that_does_not_come_ends_in_time(comm):
 
 
 @pytest.mark.workers(2)
-@pytest.mark.parametrize("strategy", [SharedDataParallel, Hogwild, ParameterServer])
+@pytest.mark.parametrize("strategy", select(needs_mpi=True))
 def test_strategies_that_need_mpi_say_so(comm, strategy):
     with connect(comm) as ranks, pytest.raises(Refused, match="MPI"):
-        strategy(NETS["two"](), SGD(0.1), ranks)
+        CATALOG[strategy](NETS["two"](), SGD(0.1), ranks)
 
 
 @pytest.mark.workers(2)

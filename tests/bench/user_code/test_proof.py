@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.core import measure as core
-from bench.core.measure import Cell, measure
+from bench.core import turns
+from bench.core.cell import Cell
+from bench.core.measure import measure
 from bench.test_user_code import case
-from bench.user_code import plugin
+from bench.user_code.loader import load_data, load_model
+from bench.user_code.registry import EXACT
 from nn import SGD
 from strategies import DataParallel, Sequential
 from strategies.base import Refused
@@ -168,8 +170,8 @@ def test_only_what_one_of_ours_says_that_it_does_not_do_is_skipped(comm, error, 
 
 @pytest.mark.workers(1)
 def test_the_model_learns_from_its_own_rows(comm):
-    rows = plugin.load_data("tests/examples/model.py:rows")
-    net = plugin.load_model("tests/examples/model.py:net", rows)
+    rows = load_data("tests/examples/model.py:rows")
+    net = load_model("tests/examples/model.py:net", rows)
     assert isinstance(net.build("float64").module, torch.nn.Sequential)
     training = Sequential(net.build("float32"), SGD(0.05, momentum=0.9))
     losses = [training.step(batch) for batch in net.batches([50] * 40, "float32")]
@@ -178,7 +180,7 @@ def test_the_model_learns_from_its_own_rows(comm):
 
 def language_model():
     door = "tests/examples/language_model.py"
-    return plugin.load_model(f"{door}:net", plugin.load_data(f"{door}:tokens"))
+    return load_model(f"{door}:net", load_data(f"{door}:tokens"))
 
 
 @pytest.mark.workers(1)
@@ -190,14 +192,14 @@ def test_the_language_model_learns_from_its_own_tokens(comm):
 
 
 @pytest.mark.workers(2)
-@pytest.mark.parametrize("strategy", plugin.EXACT)
+@pytest.mark.parametrize("strategy", EXACT)
 def test_the_language_model_is_proven_by_all_of_ours(comm, strategy):
-    Trial(plugin.EXACT[strategy], language_model(), comm, theirs=False).compare(7, 5, 7)
+    Trial(EXACT[strategy], language_model(), comm, theirs=False).compare(7, 5, 7)
 
 
 @pytest.mark.workers(2)
 def test_the_language_model_is_measured(comm, monkeypatch):
-    monkeypatch.setattr(core, "SHORTEST_ROUND", 0.002)
+    monkeypatch.setattr(turns, "SHORTEST_TURN", 0.002)
     cell = Cell("DataParallel", "net", comm.size, 50, 300)
     result = measure(case(cell, DataParallel, language_model()), comm, seconds=0)
     assert result.check_error < 1e-3

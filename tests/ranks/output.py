@@ -1,11 +1,11 @@
-"""Ranks other than the first neither print nor save."""
+"""Keep ranks other than 0 from printing and saving."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-# Options of pytest and pytest-benchmark that write files or compare with them.
+# Options of pytest and pytest-benchmark that write files or compare with saved ones.
 _SAVING = {
     "xmlpath": None,
     "benchmark_save": None,
@@ -20,7 +20,7 @@ _SAVING = {
 
 
 def clear_saving_options(config: pytest.Config) -> None:
-    """To be called before the plugins that save have looked at their options."""
+    """Switch off the options that save. Call it before the plugins that save read them."""
     for name, nothing in _SAVING.items():
         if hasattr(config.option, name):
             # pytest-benchmark's JSON option is a file that argparse has opened already.
@@ -41,7 +41,7 @@ def silence_terminal(config: pytest.Config) -> None:
 
 
 def stop_caching(config: pytest.Config) -> None:
-    """Leave the record of last failures to the first rank."""
+    """Keep this rank from writing pytest's cache of failed tests."""
     for name in ("lfplugin", "nfplugin", "stepwiseplugin"):
         if plugin := config.pluginmanager.get_plugin(name):
             config.pluginmanager.unregister(plugin)

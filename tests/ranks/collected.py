@@ -1,10 +1,17 @@
-"""Ranks that are not at the same point of the session: what each of them has to say."""
+"""Compare the tests that the ranks have collected."""
 
 from collections.abc import Sequence
 
 
-def collections(nodeids: dict[int, Sequence[str]], errors: dict[int, Sequence[str]]) -> str | None:
-    """How the ranks' collections differ, or None. Errors on all ranks are left to pytest."""
+def difference(nodeids: dict[int, Sequence[str]], errors: dict[int, Sequence[str]]) -> str | None:
+    """Describe how the ranks' collections differ; None if they are equal.
+
+    Errors that all ranks have are no difference: pytest itself reports them.
+
+    Args:
+        nodeids: by rank, the ids of the collected tests, in order.
+        errors: by rank, the texts of the errors during collection.
+    """
     same_tests = len({tuple(ids) for ids in nodeids.values()}) == 1
     same_errors = len({len(texts) for texts in errors.values()}) == 1
     if same_tests and same_errors:

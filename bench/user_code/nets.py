@@ -1,0 +1,77 @@
+"""`Net`: a model that can be built again and again, and the rows to train it on."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.user_code import UserCodeError
+from nn import Batch
+from nn.layers.embedding import EmbeddingBag
+
+Rows = Callable[..., Batch]
+"""Called with `index=`, it returns a batch of these rows; without arguments, of all rows."""
+
+
+@dataclass(frozen=True)
+class Net:
+    """A model, and the rows it is trained on.
+
+    Attributes:
+        build: makes a new model of a dtype, with the same parameters at each call.
+        rows: the rows that batches are taken from; None for random rows that fit the model.
+        device: where the model computes.
+    """
+
+    name: str
+    build: Callable[[str], Any]
+    rows: Rows | None = None
+    device: str = "cpu"
+
+    def on(self, device: str) -> "Net":
+        """Return the same net on another device.
+
+        Raises:
+            UserCodeError: it is a numpy net, and the device is not the CPU.
+        """
+        if device == self.device:
+            return self
+        if not hasattr(self.build("float32"), "converted"):
+            raise UserCodeError(f"{self.name} is a numpy net: expected --device cpu, not {device}")
+        return replace(
+            self, build=lambda dtype: self.build(dtype).converted(dtype, device), device=device
+        )
+
+    def batches(self, sizes: Sequence[int], dtype: str = "float64", seed: int = 0) -> list[Batch]:
+        """Make global batches of the given sizes, the same on every rank.
+
+        Raises:
+            ValueError: a size exceeds the number of rows.
+        """
+        if self.rows is None:
+            return random_batches(self.build(dtype), sizes, seed)
+        count = len(self.rows())
+        if max(sizes) > count:
+            raise ValueError(
+                f"a batch of {max(sizes)} rows: expected at most {count}, as in --data"
+            )
+        rng = np.random.default_rng(seed)
+        return [self.rows(index=rng.permutation(count)[:n]) for n in sizes]
+
+
+def random_batches(model: Any, sizes: Sequence[int], seed: int = 0) -> list[Batch]:
+    """Make batches of random rows that fit a model, the same on every rank.
+
+    The rows of an `EmbeddingBag` are word numbers, most of them 0, 1, 2, or negative for no word.
+    """
+    rng = np.random.default_rng(seed)
+    classes = math.prod(model.row_shape(len(model.layers)))
+    as_words = np.trunc if isinstance(model.layers[0], EmbeddingBag) else np.asarray
+
+    def x(n: int) -> NDArray:
+        return as_words(rng.standard_normal((n, *model.input_shape))).astype(model.dtype)
+
+    return [Batch(x(n), rng.integers(0, classes, n)) for n in sizes]

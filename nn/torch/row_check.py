@@ -1,0 +1,210 @@
+"""Checks that a module computes each row by itself, so that a batch may be split anywhere.
+
+Before training, `output_of_a_row` tries the module on two rows, together and each alone. In
+training, `run_watched` refuses what only shows then: random numbers, and state that rows leave.
+"""
+
+import copy
+import math
+import pickle
+import random
+from collections.abc import Iterator
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nn.layers import Shape
+from nn.torch.dropout import Dropout
+
+if TYPE_CHECKING:
+    from nn.torch.layer import TorchLayer
+
+
+# Before training
+
+
+def output_of_a_row(layer: "TorchLayer", shape: Shape) -> tuple[Shape, int]:
+    """Shape of an output row for an input row of `shape`, and how many each input row makes.
+
+    The module is tried in evaluation and in training mode. Under autocast it is tried without
+    autocast first, because the rounding of autocast hides much; with it only where that fails.
+
+    Raises:
+        ValueError: the module fails on such rows, returns anything but one tensor with equally many
+            rows for each, or makes something else of a row among others than of the row alone.
+    """
+    layer.refresh()
+    module = _for_trial(layer.module)  # whatever the trial changes, it changes in this copy
+    precisions = [None, layer.compute] if layer.compute else [None]
+    for compute, rows in product(precisions, _two_rows(shape, layer.dtype)):
+        try:
+            with layer.autocast(compute):
+                trials = [_trial(layer, module.train(mode), rows) for mode in (False, True)]
+            break
+        except Exception as error:
+            failed = error
+    else:
+        raise ValueError(f"{layer} cannot take rows of shape {shape}: {failed}") from failed
+    for y, alone in trials:
+        if not isinstance(y, torch.Tensor) or not y.ndim or not len(y) or len(y) % 2:
+            tensor = isinstance(y, torch.Tensor)
+            what = f"shape {tuple(y.shape)}" if tensor else type(y).__name__
+            raise ValueError(
+                f"{layer} makes {what} of two rows: expected one tensor with a row for each, or "
+                "equally many rows for each"
+            )
+        tolerance = torch.finfo(compute or getattr(torch, layer.dtype)).eps ** 0.5
+        if not all(_same(a, b, layer.dtype, tolerance) for a, b in zip(alone, y.chunk(2))):
+            raise ValueError(
+                f"{layer} mixes rows of shape {shape}: of two it makes something else than of "
+                "each alone, so that the result would depend on how a batch is split; expected "
+                "the rows in the first dimension (batch_first=True), and each computed by itself"
+            )
+    return tuple(y.shape[1:]), len(y) // 2
+
+
+def check_no_rows(layer: "TorchLayer", shape: Shape) -> None:
+    """Check that the module makes 0 rows of 0 rows of `shape`.
+
+    Raises:
+        ValueError: it fails, or makes an output of another shape.
+    """
+    expected = (0, *layer.row_shape(shape))
+    module = _for_trial(layer.module).eval()
+    try:
+        with layer.autocast(layer.compute):
+            made = tuple(_evaluate(layer, module, np.empty((0, *shape), layer.dtype)).shape)
+        failed = None if made == expected else f"it makes {made}"
+    except Exception as error:
+        failed = str(error)
+    if failed:
+        raise ValueError(
+            f"{layer} cannot take 0 rows of shape {shape}: {failed}; with sync_batch_norm a "
+            "rank without rows computes too, expected e.g. torch.flatten(x, 1) in the place "
+            "of x.view(len(x), -1)"
+        )
+
+
+def _two_rows(shape: Shape, dtype: str) -> Iterator[NDArray]:
+    """Two rows that differ: normal numbers (0 for some); then 0 and 1, for embeddings."""
+    rng = np.random.default_rng(0)
+    row, other = rng.standard_normal((2, *shape))
+    yield np.stack([row, np.maximum(other, 0)]).astype(dtype)
+    row = rng.integers(0, 2, shape)
+    yield np.stack([row, 1 - row]).astype(dtype)
+
+
+def _for_trial(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy of the module in which no parameter is (nearly) 0 and hides what it multiplies.
+
+    Gates of blocks begin like that (Bachlechner et al., "ReZero is all you need", 2020), and so do
+    the last layers of some nets.
+    """
+    module = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in module.parameters():
+            if (weight.abs() < 1e-3).all():
+                # A gate has to be open, and a bias must not outweigh the rest: both are vectors.
+                scale = max(math.prod(weight.shape[1:]), 1) ** -0.5 if weight.ndim > 1 else 0.1
+                weight.copy_(scale * torch.randn(weight.shape, generator=generator))
+    return module
+
+
+def _trial(
+    layer: "TorchLayer", module: torch.nn.Module, rows: NDArray
+) -> tuple[Any, list[torch.Tensor]]:
+    """Output for two rows together, and outputs for each alone where the two must agree.
+
+    They need not agree for batch norm without running statistics, which mixes rows by design, nor
+    for modules that `run_watched` refuses: random numbers, and statistics that rows leave.
+    """
+    for part in module.modules():
+        if isinstance(part, (_BatchNorm, Dropout)):
+            part.eval()
+    before = _hidden_state(module, layer.device)
+    y = _evaluate(layer, module, rows)
+    if not all(norm.track_running_stats for norm in layer.norms):
+        return y, []
+    alone = [_evaluate(layer, module, row[None]) for row in rows]
+    return y, alone if _hidden_state(module, layer.device) == before else []
+
+
+def _evaluate(layer: "TorchLayer", module: torch.nn.Module, rows: NDArray) -> Any:
+    """Output for rows. A module that writes into its input is given copies from now on."""
+    x = layer.enter(rows.copy()).requires_grad_(module.training)
+    version = x._version
+    with torch.set_grad_enabled(module.training):
+        y = module(x)
+    if x._version > version:
+        for each in (module, layer.module):
+            each.register_forward_pre_hook(_copy_rows)
+    return y
+
+
+def _copy_rows(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    rows, *others = inputs
+    return rows.clone(), *others
+
+
+def _same(a: torch.Tensor, b: torch.Tensor, dtype: str, tolerance: float) -> bool:
+    """Whether a and b agree up to rounding. Values that are not finite prove nothing."""
+    if a.shape != b.shape:
+        return False
+    a, b = (each.detach().to(getattr(torch, dtype)) for each in (a, b))
+    return not torch.dist(a, b) > tolerance * b.norm()
+
+
+# In training
+
+
+def run_watched(layer: "TorchLayer", x: torch.Tensor) -> tuple[Any, bool]:
+    """Run the module on x; return its output, and whether the check is complete.
+
+    It is not complete after a run without rows, or if a buffer was made in this run: whether the
+    buffer then stays the same shows in the next one.
+
+    Raises:
+        ValueError: the module draws random numbers, keeps statistics of rows, or changes its
+            parameters, so that results would depend on how rows are split.
+    """
+    before = _hidden_state(layer.module, layer.device)
+    y = layer.run(x)
+    after = _hidden_state(layer.module, layer.device)
+    changed = [name for name in before if after.get(name) != before[name]]
+    if changed:
+        raise ValueError(
+            f"{layer} changes {', '.join(changed)} as it computes, which depends on how rows "
+            "are split; among such modules torch.nn.Dropout and BatchNorm1d to 3d can be used"
+        )
+    return y, len(x) > 0 and before.keys() == after.keys()
+
+
+def _hidden_state(module: torch.nn.Module, device: torch.device) -> dict[str, Any]:
+    """Random generators, and how often each tensor was written, except batch norm's statistics."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    known = {id(buffer) for norm in norms for buffer in norm.buffers()}
+    state: dict[str, Any] = dict(generator_states(device))
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if id(tensor) not in known:
+            state[name] = id(tensor), tensor._version
+    return state
+
+
+def generator_states(device: torch.device) -> dict[str, Any]:
+    """The states of all random generators that a module on `device` may draw from, by name."""
+    states = {
+        "python's": random.getstate(),
+        # As bytes, which compare, whatever kind of generator it is.
+        "numpy's": pickle.dumps(np.random.get_state(legacy=False)),  # noqa: NPY002
+        "torch's": torch.get_rng_state().numpy().tobytes(),
+    }
+    if device.type == "cuda":
+        states["the device's"] = torch.cuda.get_rng_state(device).numpy().tobytes()
+    elif device.type == "mps":
+        states["the device's"] = torch.mps.get_rng_state().numpy().tobytes()
+    return {f"{whose} random generator": state for whose, state in states.items()}

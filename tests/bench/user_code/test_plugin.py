@@ -1,0 +1,33 @@
+"""Which files run with user code, and which without. What launches say is in tests/mutants."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from bench.user_code.plugin import TRIALS, pytest_ignore_collect
+from bench.user_code.registry import USER_CODE, UserCode
+from strategies import DataParallel
+
+pytestmark = pytest.mark.workers(1)
+
+
+def collected(paths, user_code):
+    stash = pytest.Stash()
+    stash[USER_CODE] = user_code
+    config = SimpleNamespace(stash=stash)
+    return [path for path in paths if not pytest_ignore_collect(path, config)]
+
+
+def test_user_code_is_tried_by_two_files_and_not_by_others_of_their_name(tmp_path):
+    other = tmp_path / "test_user_code.py"
+    other.touch()
+    paths = [*TRIALS, other]
+    assert collected(paths, UserCode(strategy=DataParallel)) == [*TRIALS]
+    assert collected(paths, UserCode()) == [other]
+
+
+def test_folders_and_conftests_are_read_with_user_code_or_without(tmp_path):
+    paths = [tmp_path, tmp_path / "conftest.py"]
+    paths[1].touch()
+    for user_code in (UserCode(), UserCode(strategy=DataParallel)):
+        assert collected(paths, user_code) == paths

@@ -24,6 +24,7 @@ from bench.report.promises import Promise, not_kept
 from bench.report.replay import replay
 from bench.report.run_file import SESSION, header, new_path
 from bench.report.table import MIN_WIDTH, render
+from strategies.catalog import CATALOG
 from strategies.records import Record, RunFile, read
 
 HERE = Path(__file__).parent
@@ -180,6 +181,8 @@ def speedup(
     """
 
     def speedup(cell: Cell, case: Case | None = None, **options: Any) -> Measurement:
+        if case is None and cell.workers < (fewest := CATALOG[cell.strategy].fewest_ranks):
+            pytest.skip(f"{cell.strategy} needs {fewest} workers")
         try:
             result = measure(case or grid.case(cell), comm, **options)
         except WrongTraining as wrong:

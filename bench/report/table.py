@@ -43,21 +43,25 @@ def render(run: Run, width: int, colour: bool) -> str:
     console = Console(
         file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False
     )
-    questions: dict[str, list[Record]] = {}
-    for record in run.records:
-        questions.setdefault(record.other_keys.get("question", ""), []).append(record)
     cells = _only(Measurement, run.records)
     if cells:
         console.print(LEGEND)
-    for question, group in questions.items():
-        tables = _tables(group)
-        if tables:
-            console.print("", Text(question, style="bold underline"), *tables, sep="\n")
+    for question, tables in tables_by_question(run).items():
+        console.print("", Text(question, style="bold underline"), *tables, sep="\n")
     if notes := _notes(cells, _only(WrongCell, run.records)):
         console.print("", *notes, sep="\n")
     for number, problem in run.damaged:
         console.print(f"line {number} cannot be read: {escape(problem)}")
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def tables_by_question(run: Run) -> dict[str, list[Table]]:
+    """Tables of a run's results, for each question that has any."""
+    questions: dict[str, list[Record]] = {}
+    for record in run.records:
+        questions.setdefault(record.other_keys.get("question", ""), []).append(record)
+    tables = {question: _tables(group) for question, group in questions.items()}
+    return {question: found for question, found in tables.items() if found}
 
 
 def _tables(group: Sequence[Record]) -> list[Table]:

@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.kinds import Measurement, Mutant, Promise, Proof, Transfer, WrongCell
+from bench.report.kinds import History, Measurement, Mutant, Promise, Proof, Transfer, WrongCell
 from strategies.records import Record, Run, read
 
 MIN_WIDTH = 120
@@ -73,6 +73,8 @@ def _tables(group: Sequence[Record]) -> list[Table]:
     ]
     if transfers := _only(Transfer, group):
         tables.append(_transfers(transfers))
+    if trainings := _only(History, group):
+        tables.append(_trainings(trainings))
     if promises := _only(Promise, group):
         tables.append(_promises(promises))
     if proofs := _only(Proof, group):
@@ -217,6 +219,33 @@ def _transfers(transfers: Sequence[Transfer]) -> Table:
             f"{1e-9 * t.bandwidth:.2f}",
             style="dim" if t.oversubscribed else None,
             end_section=_last(transfers, i, lambda t: (t.verb, t.workers)),
+        )
+    return table
+
+
+def _trainings(trainings: Sequence[History]) -> Table:
+    """A row for trainings of one name, strategy and data set; medians over them."""
+    table = _table(
+        *("training", "strategy", "data set", "workers", "times"),
+        *("s/epoch", "samples/s", "last loss", "last evaluation"),
+    )
+
+    def alike(training: History) -> tuple[str, str, str, int]:
+        return training.name, training.strategy, training.dataset, training.workers
+
+    for kind in dict.fromkeys(map(alike, trainings)):
+        group = [t for t in trainings if alike(t) == kind and t.steps]
+        if not group:
+            continue
+        last = [t.evaluations[-1].values for t in group if t.evaluations]
+        values = {name: np.median([each[name] for each in last]) for name in (last or [{}])[0]}
+        name, strategy, dataset, workers = kind
+        table.add_row(
+            *(name or strategy, strategy, dataset, f"{workers}", f"{len(group)}"),
+            f"{np.median([t.seconds[-1] / t.epochs for t in group]):.4f}",
+            f"{np.median([t.samples_per_second for t in group]):,.0f}",
+            f"{np.median([t.loss[-1] for t in group]):.4f}",
+            ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
         )
     return table
 

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from mpi4py import MPI
 
+from strategies.comm.raise_together import sendable
+
 T = TypeVar("T")
 
 
@@ -21,8 +23,8 @@ def on_rank_0(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
     if comm.rank == 0:
         try:
             outcome = act(), None
-        except Exception as error:  # whatever it is, the other ranks must hear of it
-            outcome = None, error
+        except Exception as failure:  # whatever it is, the other ranks must hear of it
+            outcome = None, sendable(failure)
     sleeping_barrier(comm)
     result, error = comm.bcast(outcome)
     if error:

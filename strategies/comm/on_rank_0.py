@@ -19,16 +19,17 @@ def on_rank_0(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
     Raises:
         Exception: what `act` raised; on every rank.
     """
-    outcome: tuple[T | None, Exception | None] = None, None
+    result: T | None = None
+    error: Exception | None = None
     if comm.rank == 0:
         try:
-            outcome = act(), None
+            result = act()
         except Exception as failure:  # whatever it is, the other ranks must hear of it
-            outcome = None, sendable(failure)
+            error = failure
     sleeping_barrier(comm)
-    result, error = comm.bcast(outcome)
-    if error:
-        raise error
+    result, told = comm.bcast((result, error and sendable(error)))
+    if told:
+        raise told from error
     return result
 
 

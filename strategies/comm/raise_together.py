@@ -10,28 +10,26 @@ T = TypeVar("T")
 
 
 def raise_together(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
-    """Call `act`, which does not communicate, and raise on every rank what any rank raised.
-
-    Collective. Returns what `act` returned on this rank.
+    """Call `act`, which does not communicate, on every rank, and return its result. Collective.
 
     Raises:
-        Exception: what `act` raised, on the first rank where it did; on every rank.
+        Exception: what it raised on the first rank where it failed; on every rank.
     """
     error: Exception | None = None
     try:
         found = act()
     except Exception as failure:  # whatever it is, the other ranks must hear of it
-        error = sendable(failure)
-    error = next(filter(None, comm.allgather(error)), None)
-    if error:
-        raise error
+        error = failure
+    told = next(filter(None, comm.allgather(error and sendable(error))), None)
+    if told:
+        raise told from error
     return found
 
 
 def sendable(error: Exception) -> Exception:
-    """Return the error itself if it survives a message, else a RuntimeError that describes it."""
+    """The error, or its text if its class cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(repr(error))
+        return RuntimeError(f"{type(error).__name__}: {error}")
     return error

@@ -10,9 +10,10 @@ from bench.core.cell import Case, Cell
 from bench.core.grid import worker_counts
 from bench.marks import only_in_full_grid
 from bench.user_code.nets import Net
-from bench.user_code.registry import Build, UserCode, loaded, runs_silent
+from bench.user_code.registry import UserCode, loaded, runs_silent
 from strategies import Sequential
 from strategies.base import Refused
+from strategies.catalog import Build
 
 TOPIC = "yours"
 

@@ -11,7 +11,7 @@ class Comparison:
 
     Attributes:
         strategy: name of the strategy's class.
-        net: kinds of the net's layers.
+        net: the net, as Python shows it: all of its layers.
         steps: training steps, after each of which all weights were compared.
         error: largest difference of a weight, relative to the largest weight.
         tolerance: largest error that passes; 0 asks for the same bits.

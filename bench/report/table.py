@@ -43,21 +43,25 @@ def render(run: Run, width: int, colour: bool) -> str:
     console = Console(
         file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False
     )
-    questions: dict[str, list[Record]] = {}
-    for record in run.records:
-        questions.setdefault(record.other_keys.get("question", ""), []).append(record)
     cells = _only(Measurement, run.records)
     if cells:
         console.print(LEGEND)
-    for question, group in questions.items():
-        tables = _tables(group)
-        if tables:
-            console.print("", Text(question, style="bold underline"), *tables, sep="\n")
+    for question, tables in tables_by_question(run).items():
+        console.print("", Text(question, style="bold underline"), *tables, sep="\n")
     if notes := _notes(cells, _only(WrongCell, run.records)):
         console.print("", *notes, sep="\n")
     for number, problem in run.damaged:
         console.print(f"line {number} cannot be read: {escape(problem)}")
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def tables_by_question(run: Run) -> dict[str, list[Table]]:
+    """Tables of a run's results, for each question that has any."""
+    questions: dict[str, list[Record]] = {}
+    for record in run.records:
+        questions.setdefault(record.other_keys.get("question", ""), []).append(record)
+    tables = {question: _tables(group) for question, group in questions.items()}
+    return {question: found for question, found in tables.items() if found}
 
 
 def _tables(group: Sequence[Record]) -> list[Table]:
@@ -249,7 +253,7 @@ def _races(races: Sequence[Race]) -> Table:
 
 def _proofs(proofs: Sequence[Proof]) -> Table:
     """How the tests of every file ended, and the largest error of what they compared."""
-    table = _table("tests of", "number", "not passed", "skipped", "largest error / tolerance")
+    table = _table("tests of", "number", "failed", "skipped", "largest error / tolerance")
     files = dict.fromkeys(p.test.partition("::")[0] for p in proofs)
     for file in files:
         group = [p for p in proofs if p.test.partition("::")[0] == file]
@@ -259,7 +263,7 @@ def _proofs(proofs: Sequence[Proof]) -> Table:
             f"{len(group)}",
             f"{sum(p.outcome in ('failed', 'xpassed') for p in group)}",
             f"{sum(p.outcome == 'skipped' for p in group)}",
-            f"{max(worst):.2f}" if worst else "",
+            f"{max(worst):.0e}" if worst else "",
         )
     return table
 

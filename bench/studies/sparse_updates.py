@@ -23,6 +23,7 @@ from bench.report.promises import Promise
 from nn import SGD, Batch, Model, lr_schedules
 from nn.data import Dataset
 from nn.data.sets import topics
+from nn.layers import EmbeddingBag
 from strategies import Hogwild, SharedDataParallel, Strategy
 
 SEEDS = 8
@@ -58,11 +59,17 @@ class Workload:
     arms: dict[str, Callable[..., Strategy]]
 
 
+def logistic_regression(classes: int, seed: int) -> Model:
+    """A score of every class for each feature of `topics`, summed over a row's features."""
+    layers = [EmbeddingBag(topics.FEATURES, classes)]
+    return Model(layers, seed=seed, input_shape=(2 * topics.WINDOW - 1,))
+
+
 SPARSE = partial(Hogwild, sparse=True)
 WORKLOADS = {
     "words": Workload(
         data=topics.load,
-        model=topics.model,
+        model=logistic_regression,
         lr=1.0,
         rows=16,
         epochs=8,

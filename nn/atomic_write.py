@@ -1,7 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,24 +13,25 @@ def atomic_write(path: str | Path, mode: str = "wb", **options: Any) -> Iterator
     """Open a temporary file beside `path`, which replaces it once the block has ended well.
 
     The bytes are on the disk before the old file goes, so a crash leaves the old file or the new.
-    If the block raises, the old file stays as it was.
+    If the block raises, the old file stays as it was. The new file has the permissions that any
+    newly created file has.
 
     Args:
         path: the file to write; an older one is replaced.
         mode: "wb" or "w".
-        options: for `os.fdopen`, such as `encoding=`.
+        options: arguments of `open`, such as `encoding=`.
 
     Raises:
         OSError: the folder is missing, not writable, or full.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, mode, **options) as file:
+        with temporary.open(mode.replace("w", "x"), **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

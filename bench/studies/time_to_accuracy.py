@@ -23,10 +23,10 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 import nn
-from bench.conftest import LINES, hold
+from bench.conftest import RUN, hold
 from bench.core.cores import available
 from bench.core.grid import MLP_SIZES, optimizer
-from bench.report.results import Ratio
+from bench.report.promises import Promise
 from nn import Batch
 from nn.data import Dataset
 from strategies import (
@@ -203,7 +203,7 @@ def test_time_to_accuracy(request, comm, record, lap):
     if comm.rank == 0:
         seconds[:] = [[seconds_to_target(run) for run in runs] for runs in histories.values()]
         cores[:] = [np.mean(used) for used in loads.values()]
-        path = request.config.stash[LINES].with_name("time_to_accuracy.png")
+        path = request.config.stash[RUN].path.with_name("time_to_accuracy.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         plot(histories, loads, path)
     comm.Bcast(seconds)
@@ -213,6 +213,6 @@ def test_time_to_accuracy(request, comm, record, lap):
         what = f"{arm.name}: {np.median(times):.2f} s to {TARGET:.0%}, {used:.1f} cores, over"
         over_first = float(np.median(times / seconds[0]))
         limit = 1.0 if arm.name in FREE_RUNNING else None
-        ratios.append(Ratio(f"{what} {ARMS[0].name}", over_first, limit))
+        ratios.append(Promise(f"{what} {ARMS[0].name}", over_first, limit))
         record(ratios[-1], "", [], {"cores_in_use": loads[arm.name]})
     hold(ratios, foreign, comm.size)

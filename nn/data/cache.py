@@ -1,8 +1,8 @@
-"""Prepared sets on disk, made once: by one process, while the others that want it sleep.
+"""Prepared sets on disk, each made once: by one process, while others that want it sleep.
 
-A set is a folder of `.npy` files and a `set.json`. It is written into a temporary folder and
-renamed when complete, so that whoever sees a set sees all of it, and a crash leaves none. The
-processes agree through a lock file alone, which the system releases when its holder dies.
+A set is a folder of `.npy` files and a `set.json`. It is written into a temporary folder that is
+renamed when complete, so a reader sees all of a set or nothing, and a crash leaves none. The
+processes agree through a lock file only, which the system releases when its holder dies.
 """
 
 import hashlib
@@ -20,35 +20,38 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-FORMAT = 1
-"""Part of every key; raise it when preparation changes, so that old sets are made anew."""
+from nn.atomic_write import atomic_write
 
-_POLL, _PATIENCE = 0.05, 600.0  # seconds: asleep between two looks at the lock; until giving up
+FORMAT = 1
+"""A part of every key. Raise it when preparation changes, so that old sets are made anew."""
+
+_POLL, _PATIENCE = 0.05, 600.0  # seconds: of sleep between two looks at the lock; until giving up
 _DTYPES: dict[str, np.dtype] = {"x": np.dtype("<f4"), "y": np.dtype("<i8")}
 _MAKERS = ("numpy", "scipy", "scikit-learn")
 
 Arrays = Iterator[tuple[str, tuple[int, ...], Iterator[NDArray]]]
-"""Arrays to be written: (name, shape, rows in chunks). Names in x are float32, in y int64."""
+"""Arrays to write: (name, shape, rows in chunks). Names in x... are float32, in y... int64."""
+
 Maker = Callable[[], tuple[Mapping[str, int], Arrays]]
+"""A function that makes a set: numbers by name, such as `classes`, and its arrays."""
 
 
 class Damaged(Exception):
-    """A set in the cache that is not as it was written."""
+    """A set in the cache is not as it was written."""
 
 
 def folder() -> Path:
-    """Where prepared sets are kept: $LOCKSTEP_CACHE, or the user's cache folder."""
+    """The folder of prepared sets: $LOCKSTEP_CACHE, or else the user's cache folder."""
     return Path(os.environ.get("LOCKSTEP_CACHE") or user_cache_path("lockstep"))
 
 
 def fetch(name: str, key: Mapping[str, Any], make: Maker) -> dict[str, Any]:
-    """The set with this key, its arrays mapped read-only; made first where there is none.
+    """Return the set with this key, its arrays mapped read-only; make it first if there is none.
 
     Args:
-        name: begins the folder's name, for people.
+        name: beginning of the folder's name, for people.
         key: everything that the arrays depend on, as JSON values.
-        make: gives the set's numbers by name, and its arrays. Called in one process only,
-            whoever asks at the same time.
+        make: makes the set. It is called in one process only, however many ask at once.
 
     Returns:
         Numbers and arrays by name.
@@ -56,7 +59,7 @@ def fetch(name: str, key: Mapping[str, Any], make: Maker) -> dict[str, Any]:
     Raises:
         OSError: the cache folder cannot be written.
         TimeoutError: another process has been making this set for ten minutes.
-        Whatever `make` raises; nothing is left behind then.
+        Exception: any error of `make`; nothing is left behind then.
     """
     from importlib.metadata import version
 
@@ -64,7 +67,7 @@ def fetch(name: str, key: Mapping[str, Any], make: Maker) -> dict[str, Any]:
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     target = folder() / f"{name}-{digest[:16]}"
     try:
-        return _open(target)  # most often it is there, and no lock is needed
+        return _open(target)  # usually the set is there, and no lock is needed
     except (FileNotFoundError, Damaged):
         pass
     with _lock(target):
@@ -96,7 +99,7 @@ def _lock(target: Path) -> AcquireReturnProxy:
 
 
 def _replace(target: Path, make: Maker, key: Mapping[str, Any]) -> None:
-    """Makes the set beside its place and moves it there. Only under the lock."""
+    """Make the set beside its place and move it there. Call only while holding the lock."""
     prefix = f".{target.name}-"
     for leftover in target.parent.glob(f"{prefix}*"):  # of a process killed in the middle
         shutil.rmtree(leftover)
@@ -109,9 +112,9 @@ def _replace(target: Path, make: Maker, key: Mapping[str, Any]) -> None:
         for name, shape, chunks in arrays:
             shapes[name] = shape
             _write(fresh / f"{name}.npy", shape, _DTYPES[name[0]], chunks)
-        with (fresh / "set.json").open("w") as file:
+        with atomic_write(fresh / "set.json", "w") as file:
             json.dump({"key": key, "numbers": numbers, "shapes": shapes}, file, indent=1)
-            _sync(file)
+        # The set is replaced as a folder, since no reader may see arrays of two sets together.
         if target.exists():
             target.rename(temporary / "damaged")
         fresh.rename(target)
@@ -120,8 +123,9 @@ def _replace(target: Path, make: Maker, key: Mapping[str, Any]) -> None:
 
 
 def _write(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Iterator[NDArray]) -> None:
-    # Written, not mapped: on a full disk a write raises, and a store into a map kills the process.
-    with path.open("wb") as file:
+    """Write the chunks as a .npy file whose bytes are on the disk when this returns."""
+    # Written, not mapped: on a full disk a write raises, but a store into a map kills the process.
+    with atomic_write(path) as file:
         header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         start = file.tell()
@@ -130,20 +134,14 @@ def _write(path: Path, shape: tuple[int, ...], dtype: np.dtype, chunks: Iterator
         written, expected = file.tell() - start, int(np.prod(shape)) * dtype.itemsize
         if written != expected:
             raise RuntimeError(f"{path.name}: {written} bytes made for shape {shape}")
-        _sync(file)
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())  # before the rename: else a power failure leaves a complete name
 
 
 def _open(target: Path) -> dict[str, Any]:
-    """Maps the arrays. Reads headers only, so that a rank touches no rows but its own.
+    """Map the arrays of a set. Only headers are read, so a rank touches no rows but its own.
 
     Raises:
         FileNotFoundError: there is no such set.
-        Damaged: files are missing, cut, or not what `set.json` says.
+        Damaged: files are missing, cut, or different from what `set.json` says.
     """
     if not target.exists():
         raise FileNotFoundError(target)
@@ -157,7 +155,7 @@ def _open(target: Path) -> dict[str, Any]:
                 raise ValueError(f"{path.name} holds {mapped.dtype} of shape {mapped.shape}")
             if path.stat().st_size != mapped.offset + mapped.nbytes:
                 raise ValueError(f"{path.name} is longer than it should be")
-            # A plain view of the map: np.memmap costs time at every slice.
+            # A plain view of the map, because np.memmap costs time at every slice.
             found[name] = np.asarray(mapped)
         return found
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:

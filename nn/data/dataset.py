@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch
-from nn.data.formats import files
+from nn.data.formats import arrays
 from nn.data.prefetch import prefetch as read_ahead
 
 
@@ -100,7 +100,7 @@ class Dataset:
             ValueError: the name ends in something else.
             OSError: the file cannot be written.
         """
-        files.write(
+        arrays.write(
             Path(path),
             {
                 "x": self.x,

@@ -24,7 +24,7 @@ from pathlib import Path
 from nn.arguments import as_int
 from nn.data import cache
 from nn.data.dataset import Dataset
-from nn.data.formats import files
+from nn.data.formats import arrays
 from nn.data.prepare import prepare
 from nn.data.raw import Raw
 from nn.data.sets import cifar10, digits, iris, letters, mnist
@@ -74,7 +74,7 @@ MADE = {
 }
 READ = {
     "cifar10": Files(cifar10.find, cifar10.read),
-    "file": Files(lambda path: [files.find(path)], lambda paths: files.read(*paths)),
+    "file": Files(lambda path: [arrays.find(path)], lambda paths: arrays.read(*paths)),
     "letters": Files(letters.find, letters.read),
     "mnist": Files(mnist.find, mnist.read),
 }
@@ -137,7 +137,7 @@ def load(
     else:
         own = 'for files of your own; without any, use "digits"'
         raise ValueError(f"{name}: expected {'path=, ' + own if path is None else 'no path='}")
-    contents = [(file.name, files.digest(file)) for file in paths]
+    contents = [(file.name, arrays.digest(file)) for file in paths]
 
     def make() -> tuple[dict[str, int], cache.Arrays]:
         raw = rows()

@@ -61,7 +61,7 @@ class TorchLinear(_RowByRow, Linear):
 class TorchRowLinear(_RowByRow):
     """A Linear of which each rank holds the weights of some inputs, and all hold the whole bias.
 
-    As `strategies.tensor_parallel.RowLinear`; the bias is added here, and no part of the module.
+    As `strategies.sharding.split_layers.RowLinear`; the bias is added here, and no part of the module.
 
     Args:
         comm: anything with `Allreduce(send, receive)` of numpy arrays, a sum.

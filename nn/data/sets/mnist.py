@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from nn.data.formats import files, idx
+from nn.data.formats import arrays, idx
 from nn.data.raw import Raw
 
 _PIXELS, _CLASSES = 784, 10
@@ -34,7 +34,7 @@ def find(path: Path) -> list[Path]:
         return found
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder; expected MNIST files")
-    if path.suffix in files.SUFFIXES:
+    if path.suffix in arrays.SUFFIXES:
         return [path]
     for part in _PARTS:
         for place, kind in enumerate(_FORMS):
@@ -55,7 +55,7 @@ def read(paths: list[Path]) -> Raw:
         ValueError: a file is damaged, or holds something else; the message names it.
     """
     if len(paths) == 1:
-        raw = files.read(paths[0])
+        raw = arrays.read(paths[0])
     else:
         x, y = idx.read_images(paths[0]), idx.read_labels(paths[1])
         x_test, y_test = None, None
@@ -83,10 +83,10 @@ def _pair(folder: Path, part: str) -> list[Path]:
     }
     if not any(found.values()):
         return []
-    for kind, files_found in found.items():
-        if not files_found:
+    for kind, files in found.items():
+        if not files:
             plain, zipped = _names(part, kind)[:2]
             raise FileNotFoundError(
                 f"{folder}: {part} {kind} are missing; expected {plain} or {zipped}"
             )
-    return [files_found[0] for files_found in found.values()]
+    return [files[0] for files in found.values()]

@@ -1,8 +1,9 @@
-"""A data set of real text that comes with Python: to which help topic do these words belong?
+"""Real text that comes with Python, cut into rows: to which help topic do these words belong?
 
-Python's language reference (`pydoc_data.topics`, what `help("LAMBDA")` shows), cut into windows of
-16 words. A row lists the hashed numbers of its words and of its pairs of neighbouring words: few
-of the many features there are, so that gradients are sparse.
+The text is Python's language reference (`pydoc_data.topics`, which `help("LAMBDA")` shows), cut
+into windows of 16 words. A row lists the hashed numbers of its words and of its pairs of adjacent
+words. These are few of many features, so gradients are sparse. `nn.data.load` does not offer this
+set, because its preparation (mean 0, deviation 1) would destroy the numbers.
 """
 
 import re
@@ -12,22 +13,24 @@ from pydoc_data.topics import topics
 
 import numpy as np
 
-from nn import Model
-from nn.data import Dataset
-from nn.layers.embedding import EmbeddingBag
+from nn.data.dataset import Dataset
+from nn.data.raw import ONE_IN
 
 WINDOW = 16
 """Words in a row."""
 
 FEATURES = 2**14
-"""Numbers that words and pairs are hashed to."""
+"""Number of different features: words and pairs are hashed to 0 .. FEATURES - 1."""
 
 FEWEST = 30
-"""Windows of a topic; shorter topics are left out."""
+"""Least number of windows in a topic; shorter topics are left out."""
 
 
 def load(seed: int = 0) -> Dataset:
-    """Rows of feature numbers, (n, 31); one in seven is a test row, chosen by `seed`."""
+    """Load rows of feature numbers, (n, 31) float32, and their topics, (n,) int64.
+
+    One row in seven is for testing, chosen by `seed`.
+    """
     rows, labels = [], []
     texts = [re.findall("[a-z_]+", text.lower()) for _, text in sorted(topics.items())]
     texts = [words for words in texts if len(words) >= FEWEST * WINDOW]
@@ -39,10 +42,5 @@ def load(seed: int = 0) -> Dataset:
             labels.append(label)
     x, y = np.array(rows, np.float32), np.array(labels)
     order = np.random.default_rng(seed).permutation(len(y))
-    test, training = np.split(order, [len(y) // 7])
-    return Dataset("words", x[training], y[training], x[test], y[test], len(texts))
-
-
-def model(classes: int, seed: int = 0) -> Model:
-    """Logistic regression: a score of every class for each feature, summed."""
-    return Model([EmbeddingBag(FEATURES, classes)], seed=seed, input_shape=(2 * WINDOW - 1,))
+    test, training = np.split(order, [len(y) // ONE_IN])
+    return Dataset("topics", x[training], y[training], x[test], y[test], len(texts))

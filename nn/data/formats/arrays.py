@@ -1,14 +1,13 @@
-"""Sets of arrays in one file: `.npz` (numpy) and `.mat` (MATLAB, by scipy.io). Never pickle."""
+"""Data sets as named arrays in one file: `.npz` (numpy) or `.mat` (MATLAB); never pickled."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nn.atomic_write import atomic_write
 from nn.data.formats import mat, npz
 from nn.data.formats.limits import LARGEST_BYTES
 from nn.data.raw import Raw
@@ -19,10 +18,10 @@ _WANTED = {"x", "y", "x_test", "y_test", "classes", *_ALIASES}
 
 
 def find(path: Path) -> Path:
-    """`path`, if there is such a file and its name says that `read` can read it.
+    """Return `path` if it names a file that `read` can read.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: the name ends in neither .npz nor .mat.
         FileNotFoundError: there is no such file.
     """
     if path.suffix not in SUFFIXES:
@@ -33,7 +32,7 @@ def find(path: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes: the same file under another name or date is the same data.
+    """SHA-256 of a file's bytes: a file under another name or with another date is the same data.
 
     Raises:
         ValueError: the file is too large to be a data set.
@@ -46,22 +45,22 @@ def digest(path: Path) -> str:
 
 
 def read(path: Path) -> Raw:
-    """Rows from a `.npz` or `.mat` file with the arrays x, y and, if it is divided, x_test, y_test.
+    """Read rows from a `.npz` or `.mat` file: arrays x, y and, if divided, x_test, y_test.
 
     x is (n, ...) real numbers, flattened to (n, d) in C order; y has n labels 0..classes-1, of
-    any shape and any real dtype. `classes` is a number, needed only where not every class
-    occurs. x_train and y_train are understood as x and y.
+    any shape and any real dtype. `classes` is a number, needed only if some class does not occur.
+    x_train and y_train are other names of x and y.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, too large, lacks arrays, holds Python objects, or its
-            values make no data set; the message names it and says what was expected.
+            values make no data set; the message names the file and says what was expected.
     """
     try:
         arrays = (npz if path.suffix == ".npz" else mat).read(path, _WANTED)
     except MemoryError:
         raise
-    except Exception as error:  # the readers of zip and MATLAB raise nearly anything on damage
+    except Exception as error:  # on damage the readers raise nearly anything
         raise ValueError(
             f"{path}: {error}; expected a sound {path.suffix} file with arrays of numbers"
         ) from None
@@ -94,33 +93,30 @@ def read(path: Path) -> Raw:
 
 
 def write(path: Path, arrays: Mapping[str, NDArray]) -> None:
-    """Writes named arrays to a `.npz` or `.mat` file: the whole file appears at once, or none.
+    """Write named arrays to a `.npz` or `.mat` file, which appears whole or not at all.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: the name ends in neither .npz nor .mat.
+        OSError: the folder is missing, not writable, or full; an older file is left as it was.
     """
     from scipy import io as matlab
 
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        temporary = Path(folder, path.name)
-        with temporary.open("wb") as file:
-            if path.suffix == ".npz":
-                np.savez(file, allow_pickle=False, **arrays)
-            else:
-                matlab.savemat(file, dict(arrays), oned_as="column")
-            file.flush()
-            os.fsync(file.fileno())  # before the rename: else a power failure leaves a cut file
-        temporary.replace(path)
+    with atomic_write(path) as file:
+        if path.suffix == ".npz":
+            np.savez(file, allow_pickle=False, **arrays)
+        else:
+            matlab.savemat(file, dict(arrays), oned_as="column")
 
 
 def _rows(x: NDArray) -> NDArray:
+    """x as (n, d); a single number stays as it is, and is refused when rows are checked."""
     return x.reshape(len(x), -1) if x.ndim else x
 
 
 def _labels(y: NDArray, origin: str) -> NDArray[np.int64]:
-    """Whole numbers from 0, as an int64 vector, whatever real dtype MATLAB gave them."""
+    """Labels as an int64 vector of whole numbers from 0; MATLAB stores them in any real dtype."""
     if y.dtype.kind not in "biuf" or not y.size:
         raise ValueError(f"{origin}: expected whole numbers, got {y.dtype} of shape {y.shape}")
     with np.errstate(invalid="ignore"):
@@ -131,8 +127,9 @@ def _labels(y: NDArray, origin: str) -> NDArray[np.int64]:
 
 
 def _count_classes(y: NDArray[np.int64], path: Path) -> int:
+    """Number of classes if the labels are 0, 1, ... without a gap; else a ValueError."""
     present = np.unique(y)
-    if present[-1] != len(present) - 1:  # MATLAB's habit of counting from 1, or of 10 for 0
+    if present[-1] != len(present) - 1:  # MATLAB users count from 1, or write 10 for 0
         raise ValueError(
             f"{path}: {len(present)} different labels from {present[0]} to {present[-1]}; expected "
             f"0 to {len(present) - 1}, or an array classes with the number of classes"

@@ -1,10 +1,9 @@
-"""What benchmarks share: a cell is measured, kept on disk, shown, and given to pytest-benchmark.
+"""What benchmarks share: a result is kept on disk, shown in a table, and given to pytest-benchmark.
 
 Every benchmark file asks one question; the first line of its docstring is that question.
 """
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,24 @@ import pytest
 from mpi4py import MPI
 
 from bench.core import grid
-from bench.core.background_load import BackgroundLoad, slowdown
+from bench.core.background_load import BackgroundLoad
 from bench.core.cell import Case, Cell, Measurement
 from bench.core.check import WrongTraining
 from bench.core.measure import measure
+from bench.report.kinds import WrongCell
 from bench.report.progress import Progress
-from bench.report.results import Ratio, append, replay
-from bench.report.table import render
+from bench.report.promises import Promise, not_kept
+from bench.report.replay import replay
+from bench.report.run_file import SESSION, header, new_path
+from bench.report.table import MIN_WIDTH, render
+from strategies.catalog import CATALOG
+from strategies.records import Record, RunFile, read
 
 HERE = Path(__file__).parent
-RESULTS = pytest.StashKey[dict[str, list[Any]]]()
-LINES = pytest.StashKey[Path]()
+RUN = pytest.StashKey[RunFile]()
 FIRST = "test_speedup"
 """The main question: its cells are there even if the run is ended early."""
 
-MIN_WIDTH = 120
 PROGRESS = pytest.StashKey[Progress]()
 
 
@@ -43,19 +45,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: not part of the --quick grid")
-    config.stash[RESULTS] = {}
-    config.stash[LINES] = _lines(config)
+    config.stash[RUN] = _run_file(config)
     if not config.option.benchmark_compare:
         config.option.benchmark_quiet = True  # its table knows times only; ours follows
 
 
-def _lines(config: pytest.Config) -> Path:
-    """Where cells go as soon as they are measured: LOCKSTEP_CELLS, or beside saved benchmarks."""
-    if path := os.environ.get("LOCKSTEP_CELLS"):
-        return Path(path)
+def _run_file(config: pytest.Config) -> RunFile:
+    """Where results go as soon as they are known: LOCKSTEP_CELLS, or beside saved benchmarks."""
+    session, devices = os.environ.get(SESSION, "bench"), config.option.device or ["cpu"]
     storage = str(config.option.benchmark_storage)
     folder = Path(storage.removeprefix("file://")) if storage.startswith("file://") else Path()
-    return folder / "lockstep" / f"cells-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+    # The gate reads cells from its file while they come.
+    path = os.environ.get("LOCKSTEP_CELLS") or new_path(session, folder / "lockstep")
+    return RunFile(path, lambda: header(session, MPI.COMM_WORLD.size, devices))
 
 
 @pytest.hookimpl(trylast=True)
@@ -93,12 +95,16 @@ def _question(item: pytest.Item) -> str:
 def record(
     request: pytest.FixtureRequest, comm: MPI.Intracomm, benchmark: Any
 ) -> Callable[..., None]:
-    """Show a result in the table of this file's question, and give rounds to pytest-benchmark."""
+    """Keep a result on disk, and give its rounds to pytest-benchmark."""
 
-    def record(result: Any, said: str, seconds: list[float], extra: dict[str, Any]) -> None:
-        stash = request.config.stash
-        stash[RESULTS].setdefault(_question(request.node), []).append(result)
-        stash[PROGRESS].said[request.node.nodeid] = said
+    def record(result: Record, said: str, seconds: list[float], extra: dict[str, Any]) -> None:
+        node, stash = request.node, request.config.stash
+        if comm.rank == 0:
+            about = {"question": _question(node), "nodeid": node.nodeid}
+            if seconds and not isinstance(result, Measurement):  # which has all of its rounds
+                about["round_seconds"] = seconds
+            stash[RUN].append({**extra, **result.as_dict(), **about})
+        stash[PROGRESS].said[node.nodeid] = said
         benchmark.extra_info.update(extra)
         if seconds:
             replay.load(seconds)
@@ -109,9 +115,9 @@ def record(
 
 @pytest.fixture
 def lap(comm: MPI.Intracomm) -> Callable[[], float]:
-    """Ends a lap: cores' worth of time that other programs used in it, the same on every rank.
+    """End a lap, and return the background load during it, in cores; the same on every rank.
 
-    The first lap begins with the fixture. Not for within a timing: rank 0 asks for every process.
+    The first lap begins with the fixture. Do not call while timing: it looks at every process.
     """
     if comm.rank > 0:
         return lambda: comm.bcast(None)
@@ -126,8 +132,8 @@ def promise(
 ) -> Callable[..., None]:
     """Record a ratio, and hold it against its limit, if any.
 
-    If it is one of times, their rounds are `seconds`, and those of the last lap, in which `cores`
-    were to be had, by default one a rank.
+    A ratio of times comes with its rounds, `seconds`, which were measured in the last lap on
+    `cores` cores, by default one for each rank.
     """
 
     def promise(
@@ -138,34 +144,20 @@ def promise(
         cores: int | None = None,
         **extra: Any,
     ) -> None:
-        ratio = Ratio(what, float(value), limit)
+        made = Promise(what, float(value), limit)
         extra |= {"ratio": float(value), "limit": limit}
-        record(ratio, f"{value:.3f}", list(seconds), extra)
-        hold([ratio], lap() if seconds else 0.0, cores or comm.size)
+        record(made, f"{value:.3f}", list(seconds), extra)
+        hold([made], lap() if seconds else 0.0, cores or comm.size)
 
     return promise
 
 
-def hold(ratios: Sequence[Ratio], foreign: float, workers: int) -> None:
-    """Fail if a promise is not kept; skip if others, who used the cores, explain all of it.
+def hold(promises: Sequence[Promise], background_load: float, workers: int) -> None:
+    """Fail if a promise is broken; skip if the background load explains all that is not kept.
 
-    Args:
-        ratios: of times; what others do excuses no other kind.
-        foreign: cores' worth of time that other programs used meanwhile.
+    The arguments are those of `not_kept`.
     """
-    excused, broken = [], []
-    for ratio in ratios:
-        if ratio.limit is None or ratio.kept:
-            continue
-        said = f"{ratio.what}: {ratio.value:.3f}, promised is at most {ratio.limit:.3f}"
-        most = ratio.limit * slowdown(foreign, workers)
-        if ratio.value <= most:
-            excused.append(f"{said}, but other programs kept {foreign:.1f} cores busy: try again")
-        elif most > ratio.limit:
-            busy = f"while others keep {foreign:.1f} cores busy"
-            broken.append(f"{said}, and no more than {most:.3f} {busy}")
-        else:
-            broken.append(said)
+    broken, excused = not_kept(promises, background_load, workers)
     if broken:
         pytest.fail("\n".join(broken), pytrace=False)
     if excused:
@@ -176,22 +168,21 @@ def hold(ratios: Sequence[Ratio], foreign: float, workers: int) -> None:
 def speedup(
     request: pytest.FixtureRequest, comm: MPI.Intracomm, record: Callable[..., None]
 ) -> Callable[..., Measurement]:
-    """Measure a cell and keep it everywhere; a cell that is wrong fails and is not kept.
+    """Measure a cell and keep it; a cell that trains wrong is not measured, and fails.
 
     The id of a cell begins with the `TOPIC` of the test's module. Baselines compare cells by it, so
-    it stays what it is wherever the file goes.
+    it stays the same wherever the file goes.
     """
 
     def speedup(cell: Cell, case: Case | None = None, **options: Any) -> Measurement:
+        if case is None and cell.workers < (fewest := CATALOG[cell.strategy].fewest_ranks):
+            pytest.skip(f"{cell.strategy} needs {fewest} workers")
         try:
             result = measure(case or grid.case(cell), comm, **options)
         except WrongTraining as wrong:
-            record(wrong, "WRONG", [], {})
+            record(WrongCell(wrong.cell, wrong.check.error, wrong.check.problem), "WRONG", [], {})
             pytest.fail(str(wrong), pytrace=False)
-        public = result.as_dict()
-        if comm.rank == 0:
-            line = {"id": f"{request.module.TOPIC}/{cell}", "nodeid": request.node.nodeid, **public}
-            append(request.config.stash[LINES], line)
+        public = {"id": f"{request.module.TOPIC}/{cell}", **result.as_dict()}
         record(result, f"{result.speedup:.2f}x", result.rounds["parallel"], public)
         return result
 
@@ -200,12 +191,12 @@ def speedup(
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     config = terminalreporter.config
-    if not (results := config.stash[RESULTS]):
+    path = config.stash[RUN].path
+    if MPI.COMM_WORLD.rank > 0 or not path.exists():
         return
     # mpiexec gives its ranks a terminal of no particular width, whatever its own output is.
     width = max(MIN_WIDTH, int(os.environ.get("COLUMNS", "0")))
     terminalreporter.ensure_newline()
     terminalreporter.section("does it pay here?", bold=True)
-    terminalreporter.write(render(results, width, terminalreporter.hasmarkup))
-    if config.stash[LINES].exists():
-        terminalreporter.write_line(f"cells, as measured: {config.stash[LINES]}")
+    terminalreporter.write(render(read(path), width, terminalreporter.hasmarkup))
+    terminalreporter.write_line(f"results, as measured: {path}")

@@ -8,15 +8,16 @@ from mpi4py import MPI
 
 from bench.core.arms import SHORTEST_CALLS, together
 from bench.core.cores import available
-from bench.core.grid import full, worker_counts
+from bench.core.grid import worker_counts
 from bench.core.measure import ROUNDS
 from bench.core.turns import Contender, take_turns
-from bench.report.results import Transfer
+from bench.marks import only_in_full_grid
+from bench.report.kinds import Transfer
 from nn.batch import bounds
 from strategies.comm.shared_window import SharedWindow
 
 WORKERS = [n for n in worker_counts() if n > 1]
-SIZES = [full(2**12), full(2**16), 940_072, full(2**24)]
+SIZES = [only_in_full_grid(2**12), only_in_full_grid(2**16), 940_072, only_in_full_grid(2**24)]
 """Bytes; the third is the gradient of the mlp in float32."""
 
 

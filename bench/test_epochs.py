@@ -3,7 +3,7 @@
 import pytest
 
 from bench.core.cell import Cell
-from bench.core.grid import full
+from bench.marks import only_in_full_grid
 
 TOPIC = "epochs"
 
@@ -12,8 +12,8 @@ BATCH = 256
 
 @pytest.mark.workers(2)
 @pytest.mark.devices("cpu")
-@pytest.mark.parametrize("dataset_size", [10_000, 30_000, full(70_000)])
-@pytest.mark.parametrize("strategy", [full("DataParallel"), "SharedDataParallel"])
+@pytest.mark.parametrize("dataset_size", [10_000, 30_000, only_in_full_grid(70_000)])
+@pytest.mark.parametrize("strategy", [only_in_full_grid("DataParallel"), "SharedDataParallel"])
 def test_epoch(speedup, strategy, workers, dataset_size, device):
     cell = Cell(strategy, "mlp", workers, BATCH, dataset_size, device)
     speedup(cell, steps=dataset_size // BATCH)

@@ -1,11 +1,10 @@
 """Is the ruler straight?"""
 
-import json
-
 import pytest
 
-from bench.conftest import LINES
+from bench.conftest import RUN
 from bench.core.cell import Cell
+from strategies.records import read
 
 TOPIC = "ruler"
 
@@ -17,6 +16,5 @@ def test_plain_training_against_itself(speedup, benchmark, pytestconfig):
     assert result.speedup_low < 1.03
     assert result.speedup_high > 0.97
     assert result.bound == pytest.approx(1, abs=0.1)
-    last = json.loads(pytestconfig.stash[LINES].read_text().splitlines()[-1])
-    assert last["rounds"] == result.rounds
+    assert read(pytestconfig.stash[RUN].path).records[-1] == result
     assert benchmark.stats.stats.data == result.rounds["parallel"]

@@ -7,11 +7,13 @@ import pytest
 
 from bench.core import grid
 from bench.core.cell import Case, Cell
-from bench.core.grid import full, worker_counts
+from bench.core.grid import worker_counts
+from bench.marks import only_in_full_grid
 from bench.user_code.nets import Net
-from bench.user_code.registry import Build, UserCode, loaded, runs_silent
+from bench.user_code.registry import UserCode, loaded, runs_silent
 from strategies import Sequential
 from strategies.base import Refused
+from strategies.catalog import Build
 
 TOPIC = "yours"
 
@@ -28,7 +30,9 @@ def pytest_generate_tests(metafunc):
     sizes = sorted({min(size, rows) for size in BATCH_SIZES})
     metafunc.parametrize("strategy", user_code.strategies())
     metafunc.parametrize("model", _nets(user_code))
-    metafunc.parametrize("batch_size", [n if n == min(QUICK, rows) else full(n) for n in sizes])
+    metafunc.parametrize(
+        "batch_size", [n if n == min(QUICK, rows) else only_in_full_grid(n) for n in sizes]
+    )
     own_device = user_code.net.device if user_code.net else "cpu"
     metafunc.definition.add_marker(pytest.mark.devices(own_device))
 

@@ -1,6 +1,6 @@
 """How a net is trained on several ranks. Every strategy keeps the contract of `base.Strategy`."""
 
-from strategies.base import Strategy
+from strategies.base import Refused, Strategy
 from strategies.compressed_data_parallel import CompressedDataParallel, PowerSGD, TopK
 from strategies.data_parallel import DataParallel
 from strategies.hogwild import Hogwild
@@ -11,21 +11,25 @@ from strategies.pipeline import Pipeline
 from strategies.sequential import Sequential
 from strategies.shared_data_parallel import SharedDataParallel
 from strategies.tensor_parallel import TensorParallel
+from strategies.training import History, train
 from strategies.zero import ZeRO
 
 __all__ = [
     "CompressedDataParallel",
     "DataParallel",
+    "History",
     "Hogwild",
     "Hybrid",
     "LocalSGD",
     "ParameterServer",
     "Pipeline",
     "PowerSGD",
+    "Refused",
     "Sequential",
     "SharedDataParallel",
     "Strategy",
     "TensorParallel",
     "TopK",
     "ZeRO",
+    "train",
 ]

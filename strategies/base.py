@@ -1,5 +1,6 @@
 """What every strategy is: a way to take the step of plain sequential training on several ranks."""
 
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -231,3 +232,27 @@ class Strategy:
 def under(prefix: str, state: dict[str, NDArray]) -> dict[str, NDArray]:
     """The arrays of a state whose names begin with `prefix`, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def refuse_synchronised(model: Any) -> None:
+    """Raises Refused: the model's batch norm waits for ranks that do not compute it with this one.
+
+    Or that compute it with weights of their own: what they have in common is no net's statistics.
+    """
+    if getattr(model, "sync_batch_norm", None):
+        raise Refused(
+            "sync_batch_norm=... is for strategies whose ranks compute every layer together, with "
+            "the same weights, each on its rows: DataParallel, SharedDataParallel, ZeRO, "
+            "CompressedDataParallel"
+        )
+
+
+def own_gradients(model, batch: Batch, comm: MPI.Intracomm, add: bool = False) -> tuple[float, int]:
+    """Write (or add) the gradient of this rank's rows as a batch of its own: a mean over these.
+
+    Returns:
+        The mean loss over these rows (nan where there are none), and their number.
+    """
+    own = batch.shard(comm.rank, comm.size).as_global()
+    loss = model.gradients(own, add=add)
+    return loss if len(own) else math.nan, len(own)

@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 
 from nn.batch import Batch
 from nn.optim import zeros_like
-from strategies.base import Strategy
+from strategies.base import Strategy, own_gradients, refuse_synchronised
 from strategies.comm.shared_window import LINE, SharedWindow
-from strategies.sharding.layout import refuse_synchronised
-from strategies.sharding.own_rows import own_gradients
 
 
 class Hogwild(Strategy):

@@ -11,9 +11,10 @@ from nn.batch import Batch
 from nn.model import Model
 from strategies.comm.raise_together import raise_together
 from strategies.data_parallel import DataParallel
-from strategies.pipeline import Plan, Staged, check_rows, loss_of_last
+from strategies.pipeline import check_rows, loss_of_last
 from strategies.sharding.layout import Sharded, unsplit
-from strategies.tensor_parallel import split
+from strategies.sharding.rewriting import split
+from strategies.sharding.stages import Plan, StagedModel
 
 
 class Hybrid(Sharded):
@@ -73,7 +74,9 @@ class Hybrid(Sharded):
 
         one_copy = [plan.layout(model, s, piece(t)) for s in range(stages) for t in range(tensor)]
         self.layouts = one_copy * data
-        self.model = raise_together(comm, lambda: Staged(model, self._stages, plan, piece(lane)))
+        self.model = raise_together(
+            comm, lambda: StagedModel(model, self._stages, plan, piece(lane))
+        )
         self._data = DataParallel(self.model, optimizer, self._copies)
 
     def gradients(self, batch: Batch) -> float:

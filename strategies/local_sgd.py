@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch
-from strategies.base import under
+from strategies.base import own_gradients, refuse_synchronised, under
 from strategies.data_parallel import DataParallel
-from strategies.sharding.layout import refuse_synchronised
-from strategies.sharding.own_rows import own_gradients
 
 
 class LocalSGD(DataParallel):

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from nn.arguments import as_int
 from nn.batch import Batch
 from nn.optim import zeros_like
-from strategies.base import Refused, Strategy
-from strategies.sharding.layout import refuse_synchronised
+from strategies.base import Refused, Strategy, refuse_synchronised
 
 PULL, PUSH = 1, 2
 

@@ -101,8 +101,10 @@ class RunFile:
     ):
         self.path, self._header = Path(path), header
 
-    def append(self, record: Record | Mapping[str, Any]) -> None:
+    def append(self, record: Record | Mapping[str, Any], sync: bool = True) -> None:
         """Add a line, and return when it is on the disk; a line that a crash cut off is removed.
+
+        Without `sync` the line survives the death of this process, but not of the machine.
 
         Raises:
             TypeError: the record holds a value that cannot be written.
@@ -117,7 +119,8 @@ class RunFile:
                 file.write(_encoded({"kind": HEADER, **header}))
             file.write(_encoded(line))
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         if is_new and os.name == "posix":  # the name of the file is to be on the disk too
             folder = os.open(self.path.parent, os.O_RDONLY)
             os.fsync(folder)

@@ -1,8 +1,7 @@
 """What is measured (`Cell`), how it is trained (`Case`), and what came out (`Measurement`)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from mpi4py import MPI
@@ -13,7 +12,9 @@ from bench.core.check import Check, Checker, equals_sequential
 from bench.core.cores import available
 from bench.core.turns import Rounds
 from nn.batch import Batch
+from nn.plain_json import INLINE
 from strategies.base import Strategy
+from strategies.records import Record
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Record, kind="cell"):
     """A measured cell. Speedups are ratios of medians over rounds; times are in seconds.
 
     Attributes:
@@ -79,7 +80,7 @@ class Measurement:
         note: what the reader must know about the check.
     """
 
-    cell: Cell
+    cell: Cell = field(metadata=INLINE)
     speedup: float
     speedup_low: float
     speedup_high: float
@@ -124,10 +125,6 @@ class Measurement:
             profile=profile or {},
             note=check.note,
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Public keys and their JSON values; the keys of the cell come first."""
-        return {**asdict(self.cell), **{k: v for k, v in asdict(self).items() if k != "cell"}}
 
 
 def measurements(

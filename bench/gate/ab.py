@@ -2,9 +2,9 @@
 
     python -m bench.gate.ab GIT_REF [-n N] [--tolerance 5%] [pytest arguments; default --quick]
 
-The robust way for hosted runners, where no two jobs meet the same machine: the other commit is
-checked out into a temporary worktree, and launches alternate A B, B A, A B. Each commit runs its
-own nn, strategies and bench, with the packages of this environment. Exit codes: bench.gate.compare.
+Use it on hosted runners, where no two jobs get the same machine. The other commit is checked out
+into a temporary worktree, and launches alternate A B, B A, A B. Each commit runs its own nn,
+strategies and bench, with the packages of this environment. Exit codes: see bench.gate.compare.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.core.cores import available
-from bench.gate.compare import after_side, arguments, conclude, notes, settled
-from bench.gate.launches import Grid, Launch, collect, interruptible, oversubscribed, side
-from bench.gate.statistics import FRESH, Side
+from bench.gate.collect import Grid, collect
+from bench.gate.command_line import add_judging_options, judge_and_report, make_interruptible
+from bench.gate.compare import judge_launches
+from bench.gate.launches import Launch, notes
+from bench.gate.statistics import FRESH_LAUNCHES
 from bench.gate.verdicts import Report, Unusable
 
 
 @contextmanager
 def worktree(reference: str) -> Iterator[Path]:
-    """The reference's files in a temporary worktree, removed at the end."""
+    """Check out the reference into a temporary worktree, and remove that at the end."""
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{reference}^{{commit}}")
     with tempfile.TemporaryDirectory(prefix="lockstep-") as folder:
         root = Path(folder, "before")
@@ -38,36 +40,29 @@ def worktree(reference: str) -> Iterator[Path]:
 
 
 def compare(reference: str, ranks: int, launches: int, tolerance: float, rest: list[str]) -> Report:
-    """Launch both in turn and judge."""
+    """Launch both commits in turn and judge them."""
     with worktree(reference) as root:
         grids = [Grid(ranks, rest, root, "before"), Grid(ranks, rest, Path.cwd(), "after")]
 
         def keep(grid: Grid, launch: Launch) -> None:
-            if grid.root == root and not grid.nodes:  # nor will the next launches
+            if grid.root == root and not grid.nodes:  # the next launches would measure nothing too
                 raise Unusable(f"{reference} measured nothing: {_why(launch, root)}")
 
-        first, runs = collect(grids, launches, keep=keep)
-        more: list[Launch] = []
-        fresh: list[Launch] = []
-
-        def again(cells: Collection[str]) -> tuple[Side, Side]:
-            for own, new in zip((more, fresh), collect(grids, FRESH, only=cells), strict=True):
-                own.extend(new)
-            return side(more), after_side(fresh)
-
-        crowded = oversubscribed([*first, *runs])
-        judged = settled(side(first), after_side(runs), again, tolerance, crowded)
+        before, after = collect(grids, launches, keep=keep)
+        judged, relaunched = judge_launches(
+            before, after, lambda cells: collect(grids, FRESH_LAUNCHES, only=cells), tolerance
+        )
         named = _git("-C", str(root), "describe", "--always", "--tags")
     label = _git("describe", "--always", "--tags", "--dirty")
-    said = notes([*first, *runs, *more, *fresh])
+    said = notes([*before, *after, *relaunched])
     return Report(f"{reference} ({named})", label, judged, tolerance, notes=said)
 
 
 def _why(launch: Launch, root: Path) -> str:
-    """The reason why a reference's launch has no cells."""
+    """Say why a launch of the reference measured no cell."""
     conftest = Path(root, "bench", "conftest.py")
     if not conftest.exists() or '"--cells"' not in conftest.read_text(encoding="utf-8"):
-        return "it is from before this gate, and does not know the --cells that launches ask for"
+        return "it is older than this gate: its pytest has no option --cells, which launches need"
     return launch.failure or "no cells"
 
 
@@ -87,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("reference", metavar="GIT_REF")
-    arguments(parser)
+    add_judging_options(parser)
     options, rest = parser.parse_known_args(argv)
-    return conclude(
+    return judge_and_report(
         lambda: compare(
             options.reference,
             options.ranks or available(),
@@ -102,5 +97,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    interruptible()
+    make_interruptible()
     sys.exit(main())

@@ -1,10 +1,10 @@
-"""Several launches pooled into a baseline, in pytest-benchmark's storage folder.
+"""Save several launches as a baseline, in pytest-benchmark's storage folder, and load it again.
 
     python -m bench.gate.baselines -n 2 --launches 3 --save NAME [pytest arguments, e.g. --quick]
 
 A baseline is a file that `pytest-benchmark compare` reads, with one more top-level key, "lockstep":
-the fingerprint of the machine, the arguments that the grid was run with, and each launch's cells
-with all round times. Everything else in the file is derived from these.
+the fingerprint of the machine, pytest's arguments, and each launch's cells with all round times.
+Everything else in the file is derived from these.
 
 Exit codes: 0 saved; 1 a launch failed (what was measured is saved all the same); 2 wrong usage;
 4 the machine was too busy for some cells to get three undisturbed launches.
@@ -15,10 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,30 +32,31 @@ from pytest_benchmark.utils import get_commit_info, get_machine_id
 
 from bench.core.cores import available
 from bench.core.fingerprint import fingerprint
-from bench.gate.launches import (
-    Grid,
-    Launch,
-    collect,
-    every_cell,
-    interruptible,
-    launch_count,
-    rank_count,
-    side,
-)
+from bench.gate.collect import Grid, collect
+from bench.gate.command_line import launch_count, make_interruptible, rank_count
+from bench.gate.launches import Launch, devices, every_cell, undisturbed_launches
 from bench.gate.statistics import MIN_LAUNCHES
-from bench.gate.verdicts import Unusable
+from bench.gate.verdicts import Exit, Unusable
+from nn.atomic_write import atomic_write
 
 STORAGE = Path(".benchmarks")
 FORMAT = 1
 
 
 class BaselineError(Unusable):
-    """A baseline that cannot be used, and why."""
+    """A baseline cannot be used; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What was saved under a name."""
+    """The launches that were saved under a name.
+
+    Attributes:
+        path: the file.
+        saved: when.
+        fingerprint: of the machine and its libraries.
+        arguments: for pytest, with which the grid was launched.
+    """
 
     path: Path
     saved: datetime
@@ -67,7 +66,7 @@ class Baseline:
 
 
 def name_of(text: str) -> str:
-    """A command line argument that may name a baseline."""
+    """Read an argument that is the name of a baseline."""
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", text):
         raise argparse.ArgumentTypeError(
             f"a baseline's name is letters, digits, '_', '-' and '.', not {text!r}"
@@ -76,7 +75,7 @@ def name_of(text: str) -> str:
 
 
 def reserve(storage: Path, name: str) -> Path:
-    """The next free `NNNN_name.json` of this machine's folder; nothing is written yet."""
+    """Return the next free `NNNN_name.json` of this machine's folder; write no file yet."""
     folder = storage / get_machine_id()
     folder.mkdir(parents=True, exist_ok=True)
     numbers = [int(path.name[:4]) for path in folder.glob("[0-9][0-9][0-9][0-9]_*.json")]
@@ -89,7 +88,7 @@ def write(
     machine: Mapping[str, Any],
     arguments: Sequence[str],
 ) -> None:
-    """Write all launches, or leave the file as it was: a crash in the middle harms nothing."""
+    """Write a baseline of all launches, or leave the file as it was."""
     content = {
         "machine_info": _machine_info(),
         "commit_info": get_commit_info(),
@@ -103,17 +102,8 @@ def write(
             "launches": [{"cells": list(launch.cells.values())} for launch in launches],
         },
     }
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".part", delete=False
-    ) as file:
-        try:
-            json.dump(content, file, indent=1, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    with atomic_write(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, allow_nan=False)
 
 
 @cache
@@ -122,9 +112,12 @@ def _machine_info() -> dict[str, Any]:
 
 
 def load(storage: Path, name: str) -> Baseline:
-    """The newest baseline of that name, or the file of that path; BaselineError if unusable.
+    """Load the baseline file `name`, or else the newest baseline of that name.
 
-    Those in this machine's folder come first: numbers of different folders say nothing about age.
+    Baselines of this machine come first; of other machines the newest counts.
+
+    Raises:
+        BaselineError: there is none, or it is damaged.
     """
     given = Path(name)
     if given.is_file():
@@ -136,14 +129,18 @@ def load(storage: Path, name: str) -> Baseline:
     if not found:
         saved = sorted({path.stem[5:] for path in storage.glob("*/[0-9][0-9][0-9][0-9]_*.json")})
         raise BaselineError(
-            f"no baseline {name!r} in {storage} (there: {', '.join(saved) or 'none'}); "
+            f"no baseline {name!r} in {storage} (saved there: {', '.join(saved) or 'none'}); "
             f"save one with: nox -s bench_mpi -- --save {name}"
         )
     return max(found, key=lambda baseline: baseline.saved)
 
 
 def read(path: Path) -> Baseline:
-    """Read and check a baseline file; BaselineError says what is wrong with it."""
+    """Read and check a baseline file.
+
+    Raises:
+        BaselineError: it cannot be read, is damaged, or holds no cell.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -174,7 +171,7 @@ def read(path: Path) -> Baseline:
 
 
 def _checked(line: dict[str, Any]) -> dict[str, Any]:
-    """A cell's line with everything that the gate reads; ValueError or KeyError otherwise."""
+    """Return a cell's line if the gate can use it; raise ValueError or KeyError otherwise."""
     if not isinstance(line["id"], str) or not isinstance(line["oversubscribed"], bool):
         raise ValueError(f"id and oversubscribed flag of {line['id']!r}")
     if not all(
@@ -192,7 +189,7 @@ def _checked(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _benchmark(launches: Sequence[Launch], cell: str) -> dict[str, Any]:
-    """The cell as pytest-benchmark stores it: all launches' parallel rounds, medians over them."""
+    """Return a cell as pytest-benchmark stores it: all parallel rounds, medians over launches."""
     lines = [launch.cells[cell] for launch in launches if cell in launch.cells]
     stats = Stats()
     for line in lines:
@@ -229,23 +226,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def keep(_: Grid, launch: Launch) -> None:
         done.append(launch)
-        devices = {line["device"] for one in done for line in one.cells.values()}
-        write(path, done, fingerprint(known.ranks, devices), rest)
+        write(path, done, fingerprint(known.ranks, devices(done)), rest)
 
     collect([grid], known.launches, keep=keep)
-    usable = side(done)
+    usable = undisturbed_launches(done)
     few = [cell for cell, launches in usable.items() if len(launches) < MIN_LAUNCHES]
     said = f"saved {len(usable)} cells of {len(done)} launches in {path}"
     grid.console.print(said, highlight=False, soft_wrap=True)
     if not usable or any(launch.failure for launch in done):
         grid.console.print("[red]a launch failed: the baseline holds what was measured")
-        return 1
+        return Exit.FAILED
     if few:
-        grid.console.print(f"[yellow]too busy a machine, inconclusive: {', '.join(few)}")
-        return 4
-    return 0
+        grid.console.print(
+            f"[yellow]the machine was too busy, so these cells have fewer than {MIN_LAUNCHES} "
+            f"undisturbed launches: {', '.join(few)}"
+        )
+        return Exit.INCONCLUSIVE
+    return Exit.HELD
 
 
 if __name__ == "__main__":
-    interruptible()
+    make_interruptible()
     sys.exit(main())

@@ -1,10 +1,10 @@
-"""Run a baseline's cells again and judge their speedups.
+"""Launch the cells of a baseline again, and judge their speedups.
 
     python -m bench.gate.compare NAME [--tolerance 5%] [-n N] [--json F] [--junit F] [--markdown F]
 
 Exit codes: 0 every gated cell held; 1 a cell is slower (confirmed) or missing; 2 wrong usage, or no
-usable baseline; 3 incomparable: another machine or other libraries; 4 inconclusive: neighbours or
-noise left a cell without a verdict. Only 0 is a pass.
+usable baseline; 3 incomparable: another machine or other libraries; 4 inconclusive: other programs
+or noise left a cell without a verdict. Only 0 is a pass.
 """
 
 from __future__ import annotations
@@ -14,50 +14,59 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from bench.core.fingerprint import differences, fingerprint
-from bench.gate import baselines, statistics, verdicts
+from bench.gate import baselines
+from bench.gate.collect import Grid, collect
+from bench.gate.command_line import add_judging_options, judge_and_report, make_interruptible
 from bench.gate.launches import (
-    Grid,
     Launch,
-    collect,
-    interruptible,
-    launch_count,
-    lost,
-    oversubscribed,
-    rank_count,
-    side,
+    devices,
+    notes,
+    oversubscribed_cells,
+    undisturbed_launches,
+    unmeasured_cells,
 )
-from bench.gate.statistics import MIN_LAUNCHES, TOLERANCE, Side, Verdict
-from bench.gate.verdicts import Exit, Report, Unusable
+from bench.gate.statistics import FRESH_LAUNCHES, CellLaunches, Verdict, judge_and_confirm
+from bench.gate.verdicts import Report
 
 
-def after_side(launches: Sequence[Launch]) -> dict[str, list[statistics.Arms]]:
-    """The usable launches of this run; what a launch failed to measure is missing, hence fails."""
-    gone = lost(launches)
-    return {cell: rounds for cell, rounds in side(launches).items() if cell not in gone}
-
-
-def settled(
-    before: Side,
-    after: Side,
-    again: Callable[[Collection[str]], tuple[Side, Side]],
+def judge_launches(
+    before: Sequence[Launch],
+    after: Sequence[Launch],
+    relaunch: Callable[[Collection[str]], Sequence[list[Launch]]],
     tolerance: float,
-    crowded: Collection[str],
-) -> list[Verdict]:
-    """Final verdicts. `again` launches the doubtful cells: more of before, and fresh after."""
-    first = statistics.judge(before, after, tolerance=tolerance, oversubscribed=crowded)
-    doubtful = statistics.unsettled(first)
-    if not doubtful:
-        return first
-    more, fresh = again(doubtful)
-    before = {cell: [*rounds, *more.get(cell, ())] for cell, rounds in before.items()}
-    # A cell that does not survive being run again is missing, as it would be the first time.
-    after = {
-        cell: rounds for cell, rounds in after.items() if cell in fresh or cell not in doubtful
-    }
-    return statistics.judge(before, after, fresh, tolerance=tolerance, oversubscribed=crowded)
+) -> tuple[list[Verdict], list[Launch]]:
+    """Judge launches, with fresh ones for the cells in doubt; return these launches as well.
+
+    Args:
+        relaunch: takes the cells in doubt; returns more launches before, and fresh ones after.
+        tolerance: see `statistics.judge`.
+    """
+    relaunched: list[Launch] = []
+
+    def confirm(cells: Collection[str]) -> tuple[CellLaunches, CellLaunches]:
+        more, fresh = relaunch(cells)
+        relaunched.extend([*more, *fresh])
+        return undisturbed_launches(more), measured_by_all(fresh)
+
+    judged = judge_and_confirm(
+        undisturbed_launches(before),
+        measured_by_all(after),
+        confirm,
+        tolerance=tolerance,
+        oversubscribed=oversubscribed_cells([*before, *after]),
+    )
+    return judged, relaunched
+
+
+def measured_by_all(launches: Sequence[Launch]) -> CellLaunches:
+    """Return the undisturbed launches of the cells that no launch failed to measure.
+
+    The other cells are missing, so they fail.
+    """
+    unmeasured = unmeasured_cells(launches)
+    usable = undisturbed_launches(launches)
+    return {cell: times for cell, times in usable.items() if cell not in unmeasured}
 
 
 def compare(
@@ -65,68 +74,22 @@ def compare(
 ) -> Report:
     """Launch the cells of a baseline again and judge them."""
     label = saved.path.stem
-    devices = {line["device"] for one in saved.launches for line in one.cells.values()}
     size = saved.fingerprint.get("world_size") if ranks is None else ranks
     if not isinstance(size, int) or size < 1:
         raise baselines.BaselineError(f"{saved.path} is damaged: world size {size!r}")
-    unequal = differences(saved.fingerprint, fingerprint(size, devices))
+    unequal = differences(saved.fingerprint, fingerprint(size, devices(saved.launches)))
     if unequal:
         return Report(label, "this run", [], tolerance, incomparable=unequal)
 
     grid = Grid(size, saved.arguments)
-    (runs,) = collect([grid], launches)
-    fresh: list[Launch] = []
-
-    def again(cells: Collection[str]) -> tuple[Side, Side]:
-        fresh.extend(*collect([grid], statistics.FRESH, only=cells))
-        return {}, after_side(fresh)
-
-    crowded = oversubscribed(saved.launches) | oversubscribed(runs)
-    judged = settled(side(saved.launches), after_side(runs), again, tolerance, crowded)
-    return Report(label, "this run", judged, tolerance, notes=notes([*runs, *fresh]))
-
-
-def notes(launches: Sequence[Launch]) -> list[str]:
-    """What a reader of the verdicts has to know about the launches."""
-    failures = [f"a launch {launch.failure}" for launch in launches if launch.failure]
-    taken = sum(len(launch.disturbed()) for launch in launches)
-    total = sum(len(launch.cells) for launch in launches)
-    if taken:
-        failures.append(f"{taken} of {total} measurements left out: neighbours used the processor")
-    return failures
-
-
-def slowdown(text: str) -> float:
-    """A tolerance, as `5%` or `0.05`."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a slowdown such as 5% or 0.05, not {text!r}")
-    return value
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that all judging programs share."""
-    parser.add_argument("--tolerance", type=slowdown, default=TOLERANCE, metavar="5%")
-    parser.add_argument("-n", dest="ranks", type=rank_count, metavar="N")
-    parser.add_argument("--launches", type=launch_count, default=MIN_LAUNCHES, metavar="K")
-    for kind in ("json", "junit", "markdown"):
-        parser.add_argument(f"--{kind}", type=Path, metavar="FILE")
-
-
-def conclude(judge: Callable[[], Report], options: argparse.Namespace) -> Exit:
-    """Judge, show the verdicts, and write the files that `arguments` were given."""
-    console = Console()
-    try:
-        report = judge()
-    except Unusable as error:
-        console.print(f"error: {error}", style="bold red", highlight=False, markup=False)
-        return Exit.USAGE
-    verdicts.show(report, console)
-    verdicts.write(report, options.json, options.junit, options.markdown)
-    return report.exit
+    (after,) = collect([grid], launches)
+    judged, relaunched = judge_launches(
+        saved.launches,
+        after,
+        lambda cells: [[], *collect([grid], FRESH_LAUNCHES, only=cells)],
+        tolerance,
+    )
+    return Report(label, "this run", judged, tolerance, notes=notes([*after, *relaunched]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,16 +100,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--storage", type=Path, default=baselines.STORAGE)
-    arguments(parser)
+    add_judging_options(parser)
     options = parser.parse_args(argv)
 
     def judge() -> Report:
         saved = baselines.load(options.storage, options.name)
         return compare(saved, options.ranks, options.launches, options.tolerance)
 
-    return conclude(judge, options)
+    return judge_and_report(judge, options)
 
 
 if __name__ == "__main__":
-    interruptible()
+    make_interruptible()
     sys.exit(main())

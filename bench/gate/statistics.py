@@ -1,6 +1,6 @@
-"""The gate: arrays of round times in, verdicts out. Knows nothing of MPI, pytest or files.
+"""Judge round times: arrays of seconds in, verdicts out. Knows nothing of MPI, pytest or files.
 
-What is compared is the *speedup* of each cell, before and after, never a parallel time alone: a
+The gate compares the *speedup* of each cell before and after, never a parallel time alone: a
 machine that is slower today slows both arms and leaves their ratio alone.
 
 The launch is the sampling unit. Rounds of one process launch share its memory layout and its
@@ -27,7 +27,7 @@ grid at once (Bonferroni).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
@@ -36,30 +36,30 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
-Arms: TypeAlias = tuple[ArrayLike, ArrayLike]
+PairedTimes: TypeAlias = tuple[ArrayLike, ArrayLike]
 """One cell in one launch: sequential and parallel round times in seconds, paired by index."""
 
-Side: TypeAlias = Mapping[str, Sequence[Arms]]
-"""Cell id -> its usable launches. A cell that could not be measured is absent, which fails; a cell
-whose launches were all disturbed is there with an empty list, which is inconclusive."""
+CellLaunches: TypeAlias = Mapping[str, Sequence[PairedTimes]]
+"""Cell id -> its undisturbed launches. A cell that could not be measured is absent, which fails; a
+cell whose launches were all disturbed has an empty list, which is inconclusive."""
 
 TOLERANCE = 0.05
 CONFIDENCE = 0.98
 MIN_LAUNCHES = 3
 
-FRESH = 5
-"""Launches that confirm or clear a suspect: few cells are, so more of them cost little."""
+FRESH_LAUNCHES = 5
+"""Launches that confirm or clear a suspect. Few cells are suspect, so they cost little."""
 
-# Past this half-width not even a slowdown of 20% could have been proven, so "pass" would be a lie.
-WIDEST = math.log(1.20)
+# With more than this not even a slowdown of 20% could have been proven: "pass" would be a lie.
+MAX_HALF_WIDTH = math.log(1.20)
 
 # A standard deviation of the log speedup below any clock's resolution. Keeps the logarithm of a
 # variance finite when all launches agree to the last digit.
-FINEST = 1e-6
+MIN_DEVIATION = 1e-6
 
 
 class Outcome(StrEnum):
-    """What is said of a cell."""
+    """The result of judging a cell."""
 
     PASS = "pass"
     FASTER = "faster"
@@ -79,11 +79,15 @@ UNDECIDED = frozenset({Outcome.INCONCLUSIVE, Outcome.SUSPECT})
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of one cell and the figures that it rests on.
+    """The outcome of one cell and the figures behind it; None where a figure is unknown.
 
-    Speedups are geometric means over launches. `ratio`, `low`, `high` are speedup after / before
-    and its interval; the arms' ratios are *times* after / before, so above 1 is slower. `launches`
-    counts before, after and fresh ones. None where a cell was not measured on both sides.
+    Attributes:
+        cell: id.
+        reason: one sentence for the reader of the report.
+        before, after: speedups, geometric means over launches.
+        ratio, low, high: speedup after / before, and its interval.
+        sequential_ratio, parallel_ratio: *times* after / before, so above 1 is slower.
+        launches: undisturbed ones before and after, and fresh ones.
     """
 
     cell: str
@@ -99,10 +103,45 @@ class Verdict:
     launches: tuple[int, int, int] = (0, 0, 0)
 
 
-def log_speedup(sequential: ArrayLike, parallel: ArrayLike) -> float:
-    """Median over paired rounds of log(sequential / parallel); both 1-D, seconds, equally long.
+@dataclass(frozen=True)
+class Estimate:
+    """How far the speedup of one cell moved, in natural logarithms.
 
-    Pairs cancel what slows neighbouring rounds alike, the median what slows a few of them alone.
+    Attributes:
+        before, after: log speedups, means over launches. After fresh launches, `after` is theirs
+            alone: the first launches were picked for being slow, and would count twice.
+        sequential, parallel: log ratios of the arms' *times*, after / before.
+        first_change: the change of the log speedup that the first launches showed.
+        half_width: half the width of the interval of `change`.
+        fresh_decide: whether there were enough fresh launches to decide.
+        launches: undisturbed ones before and after, and fresh ones.
+    """
+
+    before: float
+    after: float
+    sequential: float
+    parallel: float
+    first_change: float
+    half_width: float
+    fresh_decide: bool
+    launches: tuple[int, int, int]
+
+    @property
+    def change(self) -> float:
+        """The change of the log speedup; below 0 it fell."""
+        return self.after - self.before
+
+
+def log_speedup(sequential: ArrayLike, parallel: ArrayLike) -> float:
+    """Return the median over paired rounds of log(sequential / parallel).
+
+    Pairing cancels what slows neighbouring rounds alike; the median ignores a few slow rounds.
+
+    Args:
+        sequential, parallel: seconds, 1-D, equally long.
+
+    Raises:
+        ValueError: the rounds are unpaired, or are not positive times.
     """
     return float(_medians(sequential, parallel)[0])
 
@@ -110,19 +149,22 @@ def log_speedup(sequential: ArrayLike, parallel: ArrayLike) -> float:
 def moderate(
     variances: ArrayLike, freedom: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Variances of several cells drawn towards their common value, and their degrees of freedom.
+    """Draw the variances of several cells towards their common value (Smyth 2004, section 6.2).
 
-    With s^2 of d degrees of freedom each, and a scaled inverse chi-squared prior (d0, s0^2) fitted
-    to all of them by the moments of log s^2: (d0 s0^2 + d s^2) / (d0 + d), of d0 + d degrees of
-    freedom (Smyth 2004, section 6.2), at most as many as all cells have together.
+    A scaled inverse chi-squared prior (d0, s0^2) is fitted by the moments of log s^2 to all
+    variances s^2, each with d degrees of freedom.
+
+    Returns:
+        The variances (d0 s0^2 + d s^2) / (d0 + d), and their degrees of freedom: d0 + d, but no
+        more than all cells have together.
     """
-    s2 = np.maximum(np.asarray(variances, dtype=float), FINEST**2)
+    s2 = np.maximum(np.asarray(variances, dtype=float), MIN_DEVIATION**2)
     d = np.asarray(freedom, dtype=float)
     if s2.size == 1:
         return s2, d
     e = np.log(s2) - special.digamma(d / 2) + np.log(d / 2)
     excess = e.var(ddof=1) - special.polygamma(1, d / 2).mean()
-    if excess <= special.polygamma(1, d.sum() / 2):  # no more unequal than chance makes equals
+    if excess <= special.polygamma(1, d.sum() / 2):  # chance alone makes them as unequal
         return np.full_like(s2, np.average(s2, weights=d)), np.full_like(d, d.sum())
     d0 = 2 * optimize.brentq(lambda y: special.polygamma(1, y) - excess, 1e-6, d.sum() / 2)
     s02 = math.exp(e.mean() + special.digamma(d0 / 2) - math.log(d0 / 2))
@@ -130,37 +172,41 @@ def moderate(
 
 
 def judge(
-    before: Side,
-    after: Side,
-    fresh: Side | None = None,
+    before: CellLaunches,
+    after: CellLaunches,
+    fresh: CellLaunches | None = None,
     *,
     tolerance: float = TOLERANCE,
     confidence: float = CONFIDENCE,
     oversubscribed: Collection[str] = (),
 ) -> list[Verdict]:
-    """Verdicts on every cell of `before` and `after`, in that order.
+    """Judge every cell of `before` and `after`, in that order.
 
-    Call it first without `fresh`; launch the cells that `unsettled` names again, and call it with
-    those launches as `fresh`, which settles them. `tolerance` is a slowdown of the parallel arm:
-    0.05 lets the speedup fall to 1 / 1.05. `confidence` is that of each end of all intervals
-    together. Cells in `oversubscribed` are estimated but not gated. ValueError on times that are
-    no times.
+    Call it first without `fresh`; launch the cells that `cells_to_confirm` names again, and call it
+    with those launches as `fresh` for the final verdicts.
+
+    Args:
+        tolerance: a slowdown of the parallel arm; 0.05 lets the speedup fall to 1 / 1.05.
+        confidence: of each end of the intervals, for all cells together.
+        oversubscribed: cells that are estimated and not gated.
+
+    Raises:
+        ValueError: meaningless settings, or round times that are not positive or not paired.
     """
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance is a slowdown between 0 and 1 (5% is 0.05), not {tolerance}")
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence is between 0.5 and 1, not {confidence}")
-    sides = (before, after, fresh or {})
     logs = {
-        cell: tuple(_launches(side.get(cell, ())) for side in sides)
+        cell: tuple(_log_medians(part.get(cell, ())) for part in (before, after, fresh or {}))
         for cell in before
         if cell in after
     }
     gated = [cell for cell in logs if cell not in oversubscribed]
     shown = [cell for cell in logs if cell in oversubscribed]
     level = 1 - (1 - confidence) / max(1, len(gated))
-    enough = {cell: groups for cell, groups in logs.items() if _enough(groups)}
-    # Oversubscribed cells are noisier by far: they do not lend their noise to the gated ones.
+    enough = {cell: parts for cell, parts in logs.items() if _has_enough(parts)}
+    # Oversubscribed cells are far noisier, so they do not lend their noise to the gated ones.
     noise = {
         cell: variance
         for kind in (gated, shown)
@@ -171,111 +217,155 @@ def judge(
         if cell not in before:
             return Verdict(cell, Outcome.NEW, "not in the baseline", after=_speedup(after[cell]))
         if cell not in after:
-            reason = "the baseline has this cell, this run did not measure it"
+            reason = "the baseline has this cell, but this run did not measure it"
             return Verdict(cell, Outcome.MISSING, reason, before=_speedup(before[cell]))
         if cell not in enough:
-            b, a, f = (len(group) for group in logs[cell])
-            reason = f"{b} and {a} undisturbed launches, {MIN_LAUNCHES} a side are needed"
+            b, a, f = map(len, logs[cell])
+            reason = (
+                f"too few undisturbed launches: {b} before and {a} after; "
+                f"{MIN_LAUNCHES} of each are needed"
+            )
             outcome = Outcome.INCONCLUSIVE if cell in gated else Outcome.NOT_GATED
             return Verdict(cell, outcome, reason, launches=(b, a, f))
-        return _settle(cell, enough[cell], noise[cell], level, tolerance, cell in gated)
+        found = _estimate(enough[cell], noise[cell], level)
+        return _verdict(cell, found, *decide(found, tolerance, cell in gated))
 
     return [verdict(cell) for cell in [*before, *(c for c in after if c not in before)]]
 
 
-def unsettled(verdicts: Iterable[Verdict]) -> list[str]:
-    """Cells that fresh launches have to settle."""
+def judge_and_confirm(
+    before: CellLaunches,
+    after: CellLaunches,
+    relaunch: Callable[[Collection[str]], tuple[CellLaunches, CellLaunches]],
+    *,
+    tolerance: float = TOLERANCE,
+    oversubscribed: Collection[str] = (),
+) -> list[Verdict]:
+    """Judge every cell, launch the cells in doubt again, and return the final verdicts.
+
+    Args:
+        relaunch: takes the cells in doubt; returns more launches before, and fresh ones after.
+        tolerance, oversubscribed: see `judge`.
+    """
+    first = judge(before, after, tolerance=tolerance, oversubscribed=oversubscribed)
+    doubtful = cells_to_confirm(first)
+    if not doubtful:
+        return first
+    more, fresh = relaunch(doubtful)
+    before = {cell: [*times, *more.get(cell, ())] for cell, times in before.items()}
+    # A cell that a fresh launch does not measure is missing, as it would be the first time.
+    after = {cell: times for cell, times in after.items() if cell in fresh or cell not in doubtful}
+    return judge(before, after, fresh, tolerance=tolerance, oversubscribed=oversubscribed)
+
+
+def cells_to_confirm(verdicts: Iterable[Verdict]) -> list[str]:
+    """List the cells that fresh launches can decide."""
     return [v.cell for v in verdicts if v.outcome in UNDECIDED and v.ratio is not None]
 
 
-def _settle(
-    cell: str,
-    groups: tuple[NDArray[np.float64], ...],
-    noise: tuple[float, float],
-    level: float,
-    tolerance: float,
-    gated: bool,
-) -> Verdict:
-    """The verdict on a cell; groups are before, after and fresh, each (launches, 3)."""
-    before, after, fresh = groups
-    variance, freedom = noise
-    # Fresh launches decide alone: the first ones were picked for being low, and would count twice.
-    settled = len(fresh) >= MIN_LAUNCHES
-    deciding = fresh if settled else after
-    change, sequential, parallel = deciding.mean(axis=0) - before.mean(axis=0)
-    half = stats.t.ppf(level, freedom) * math.sqrt(variance * (1 / len(before) + 1 / len(deciding)))
+def decide(estimate: Estimate, tolerance: float, gated: bool) -> tuple[Outcome, str]:
+    """Return the outcome of a cell, and the reason for it in one sentence."""
+    change, half_width = estimate.change, estimate.half_width
+    sequential, parallel = estimate.sequential, estimate.parallel
     bound = math.log1p(tolerance)
-    first = after[:, 0].mean() - before[:, 0].mean()
-    suspected, fell, rose = first < -bound, change < -bound, change > bound
-    slowdown = f"as if the parallel arm were {math.expm1(-change):.1%} slower"
-    arms = f"times: sequential {math.expm1(sequential):+.1%}, parallel {math.expm1(parallel):+.1%}"
+    suspected = estimate.first_change < -bound
+    fell, rose = change < -bound, change > bound
+    slowdown = f"the speedup fell as if parallel steps took {math.expm1(-change):.1%} longer"
+    times = f"times: sequential {math.expm1(sequential):+.1%}, parallel {math.expm1(parallel):+.1%}"
 
     if not gated:
-        outcome, reason = Outcome.NOT_GATED, "more ranks than cores: shown, not gated"
-    elif suspected and not settled:
-        outcome, reason = Outcome.SUSPECT, f"{slowdown}; fresh launches must confirm it"
-    elif suspected and fell and change + half < 0:
+        return Outcome.NOT_GATED, "more ranks than cores: shown, but not gated"
+    if suspected and not estimate.fresh_decide:
+        return Outcome.SUSPECT, f"{slowdown}; fresh launches have to confirm it"
+    if suspected and fell and change + half_width < 0:
         if -sequential > parallel:
-            outcome = Outcome.SEQUENTIAL_FASTER
-            reason = f"because the sequential arm got faster ({arms}); if meant, save a baseline"
-        else:
-            outcome, reason = Outcome.SLOWER, f"{slowdown}, confirmed ({arms})"
-    elif fell:
-        outcome = Outcome.INCONCLUSIVE
-        reason = f"{slowdown}, " + ("but its interval holds 1" if suspected else "but not at first")
-    elif half > WIDEST:
-        outcome = Outcome.INCONCLUSIVE
-        reason = f"too noisy: no slowdown below {math.expm1(half):.0%} could have been proven"
-    elif suspected:
-        outcome = Outcome.PASS
-        reason = f"looked {math.expm1(-first):.1%} slower at first, not confirmed"
-    elif rose and change - half > 0:
+            return Outcome.SEQUENTIAL_FASTER, (
+                f"the speedup fell because the sequential arm got faster ({times}); "
+                "if that is intended, save a new baseline"
+            )
+        return Outcome.SLOWER, f"{slowdown}, and fresh launches confirmed it ({times})"
+    if fell and suspected:
+        return Outcome.INCONCLUSIVE, f"{slowdown}, but the interval includes 1, which is no change"
+    if fell:
+        return Outcome.INCONCLUSIVE, f"{slowdown} in fresh launches, but not in the first ones"
+    if half_width > MAX_HALF_WIDTH:
+        smallest = math.expm1(half_width)
+        return Outcome.INCONCLUSIVE, (
+            f"too noisy: a slowdown of less than {smallest:.0%} could not have been proven"
+        )
+    if suspected:
+        first = math.expm1(-estimate.first_change)
+        return Outcome.PASS, f"looked {first:.1%} slower at first, not confirmed by fresh launches"
+    if rose and change - half_width > 0:
         if sequential > -parallel:
-            outcome = Outcome.SEQUENTIAL_SLOWER
-            reason = f"no gain: the speedup rose because the sequential arm got slower ({arms})"
-        else:
-            outcome, reason = Outcome.FASTER, f"the speedup rose by {math.expm1(change):.1%}"
-    else:
-        outcome, reason = Outcome.PASS, f"within {tolerance:.0%}"
+            return Outcome.SEQUENTIAL_SLOWER, (
+                f"no gain: the speedup rose because the sequential arm got slower ({times})"
+            )
+        return Outcome.FASTER, f"the speedup rose by {math.expm1(change):.1%}"
+    return Outcome.PASS, f"within the tolerance of {tolerance:.0%}"
 
-    return Verdict(
-        cell,
-        outcome,
-        reason,
-        before=math.exp(before[:, 0].mean()),
-        after=math.exp(deciding[:, 0].mean()),
-        ratio=math.exp(change),
-        low=math.exp(change - half),
-        high=math.exp(change + half),
-        sequential_ratio=math.exp(sequential),
-        parallel_ratio=math.exp(parallel),
+
+def _estimate(
+    parts: tuple[NDArray[np.float64], ...], noise: tuple[float, float], level: float
+) -> Estimate:
+    """Estimate one cell's change from its launches before, after and fresh."""
+    before, after, fresh = parts
+    variance, freedom = noise
+    fresh_decide = len(fresh) >= MIN_LAUNCHES
+    deciding = fresh if fresh_decide else after
+    spread = math.sqrt(variance * (1 / len(before) + 1 / len(deciding)))
+    old, first, new = (part.mean(axis=0) for part in (before, after, deciding))
+    return Estimate(
+        before=float(old[0]),
+        after=float(new[0]),
+        sequential=float(new[1] - old[1]),
+        parallel=float(new[2] - old[2]),
+        first_change=float(first[0] - old[0]),
+        half_width=float(stats.t.ppf(level, freedom) * spread),
+        fresh_decide=fresh_decide,
         launches=(len(before), len(after), len(fresh)),
     )
 
 
-def _enough(groups: tuple[NDArray[np.float64], ...]) -> bool:
-    before, after, _ = groups
+def _verdict(cell: str, estimate: Estimate, outcome: Outcome, reason: str) -> Verdict:
+    return Verdict(
+        cell,
+        outcome,
+        reason,
+        before=math.exp(estimate.before),
+        after=math.exp(estimate.after),
+        ratio=math.exp(estimate.change),
+        low=math.exp(estimate.change - estimate.half_width),
+        high=math.exp(estimate.change + estimate.half_width),
+        sequential_ratio=math.exp(estimate.sequential),
+        parallel_ratio=math.exp(estimate.parallel),
+        launches=estimate.launches,
+    )
+
+
+def _has_enough(parts: tuple[NDArray[np.float64], ...]) -> bool:
+    before, after, _ = parts
     return min(len(before), len(after)) >= MIN_LAUNCHES
 
 
 def _noise(cells: Mapping[str, tuple[NDArray[np.float64], ...]]) -> dict[str, tuple[float, float]]:
-    """Moderated variance of one launch's log speedup, and its degrees of freedom, per cell."""
+    """Return per cell the moderated variance of a launch's log speedup, and its freedom."""
     if not cells:
         return {}
-    samples = [[g[:, 0] for g in groups if len(g) > 1] for groups in cells.values()]
-    freedom = [sum(x.size - 1 for x in groups) for groups in samples]
-    squares = [sum(float(((x - x.mean()) ** 2).sum()) for x in groups) for groups in samples]
+    samples = [[part[:, 0] for part in parts if len(part) > 1] for parts in cells.values()]
+    freedom = [sum(x.size - 1 for x in parts) for parts in samples]
+    squares = [sum(float(((x - x.mean()) ** 2).sum()) for x in parts) for parts in samples]
     variances, degrees = moderate(np.divide(squares, freedom), freedom)
     return {c: (float(v), float(d)) for c, v, d in zip(cells, variances, degrees, strict=True)}
 
 
-def _launches(launches: Sequence[Arms]) -> NDArray[np.float64]:
-    """(launches, 3): the `_medians` of each."""
-    return np.array([_medians(*arms) for arms in launches]).reshape(-1, 3)
+def _log_medians(launches: Sequence[PairedTimes]) -> NDArray[np.float64]:
+    """Return (launches, 3): the `_medians` of each launch."""
+    return np.array([_medians(*times) for times in launches]).reshape(-1, 3)
 
 
 def _medians(sequential: ArrayLike, parallel: ArrayLike) -> NDArray[np.float64]:
-    """Medians over the rounds of one launch of log speedup, log sequential, log parallel time."""
+    """Return the medians over a launch's rounds of log speedup, log sequential, log parallel."""
     seq, par = _logs(sequential), _logs(parallel)
     if seq.size != par.size:
         raise ValueError(f"rounds come in pairs, not {seq.size} sequential and {par.size} parallel")
@@ -289,5 +379,5 @@ def _logs(times: ArrayLike) -> NDArray[np.float64]:
     return np.log(array)
 
 
-def _speedup(launches: Sequence[Arms]) -> float | None:
-    return math.exp(_launches(launches)[:, 0].mean()) if launches else None
+def _speedup(launches: Sequence[PairedTimes]) -> float | None:
+    return math.exp(_log_medians(launches)[:, 0].mean()) if launches else None

@@ -1,4 +1,4 @@
-"""Verdicts for people and for machines: a table, JSON, JUnit XML and Markdown."""
+"""Show verdicts as a table, and write them as JSON, JUnit XML and Markdown."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.gate.statistics import CONFIDENCE, FAILED, TOLERANCE, UNDECIDED, Outcome, Verdict
+from nn.atomic_write import atomic_write
 
 
 class Exit(IntEnum):
-    """Exit codes of the programs that judge. 2 is argparse's."""
+    """Exit codes of the programs that judge; 2 is what argparse exits with."""
 
     HELD = 0
     FAILED = 1
@@ -28,7 +29,7 @@ class Exit(IntEnum):
 
 
 class Unusable(ValueError):
-    """What was to be compared with, and why it cannot be."""
+    """The baseline or commit to compare with is unusable; the message says why."""
 
 
 COLOUR = {
@@ -45,7 +46,7 @@ COLOUR = {
 }
 
 LOG_WIDTH = 120
-"""Characters of a table in a log."""
+"""Least width of a table in a log, in characters."""
 
 HEADER = (
     "cell",
@@ -62,7 +63,14 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is said about one comparison."""
+    """The verdicts of one comparison, and how it was made.
+
+    Attributes:
+        before, after: names of what was compared.
+        tolerance, confidence: see `statistics.judge`.
+        incomparable: differences of the machines' fingerprints; with any, nothing is judged.
+        notes: further sentences about the launches.
+    """
 
     before: str
     after: str
@@ -70,12 +78,11 @@ class Report:
     tolerance: float = TOLERANCE
     confidence: float = CONFIDENCE
     incomparable: Sequence[str] = ()
-    """Differences of the machines' fingerprints; nothing is judged where there are any."""
     notes: Sequence[str] = ()
 
     @property
     def worst_first(self) -> list[Verdict]:
-        """Failed, undecided, held; otherwise in the order of the grid."""
+        """The verdicts: failed, then undecided, then held; else in the order of the grid."""
         return sorted(
             self.verdicts,
             key=lambda verdict: (verdict.outcome not in FAILED, verdict.outcome not in UNDECIDED),
@@ -83,7 +90,7 @@ class Report:
 
     @property
     def exit(self) -> Exit:
-        """Failed before inconclusive before held; a comparison that gated nothing has not held."""
+        """The exit code: the worst verdict counts, and a report without a gated cell is no pass."""
         outcomes = {verdict.outcome for verdict in self.verdicts}
         if self.incomparable:
             return Exit.INCOMPARABLE
@@ -95,28 +102,28 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """One sentence."""
+        """The exit code in words, and how many cells have which outcome."""
         if self.incomparable:
-            return "incomparable: not the same machine and libraries, so nothing was judged"
+            return "incomparable: the machine or its libraries differ, so nothing was judged"
         counts = Counter(verdict.outcome for verdict in self.verdicts)
         said = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
         return f"{self.exit.name.lower()}: {said or 'no cells'}"
 
     @property
     def method(self) -> str:
-        """How to read the interval and the tolerance."""
+        """How to read the table."""
         return (
-            "A cell fails when its speedup fell by more than a parallel arm "
-            f"{self.tolerance:.1%} slower explains (below {1 / (1 + self.tolerance):.3f}), in "
-            "fresh launches too, and the interval lies below 1. Each end of the intervals holds "
-            f"with nominally {self.confidence:.0%} for all cells together. Times are after / "
-            "before: above 1 is slower."
+            "before and after are speedups, ratio is after / before. A cell fails when its ratio "
+            f"is below {1 / (1 + self.tolerance):.3f} (parallel steps {self.tolerance:.1%} "
+            "longer), in fresh launches too, and the whole interval is below 1. The intervals hold "
+            f"for all cells together, each end with nominally {self.confidence:.0%} confidence. "
+            "Times are after / before: above 1 is slower."
         )
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the table, worst first, and below it the reasons that say more than "pass"."""
-    # A log keeps no width, and what is cut off there is lost: rather let its reader wrap lines.
+    """Print the table, worst first, and below it the reason for every outcome but a pass."""
+    # A log has no width. What is cut off there is lost, so let the reader wrap long lines.
     console.width = console.width if console.is_terminal else max(console.width, LOG_WIDTH)
     table = Table(
         title=f"speedup: {report.before} -> {report.after}",
@@ -127,7 +134,7 @@ def show(report: Report, console: Console) -> None:
     *columns, _ = HEADER
     for name in columns:
         text = name in ("cell", "verdict")
-        # Figures are of no use in part; a cell's name may take two lines.
+        # A figure must not be cut off; a cell's name may take two lines.
         table.add_column(
             name.replace(" ", "\n"),
             justify="left" if text else "right",
@@ -147,7 +154,7 @@ def show(report: Report, console: Console) -> None:
 
 
 def to_json(report: Report) -> str:
-    """The report with every figure at full precision."""
+    """Return the report as JSON, with every figure at full precision."""
     content = {
         "summary": report.summary,
         "exit_code": int(report.exit),
@@ -163,7 +170,7 @@ def to_json(report: Report) -> str:
 
 
 def to_junit(report: Report) -> str:
-    """One test case per cell: failures fail, what could not be judged is an error."""
+    """Return JUnit XML with a test case per cell; a cell that could not be judged is an error."""
     failures = sum(v.outcome in FAILED for v in report.verdicts)
     errors = sum(v.outcome in UNDECIDED for v in report.verdicts) + bool(report.incomparable)
     skipped = sum(v.outcome in (Outcome.NOT_GATED, Outcome.NEW) for v in report.verdicts)
@@ -196,9 +203,9 @@ def to_junit(report: Report) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """A summary for a CI page, worst first."""
+    """Return a summary in Markdown for a CI page, worst first."""
     lines = [f"### Speedup gate: {report.summary}", ""]
-    lines += [f"`{report.before}` before, `{report.after}` after.", ""]
+    lines += [f"`{report.before}` (before) against `{report.after}` (after)", ""]
     if report.verdicts:
         lines += ["| " + " | ".join(HEADER) + " |"]
         lines += ["|" + "|".join("---" for _ in HEADER) + "|"]
@@ -212,14 +219,15 @@ def to_markdown(report: Report) -> str:
 
 
 def write(report: Report, json: Path | None, junit: Path | None, markdown: Path | None) -> None:
-    """Write the files that were asked for; Markdown is appended, as CI summaries are shared."""
+    """Write the files that are not None; append Markdown, since CI steps share one summary."""
     for path, text in ((json, to_json), (junit, to_junit)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text(report), encoding="utf-8")
+            with atomic_write(path, "w", encoding="utf-8") as file:
+                file.write(text(report))
     if markdown is not None:
-        with markdown.open("a", encoding="utf-8") as file:
-            file.write(to_markdown(report))
+        with markdown.open("a", encoding="utf-8") as summary:
+            summary.write(to_markdown(report))
 
 
 def _row(verdict: Verdict) -> tuple[str, ...]:

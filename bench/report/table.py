@@ -1,10 +1,19 @@
-"""The tables at the end of a run: what was asked, what came out, and what it was compared to."""
+"""The tables at the end of a run, read from the file of its results.
 
+    python -m bench.report.table .benchmarks/lockstep/FILE.jsonl
+
+prints them again.
+"""
+
+import argparse
 import io
-from collections.abc import Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from operator import attrgetter
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from rich import box
@@ -13,9 +22,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.core.cell import Measurement
-from bench.core.check import WrongTraining
-from bench.report.results import Ratio, Training, Transfer
+from bench.report.kinds import Measurement, Mutant, Promise, Proof, Transfer, WrongCell
+from strategies.records import Record, Run, read
+
+MIN_WIDTH = 120
+HEADER_KEYS = ("session", "command", "date", "commit", "dirty", "host", "ranks")
 
 LEGEND = """\
 [b]plain[/b]     plain training: one process with one thread, the other ranks asleep
@@ -27,33 +38,54 @@ LEGEND = """\
 [b]check[/b]     largest difference from plainly trained weights, over the distance they moved"""
 
 
-def render(results: Mapping[str, Sequence[Any]], width: int, colour: bool) -> str:
-    """Tables of all results, question by question, as text `width` columns wide."""
+def render(run: Run, width: int, colour: bool) -> str:
+    """Tables of a run's results, question by question, as text `width` columns wide."""
     console = Console(
         file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False
     )
-    cells = [r for group in results.values() for r in group if isinstance(r, Measurement)]
+    questions: dict[str, list[Record]] = {}
+    for record in run.records:
+        questions.setdefault(record.other_keys.get("question", ""), []).append(record)
+    cells = _only(Measurement, run.records)
     if cells:
         console.print(LEGEND)
-    for question, group in results.items():
-        console.print()
-        console.print(Text(question, style="bold underline"))
-        measured = [r for r in group if isinstance(r, Measurement | WrongTraining)]
-        for net in dict.fromkeys(map(_net, measured)):
-            console.print(_cells(net, [m for m in measured if _net(m) == net]))
-        if transfers := [r for r in group if isinstance(r, Transfer)]:
-            console.print(_transfers(transfers))
-        if trainings := [r for r in group if isinstance(r, Training)]:
-            console.print(_trainings(trainings))
-        if ratios := [r for r in group if isinstance(r, Ratio)]:
-            console.print(_ratios(ratios))
-    wrong = [r for group in results.values() for r in group if isinstance(r, WrongTraining)]
-    if notes := _notes(cells, wrong):
+    for question, group in questions.items():
+        tables = _tables(group)
+        if tables:
+            console.print("", Text(question, style="bold underline"), *tables, sep="\n")
+    if notes := _notes(cells, _only(WrongCell, run.records)):
         console.print("", *notes, sep="\n")
+    for number, problem in run.damaged:
+        console.print(f"line {number} cannot be read: {escape(problem)}")
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def _net(measured: Measurement | WrongTraining) -> str:
+def _tables(group: Sequence[Record]) -> list[Table]:
+    """A table for each net whose cells were measured, and one for each other kind of result."""
+    measured = [r for r in group if isinstance(r, Measurement | WrongCell)]
+    tables = [
+        _cells(net, [m for m in measured if _net(m) == net])
+        for net in dict.fromkeys(map(_net, measured))
+    ]
+    if transfers := _only(Transfer, group):
+        tables.append(_transfers(transfers))
+    if promises := _only(Promise, group):
+        tables.append(_promises(promises))
+    if proofs := _only(Proof, group):
+        tables.append(_proofs(proofs))
+    if mutants := _only(Mutant, group):
+        tables.append(_mutants(mutants))
+    return tables
+
+
+R = TypeVar("R", bound=Record)
+
+
+def _only(kind: type[R], records: Sequence[Record]) -> list[R]:
+    return [record for record in records if isinstance(record, kind)]
+
+
+def _net(measured: Measurement | WrongCell) -> str:
     """The model of a cell, and where it computes if that is not the CPU."""
     cell = measured.cell
     return cell.model if cell.device == "cpu" else f"{cell.model} on {cell.device}"
@@ -79,7 +111,7 @@ def _last(rows: Sequence[Any], i: int, key: Any) -> bool:
     return i + 1 == len(rows) or key(rows[i + 1]) != key(rows[i])
 
 
-def _cells(title: str, cells: Sequence[Measurement | WrongTraining]) -> Table:
+def _cells(title: str, cells: Sequence[Measurement | WrongCell]) -> Table:
     epochs = len({m.cell.dataset_size for m in cells}) > 1
     unit = "s/epoch" if epochs else "ms/step"
     table = _table(
@@ -116,8 +148,8 @@ def _cells(title: str, cells: Sequence[Measurement | WrongTraining]) -> Table:
     return table
 
 
-def _wrong(wrong: WrongTraining) -> list[str]:
-    return ["", "", "[b red]WRONG[/]", *[""] * 5, f"[red]{_error(wrong.check.error)}[/]"]
+def _wrong(wrong: WrongCell) -> list[str]:
+    return ["", "", "[b red]WRONG[/]", *[""] * 5, f"[red]{_error(wrong.error)}[/]"]
 
 
 def _figures(m: Measurement, epochs: bool) -> list[str]:
@@ -152,7 +184,7 @@ def _error(error: float | None) -> str:
     return "*" if error is None else f"{error:.0e}"
 
 
-def _notes(cells: Sequence[Measurement], wrong: Sequence[WrongTraining]) -> list[str]:
+def _notes(cells: Sequence[Measurement], wrong: Sequence[WrongCell]) -> list[str]:
     """What the marks and colours of the tables mean, where there are any."""
     notes = []
     if any(m.oversubscribed for m in cells):
@@ -166,7 +198,7 @@ def _notes(cells: Sequence[Measurement], wrong: Sequence[WrongTraining]) -> list
     if "b yellow" in styles:
         notes.append("[b yellow]yellow[/]  not told apart from plain training by these rounds")
     notes += [f"* {escape(text)}" for text in dict.fromkeys(m.note for m in cells if m.note)]
-    notes += [f"[b red]WRONG[/]  {escape(str(w))}" for w in wrong]
+    notes += [f"[b red]WRONG[/]  {escape(f'{w.cell.strategy}: {w.problem}')}" for w in wrong]
     return notes
 
 
@@ -185,25 +217,50 @@ def _transfers(transfers: Sequence[Transfer]) -> Table:
     return table
 
 
-def _trainings(trainings: Sequence[Training]) -> Table:
-    table = _table("net", "computed by", "batches", "s/epoch", "of base", "test accuracy")
-    for i, t in enumerate(trainings):
+def _promises(promises: Sequence[Promise]) -> Table:
+    table = _table("ratio", "measured", "promised")
+    for p in promises:
+        style = "green" if p.kept else "b red"
+        promised = "" if p.limit is None else f"at most {p.limit:g}"
+        table.add_row(p.what, f"[{style}]{p.value:.3f}[/]", promised)
+    return table
+
+
+def _proofs(proofs: Sequence[Proof]) -> Table:
+    """How the tests of every file ended, and the largest error of what they compared."""
+    table = _table("tests of", "number", "failed", "skipped", "largest error / tolerance")
+    files = dict.fromkeys(p.test.partition("::")[0] for p in proofs)
+    for file in files:
+        group = [p for p in proofs if p.test.partition("::")[0] == file]
+        worst = [c.error / c.tolerance for p in group for c in p.comparisons if c.tolerance]
         table.add_row(
-            t.net,
-            t.device,
-            t.batches,
-            f"{t.seconds:.4f}",
-            f"{t.over_base:.2f}",
-            f"{100 * t.accuracy:.1f}%",
-            end_section=_last(trainings, i, lambda t: t.net),
+            file,
+            f"{len(group)}",
+            f"{sum(p.outcome in ('failed', 'xpassed') for p in group)}",
+            f"{sum(p.outcome == 'skipped' for p in group)}",
+            f"{max(worst):.0e}" if worst else "",
         )
     return table
 
 
-def _ratios(ratios: Sequence[Ratio]) -> Table:
-    table = _table("ratio", "measured", "promised")
-    for r in ratios:
-        style = "green" if r.kept else "b red"
-        promised = "" if r.limit is None else f"at most {r.limit:g}"
-        table.add_row(r.what, f"[{style}]{r.value:.3f}[/]", promised)
+def _mutants(mutants: Sequence[Mutant]) -> Table:
+    table = _table("mutant", "caught by")
+    for m in mutants:
+        table.add_row(m.name, f"{len(m.caught_by)} tests" if m.caught else "[b red]none[/]")
     return table
+
+
+def main() -> None:
+    """Print the tables of the run files that are named as arguments."""
+    parser = argparse.ArgumentParser("python -m bench.report.table", description=main.__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
+    for path in parser.parse_args().files:
+        run = read(path)
+        about = [f"{key}: {run.header[key]}" for key in HEADER_KEYS if key in run.header]
+        print(f"{path}\n" + "\n".join(about))
+        width = shutil.get_terminal_size((MIN_WIDTH, 0)).columns
+        print(render(run, max(MIN_WIDTH, width), sys.stdout.isatty()))
+
+
+if __name__ == "__main__":
+    main()

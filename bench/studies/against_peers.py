@@ -46,22 +46,6 @@ def _all_threads():
             torch.set_num_threads(1)
 
 
-def _sklearn_step():
-    """scikit-learn's MLPClassifier: a partial_fit is one step on the rows that it is given."""
-    from sklearn.neural_network import MLPClassifier
-
-    net = MLPClassifier(
-        MLP_SIZES[1:-1], solver="sgd", alpha=0, learning_rate_init=0.01, nesterovs_momentum=False
-    )
-    labels = np.arange(MLP_SIZES[-1])
-
-    def step(batch):
-        net.batch_size = len(batch)
-        net.partial_fit(batch.x, batch.y, classes=labels)
-
-    return step
-
-
 @pytest.mark.parametrize(
     ("net", "batch_size", "limit"),
     [
@@ -77,7 +61,8 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     pytest.importorskip("torch").set_num_threads(1)
-    from bench.peers import torch_peers
+    from bench import peers
+    from bench.peers.scikit_learn import partial_fit_step
     from nn.torch import zoo
     from nn.torch.model import TorchModel
 
@@ -94,10 +79,10 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
     ]
     short = Batch(x[1:batch_size], y[1:batch_size])
     strategies = {
-        "torch, plain loop": build(torch_peers.Peer),
-        THREADS: build(torch_peers.Peer),
+        "torch, plain loop": build(peers.Peer),
+        THREADS: build(peers.Peer),
         **{name: build(ours, comm) for name, ours in OURS.items()},
-        **{peer.__name__: build(peer, comm) for peer in torch_peers.PEERS},
+        **{peer.__name__: build(peer, comm) for peer in peers.PEERS},
     }
     contenders, raced = {}, {}
 
@@ -116,7 +101,7 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
         enter(label, strategy.step, strategy.comm.size, check)
     if net == "mlp":
         note = "scikit-learn draws weights of its own: only its time is compared"
-        enter("scikit-learn", _sklearn_step(), 1, Check(note=note))
+        enter("scikit-learn", partial_fit_step(MLP_SIZES, 0.01), 1, Check(note=note))
     lap()
     rounds = take_turns(contenders)
     for strategy in strategies.values():

@@ -14,11 +14,11 @@ from mpi4py import MPI
 from bench.core.arms import together, training, within
 from bench.core.cell import Case, Cell
 from bench.core.cores import available
-from bench.core.grid import full
 from bench.core.measure import measure
 from bench.core.silence import Silent
 from bench.core.turns import Contender, ratio, take_turns
-from bench.report.results import Ratio
+from bench.marks import only_in_full_grid
+from bench.report.promises import Promise
 from nn import SGD, Batch, mlp
 from nn.batch import bounds
 from strategies import DataParallel, Pipeline, Sequential, TensorParallel, ZeRO
@@ -129,11 +129,11 @@ def cost(comm, record):
         if setting.strategy in SCHEDULES:
             idle = 1 - np.median(result.rounds["silent"]) / np.median(result.rounds["parallel"])
             what = f"idle share of {name}, batch {setting.batch_size} (formula: {{:.3f}})"
-            share = Ratio(what.format(setting.idle_share), float(idle))
+            share = Promise(what.format(setting.idle_share), float(idle))
             record(share, "", [], {"idle_share": float(idle), "formula": setting.idle_share})
         alone = _peak(lambda on: Sequential(setting.model(), SGD(0.01)), setting, MPI.COMM_SELF)
         peak = comm.allreduce(_peak(setting.build, setting, comm), MPI.MAX)
-        memory = Ratio(f"peak memory of {name} / of plain training", peak / alone)
+        memory = Promise(f"peak memory of {name} / of plain training", peak / alone)
         record(memory, "", [], {"peak_bytes": peak, "peak_bytes_plain": alone})
 
     return cost
@@ -156,7 +156,7 @@ def _peak(build, setting, comm) -> int:
 def _varied(**values) -> list:
     """Settings that differ from the usual one in one thing; --quick leaves them out."""
     return [
-        full(replace(Setting(strategy), **{name: value}))
+        only_in_full_grid(replace(Setting(strategy), **{name: value}))
         for name, several in values.items()
         for value in several
         for strategy in ("tensor", "1f1b")

@@ -19,7 +19,7 @@ from scipy import stats
 import nn
 from bench.conftest import hold
 from bench.core.arms import sleeping_barrier
-from bench.report.results import Ratio
+from bench.report.promises import Promise
 from nn import SGD, Batch, Model, lr_schedules
 from nn.data import Dataset
 from nn.data.sets import topics
@@ -138,7 +138,7 @@ def test_sparse_and_dense(comm, record, name):
         loss_ratio = float(np.median(loss[:, i]) / np.median(plain))
         limit = highest if arm.startswith("Hogwild") else None
         rate = workload.epochs * len(data.y) / np.median(seconds[:, i])
-        record(Ratio(f"{name}, {arm}: {rate:,.0f} samples/s, time", time_ratio), "", [], {})
-        losses.append(Ratio(f"{name}, {arm}: final loss", loss_ratio, limit))
+        record(Promise(f"{name}, {arm}: {rate:,.0f} samples/s, time", time_ratio), "", [], {})
+        losses.append(Promise(f"{name}, {arm}: final loss", loss_ratio, limit))
         record(losses[-1], "", [], {})
     hold(losses, 0.0, comm.size)

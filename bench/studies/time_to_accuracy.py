@@ -23,11 +23,11 @@ import pytest
 from mpi4py import MPI
 
 import nn
-from bench.conftest import LINES, hold
+from bench.conftest import RUN, hold
 from bench.core.arms import sleeping_barrier
 from bench.core.cores import available
 from bench.core.grid import MLP_SIZES, optimizer
-from bench.report.results import Ratio
+from bench.report.promises import Promise
 from nn import Batch
 from nn.data import Dataset
 from strategies import Hogwild, LocalSGD, Sequential, SharedDataParallel, Strategy
@@ -218,7 +218,7 @@ def test_time_to_accuracy(request, comm, record, lap):
     if comm.rank == 0:
         seconds[:] = [[run.seconds_to_target for run in runs] for runs in curves.values()]
         cores[:] = [np.mean(used) for used in loads.values()]
-        path = request.config.stash[LINES].with_name("time_to_accuracy.json")
+        path = request.config.stash[RUN].path.with_name("time_to_accuracy.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         runs = [asdict(run) for of_arm in curves.values() for run in of_arm]
         path.write_text(json.dumps({"runs": runs, "cores_in_use": loads}))
@@ -230,6 +230,6 @@ def test_time_to_accuracy(request, comm, record, lap):
         what = f"{arm.name}: {np.median(times):.2f} s to {TARGET:.0%}, {used:.1f} cores, over"
         over_first = float(np.median(times / seconds[0]))
         limit = 1.0 if arm.name in FREE_RUNNING else None
-        ratios.append(Ratio(f"{what} {ARMS[0].name}", over_first, limit))
+        ratios.append(Promise(f"{what} {ARMS[0].name}", over_first, limit))
         record(ratios[-1], "", [], {})
     hold(ratios, foreign, comm.size)

@@ -15,9 +15,10 @@ from bench.user_code import UserCodeError
 from bench.user_code.conversion import as_model, as_rows, kind_of
 from bench.user_code.files import blamed, load_attribute, names_python
 from bench.user_code.nets import Net, Rows
-from bench.user_code.registry import Build, UserCode
+from bench.user_code.registry import UserCode
 from nn import SGD, Batch, Model, data
 from strategies import Sequential
+from strategies.catalog import Build
 
 
 def load(

@@ -64,7 +64,8 @@ def _end(ranks: Any, message: str) -> NoReturn:
     ranks.code = int(pytest.ExitCode.USAGE_ERROR)
     leads = ranks.control.rank == ranks.control.leader
     if leads and not ranks.control.can_finalize:
-        ranks.watchdog.print_now(f"ERROR: {message}")  # ranks have died: pytest will not get to say it
+        # Ranks have died, so pytest will not get to print it.
+        ranks.watchdog.print_now(f"ERROR: {message}")
     raise pytest.UsageError(*([message] if leads else []))
 
 

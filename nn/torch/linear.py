@@ -63,7 +63,7 @@ class TorchRowLinear(_RowByRow):
     """A Linear of which each rank has the weights of some inputs, and all ranks the whole bias.
 
     The bias is no part of the module: it is added here, after the sum over the ranks. The numpy
-    version of this layer is `strategies.tensor_parallel.RowLinear`.
+    version of this layer is `strategies.sharding.split_layers.RowLinear`.
 
     Args:
         module: a torch.nn.Linear without a bias, for this rank's inputs.

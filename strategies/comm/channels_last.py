@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def last(x: NDArray) -> NDArray:
+def to_channels_last(x: NDArray) -> NDArray:
     """(rows, features, ...) to (rows, ..., features), contiguous."""
     return np.ascontiguousarray(np.moveaxis(x, 1, -1))
 
 
-def first(x: NDArray) -> NDArray:
+def from_channels_last(x: NDArray) -> NDArray:
     """(rows, ..., features) to (rows, features, ...), a view."""
     return np.moveaxis(x, -1, 1)

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from mpi4py import MPI
 
+from strategies.comm.raise_together import sendable
+
 T = TypeVar("T")
 
 
@@ -17,16 +19,17 @@ def on_rank_0(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
     Raises:
         Exception: what `act` raised; on every rank.
     """
-    outcome: tuple[T | None, Exception | None] = None, None
+    result: T | None = None
+    error: Exception | None = None
     if comm.rank == 0:
         try:
-            outcome = act(), None
-        except Exception as error:  # whatever it is, the other ranks must hear of it
-            outcome = None, error
+            result = act()
+        except Exception as failure:  # whatever it is, the other ranks must hear of it
+            error = failure
     sleeping_barrier(comm)
-    result, error = comm.bcast(outcome)
-    if error:
-        raise error
+    result, told = comm.bcast((result, error and sendable(error)))
+    if told:
+        raise told from error
     return result
 
 

@@ -1,5 +1,6 @@
 """Failing together: a rank that raises alone leaves the others waiting for it."""
 
+import pickle
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -9,7 +10,7 @@ T = TypeVar("T")
 
 
 def raise_together(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
-    """What `act`, which does not communicate, returns here. Collective.
+    """Call `act`, which does not communicate, on every rank, and return its result. Collective.
 
     Raises:
         Exception: what it raised on the first rank where it failed; on every rank.
@@ -19,7 +20,16 @@ def raise_together(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
         found = act()
     except Exception as failure:  # whatever it is, the other ranks must hear of it
         error = failure
-    error = next(filter(None, comm.allgather(error)), None)
-    if error:
-        raise error
+    told = next(filter(None, comm.allgather(error and sendable(error))), None)
+    if told:
+        raise told from error
     return found
+
+
+def sendable(error: Exception) -> Exception:
+    """The error, or its text if its class cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -72,19 +72,6 @@ def part_of(model: Model, layers: list[Layer], layout: Layout) -> Model:
     )
 
 
-def refuse_synchronised(model: Any) -> None:
-    """Raises Refused: the model's batch norm waits for ranks that do not compute it with this one.
-
-    Or that compute it with weights of their own: what they have in common is no net's statistics.
-    """
-    if getattr(model, "sync_batch_norm", None):
-        raise Refused(
-            "sync_batch_norm=... is for strategies whose ranks compute every layer together, with "
-            "the same weights, each on its rows: DataParallel, SharedDataParallel, ZeRO, "
-            "CompressedDataParallel"
-        )
-
-
 class Sharded(Strategy):
     """A strategy whose ranks hold, and update, parts of the parameters.
 

@@ -70,7 +70,7 @@ class History(Record, kind="training"):
     @property
     def samples_per_second(self) -> float:
         """Rows that all ranks together trained on in a second; nan before the first step."""
-        return self.samples[-1] / self.seconds[-1] if self.steps else float("nan")
+        return self.samples[-1] / self.seconds[-1] if self.steps else math.nan
 
     def curve(self, value: str) -> tuple[list[float], list[float]]:
         """Training seconds and one of the values at each evaluation, to draw a line through.

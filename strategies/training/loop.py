@@ -18,7 +18,7 @@ from strategies.base import Strategy
 from strategies.comm.on_rank_0 import on_rank_0
 from strategies.comm.raise_together import raise_together
 from strategies.training.history import Evaluation, History
-from strategies.training.resuming import SAME, resume, save_history
+from strategies.training.resuming import SAME, resume, save
 
 Evaluate = Callable[[NDArray], Mapping[str, float]]
 """weights, (n,) -> numbers by name."""
@@ -27,9 +27,8 @@ Evaluate = Callable[[NDArray], Mapping[str, float]]
 class Batches(Protocol):
     """A data set to train on: `nn.data.Dataset`, or anything else with its `batches`."""
 
-    def batches(
-        self, batch_size: int, epochs: int, seed: int, start: int, **ahead: Any
-    ) -> Iterable[Batch]: ...
+    @property
+    def batches(self) -> Callable[..., Iterable[Batch]]: ...
 
 
 def train(
@@ -158,12 +157,13 @@ class _Run:
         self.strategy, self.comm, self.path = strategy, strategy.comm, path
         self.evaluate, self.on_step = evaluate, on_step
         self.history, self.position, self.saved_at = history, history.start, -1
-        if path is not None and on_rank_0(self.comm, Path(path).exists):
-            self.history, self.position = _resume(path, strategy, history)
+        if path is not None and (found := resume(path, strategy, history)):
+            self.history, self.position = found
             self.saved_at = self.position
         self.shared = self.history.steps
         self.is_heard = any(self.comm.allgather(on_step is not None))
-        self.wants_to_end, self.error = False, None
+        self.wants_to_end = False
+        self.error: Exception | None = None
 
     def start_clock(self) -> None:
         self.comm.Barrier()
@@ -186,24 +186,24 @@ class _Run:
 
     def stop(self, stops: bool, saves: bool) -> bool:
         """Do what is due while the clock stands, and return whether a rank wants to end."""
-        done = self.history.evaluations[-1:]
-        evaluates = (
-            stops and self.evaluate is not None and not (done and done[0].step == self.position)
-        )
-        saves = saves and self.path is not None and (evaluates or self.saved_at != self.position)
-        if not self.history.steps or not (evaluates or saves or (stops and self.is_heard)):
+        is_new = self.position not in [each.step for each in self.history.evaluations[-1:]]
+        evaluates = stops and is_new and self.evaluate is not None
+        saves = saves and (evaluates or self.saved_at != self.position)
+        hears = stops and self.is_heard
+        if not self.history.steps or not (evaluates or hears or (saves and self.path is not None)):
             return False
         self.share()
         if evaluates:
             self._evaluate()
-        ends = stops and self.is_heard and self._hear()
-        if saves or (ends and self.path is not None):
-            self._save()
+        ends = hears and self._hear()
+        if self.path is not None and (saves or ends):
+            save(self.path, self.strategy, self.position, self.history)
+            self.saved_at = self.position
         self.start_clock()
         return ends
 
     def share(self) -> None:
-        """Stop the clock, and give every rank what rank 0 knows of the steps since the last stop."""
+        """Stop the clock, and give every rank rank 0's account of the steps since the last stop."""
         lo, history = self.shared, self.history
         if lo == history.steps:
             return
@@ -215,14 +215,14 @@ class _Run:
         self.shared = history.steps
 
     def _evaluate(self) -> None:
-        begin = time.perf_counter()
+        assert self.evaluate is not None
+        begin, evaluate = time.perf_counter(), self.evaluate
         weights = self.strategy.weights()
 
-        def evaluate() -> tuple[dict[str, float], float]:
-            values = _as_floats(self.evaluate(weights))
-            return values, time.perf_counter() - begin
+        def values_and_time() -> tuple[dict[str, float], float]:
+            return _as_floats(evaluate(weights)), time.perf_counter() - begin
 
-        values, took = on_rank_0(self.comm, evaluate)
+        values, took = on_rank_0(self.comm, values_and_time)
         self.history.evaluations.append(
             Evaluation(self.position, self.history.seconds[-1], took, values)
         )
@@ -237,10 +237,6 @@ class _Run:
         raise_together(self.comm, said)
         return any(self.comm.allgather(self.wants_to_end))
 
-    def _save(self) -> None:
-        self.saved_at = self.position
-        save(self.path, self.strategy, self.position, _as_arrays(self.history))
-
 
 def _check_alike(comm: MPI.Intracomm, **arguments: Any) -> None:
     """Raise ValueError if the ranks do not call `train` with the same arguments."""
@@ -254,6 +250,7 @@ def _check_alike(comm: MPI.Intracomm, **arguments: Any) -> None:
 def _as_floats(values: Any) -> dict[str, float]:
     if not isinstance(values, Mapping) or not all(isinstance(v, Real) for v in values.values()):
         raise TypeError(
-            f'evaluate returned {values!r:.80}: expected numbers by name, such as {{"accuracy": 0.9}}'
+            f"evaluate returned {values!r:.80}: expected numbers by name, such as "
+            '{"accuracy": 0.97}'
         )
     return {str(name): float(value) for name, value in values.items()}

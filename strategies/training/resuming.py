@@ -1,15 +1,16 @@
 """Checkpoints: a strategy on disk, from which it goes on bit for bit, and a training likewise."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nn import checkpoint
+from nn.plain_json import plain
 from strategies.base import Strategy
 from strategies.comm.on_rank_0 import on_rank_0
 from strategies.comm.raise_together import raise_together
@@ -23,78 +24,102 @@ LISTS = {"loss": float, "seconds": float, "samples": int, "learning_rate": float
 
 
 def save(
-    path: str | PathLike[str],
-    strategy: Strategy,
-    position: int = 0,
-    extra: Mapping[str, NDArray] | None = None,
+    path: str | PathLike[str], strategy: Strategy, position: int = 0, history: History | None = None
 ) -> None:
     """Write parameters, optimizer state and position. Collective; rank 0 writes.
 
     Args:
         position: batches trained on so far, for `Dataset.batches(..., start=position)`.
-        extra: further arrays to write, whose names begin with "history".
+        history: of the training, which `train` needs to go on with it.
 
     Raises:
         OSError, ValueError: the file cannot be written; on every rank.
     """
-    state = {**strategy.state(), "position": np.array(position), **(extra or {})}
-    on_rank_0(strategy.comm, lambda: arrays_on_disk.write(path, state))
+    state = {**strategy.state(), "position": np.array(position)}
+    if history:
+        state |= _as_arrays(history)
+    on_rank_0(strategy.comm, lambda: checkpoint.write(Path(path), state))
 
 
 def load(path: str | PathLike[str], strategy: Strategy) -> int:
     """Restore what `save` wrote, and return its position. Collective; every rank reads the file.
 
     A run resumed with the same number of ranks continues bit for bit, unless a strategy says that
-    its `state` is a mean over ranks.
+    its `state` is a mean over ranks; with another number it does so to rounding.
 
     Raises:
         FileNotFoundError, ValueError: no such file, a damaged one, or one of another model or
             optimizer; on every rank.
     """
-    state = raise_together(strategy.comm, lambda: arrays_on_disk.read(path))
+    return _load(strategy, lambda: checkpoint.read(Path(path)))
+
+
+def resume(
+    path: str | PathLike[str], strategy: Strategy, asked: History
+) -> tuple[History, int] | None:
+    """Restore the training that `asked` begins, and return its history and position. Collective.
+
+    Returns None if there is no such file.
+
+    Raises:
+        ValueError: as `load`; or the file is of another training, or has no history.
+    """
+    if not on_rank_0(strategy.comm, Path(path).exists):
+        return None
+    found: list[History] = []
+
+    def read() -> dict[str, NDArray]:
+        state = checkpoint.read(Path(path))
+        found.append(_from_arrays(state, path))
+        _check_same(found[0], asked, path)
+        return state
+
+    position = _load(strategy, read)
+    latest = {name: getattr(asked, name) for name in ("epochs", "strategy", "workers")}
+    return replace(found[0], **latest), position
+
+
+def _load(strategy: Strategy, read: Callable[[], dict[str, NDArray]]) -> int:
+    state = raise_together(strategy.comm, read)
     position = int(state.pop("position", np.array(0)))
     strategy.load_state(state)
     return position
 
 
-def _resume(path: str | PathLike[str], strategy: Strategy, asked: History) -> tuple[History, int]:
-    """Restore a training that is to be the one of `asked`, and return its history and position."""
-
-    def read() -> History:
-        history = _from_arrays(arrays_on_disk.read(path), path)
-        other = [
-            f"{name} is {getattr(history, name)} there and {getattr(asked, name)} here"
-            for name in SAME
-            if getattr(history, name) != getattr(asked, name)
-        ]
-        if asked.epochs < history.epochs:
-            other.append(
-                f"epochs is {history.epochs} there and {asked.epochs} here, which is fewer"
-            )
-        if other:
-            raise ValueError(f"{path} is the checkpoint of another training: {', '.join(other)}")
-        return history
-
-    history = raise_together(strategy.comm, read)
-    position = load(path, strategy)
-    return replace(
-        history, epochs=asked.epochs, strategy=asked.strategy, workers=asked.workers
-    ), position
+def _check_same(saved: History, asked: History, path: str | PathLike[str]) -> None:
+    other = [
+        f"{name}={getattr(saved, name)!r}, not {getattr(asked, name)!r}"
+        for name in SAME
+        if getattr(saved, name) != getattr(asked, name)
+    ]
+    if asked.epochs < saved.epochs:
+        other.append(f"epochs={saved.epochs}, more than {asked.epochs}")
+    if other:
+        raise ValueError(
+            f"{path} is of another training, with {'; '.join(other)}: expected the same, or "
+            "another file"
+        )
 
 
 def _as_arrays(history: History) -> dict[str, NDArray]:
     """The lists as arrays, since there may be millions of steps, and the rest as JSON."""
-    rest = replace(history, **{name: [] for name in LISTS}).as_dict()
-    lists = {
-        f"history.{name}": np.array(getattr(history, name), kind) for name, kind in LISTS.items()
+    lists: dict[str, NDArray] = {
+        name: np.array(getattr(history, name), kind) for name, kind in LISTS.items()
     }
-    return {"history": np.array(json.dumps(rest)), **lists}
+    rest = {k: v for k, v in vars(history).items() if k not in LISTS}
+    return {
+        "history": np.array(json.dumps(plain(rest))),
+        **{f"history.{name}": array for name, array in lists.items()},
+    }
 
 
-def _from_arrays(arrays: Mapping[str, NDArray], path: str | PathLike[str]) -> History:
+def _from_arrays(arrays: dict[str, NDArray], path: str | PathLike[str]) -> History:
+    """The history that `_as_arrays` took apart, whose arrays are removed."""
     if "history" not in arrays:
         raise ValueError(
-            f"{path} was written by save, without a history: load it, and train with start="
+            f"{path} has no history, since save wrote it and not train: load it yourself, and give "
+            "train the position as start="
         )
-    lists = {name: arrays[f"history.{name}"].tolist() for name in LISTS}
-    return replace(History.from_dict(json.loads(str(arrays["history"]))), **lists)
+    rest = json.loads(str(arrays.pop("history")))
+    lists = {name: arrays.pop(f"history.{name}").tolist() for name in LISTS}
+    return History.from_dict(rest | lists)

@@ -1,4 +1,4 @@
-"""These tests start launches of their own: they are for a plain pytest of one process."""
+"""Run these tests only in a plain pytest of one process: they start launches of their own."""
 
 from mpi4py import MPI
 

@@ -1,4 +1,4 @@
-"""Starts a planted suite under mpiexec, as a user would, and keeps what came of it."""
+"""Start a planted suite under mpiexec, as a user would, and collect what it reports."""
 
 import json
 import os
@@ -14,17 +14,18 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PLANTED = Path(__file__).parent / "planted"
 ULFM = ("--with-ft", "ulfm")
-# Far beyond every bound that is tested: a launch that gets there hangs.
+# Seconds, far beyond every bound that is tested: a launch that takes longer hangs.
 _HANGS = 90.0
-# A guard may speak last, after the launcher has ended.
+# Seconds: a guard may print after the launcher has ended.
 _GUARD_ENDS = 5.0
-# What the MPI of this very process has put into the environment.
-_OWN = ("PMIX_", "PMI_", "OMPI_COMM_WORLD", "OMPI_MCA_ess", "OMPI_UNIVERSE", "LOCKSTEP_RANKS")
+# What the MPI of this process has put into the environment, and what a new launch sets itself.
+_OWN = ("PMIX_", "PMI_", "OMPI_COMM_WORLD", "OMPI_MCA_ess", "OMPI_UNIVERSE")
+_SET = ("LOCKSTEP_RANKS", "PYTHONPATH")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One finished launch, with its guards. Times are seconds since the epoch."""
+    """A finished launch whose guards have ended too. Times are seconds since the epoch."""
 
     code: int
     output: str
@@ -32,29 +33,29 @@ class Launch:
     log: list[dict[str, Any]]
 
     def fault(self) -> float:
-        """When the (first) planted fault happened."""
+        """Return the time of the first planted fault."""
         return next(entry["time"] for entry in self.log if "fault" in entry)
 
     def reports(self, test: str) -> list[dict[str, Any]]:
-        """What rank 0 reported of a test, phase by phase; brackets are ignored."""
+        """Return rank 0's reports of a test, one per phase, for all its parameters."""
         return [e for e in self.log if "test" in e and e["test"].split("[")[0] == test]
 
     def failure(self, test: str) -> dict[str, Any]:
-        """The report of the failure of ``test``, with ``seconds`` from fault to report."""
+        """Return the report that ``test`` failed, with the ``seconds`` from the fault to it."""
         failures = [e for e in self.reports(test) if e["outcome"] == "failed"]
         assert len(failures) == 1, self.output
         faults = [e for e in self.log if e.get("fault", "").split("[")[0] == test]
         return {**failures[0], "seconds": failures[0]["time"] - faults[0]["time"]}
 
     def passed(self, test: str) -> bool:
-        """Whether every phase of every variant of ``test`` ran and passed."""
+        """Return whether every phase of ``test`` ran and passed, for all its parameters."""
         reports = self.reports(test)
         calls = [e for e in reports if e["when"] == "call"]
         return bool(calls) and all(e["outcome"] == "passed" for e in reports)
 
 
 def mpiexec() -> str:
-    """The launcher that was installed with this interpreter, else the one on the path."""
+    """Return the launcher that was installed with this interpreter, else the one on the path."""
     beside = Path(sys.executable).with_name("mpiexec")
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
     assert found, "these tests need mpiexec"
@@ -62,11 +63,37 @@ def mpiexec() -> str:
 
 
 def _wait_for_guards(folder: Path) -> None:
-    """Guards remove their tables when they end."""
+    """Wait until no guard has a table left in ``folder``."""
     end = time.monotonic() + _GUARD_ENDS
     while tables := list(folder.glob("ranks-*")):
         assert time.monotonic() < end, f"the guard of {tables[0]} has not ended"
         time.sleep(0.02)
+
+
+def run(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> tuple[int, str, float]:
+    """Run a command that launches ranks; return exit code, output, and the time when it ended.
+
+    The command runs in ``folder``, with the environment of this process as it was before MPI.
+    """
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith((*_OWN, *_SET))}
+    with (folder / "output").open("w+") as output:
+        # To a file: a pipe would stay open as long as anything in the launch lives.
+        done = subprocess.run(
+            command,
+            env={**inherited, "TMPDIR": str(folder), **(environment or {})},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=_HANGS,
+        )
+        _wait_for_guards(folder)
+        ended = time.time()
+        output.seek(0)
+        text = output.read()
+    return done.returncode, text.replace("\0", ""), ended
 
 
 def launch(
@@ -85,28 +112,12 @@ def launch(
     log = folder / "log.jsonl"
     log.unlink(missing_ok=True)
     log.touch()
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_OWN)}
     planted = {"PLANTED_LOG": str(log), "PLANTED_VICTIM": str(victim), "PYTHONPATH": str(ROOT)}
-    planted["TMPDIR"] = str(folder)
     start = [mpiexec(), *ULFM] if launcher is None else list(launcher)
     count = ["-n", str(ranks)] if start else []
     command = [*start, *count, python, "-m", "pytest", "-p", "tests.ranks.plugin"]
     command += ["-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(PLANTED)]
     command += ["--deadline", str(deadline), "-v", *arguments, str(PLANTED / f"{suite}.py")]
-    with (folder / "output").open("w+") as output:
-        # To a file: a pipe would stay open as long as anything in the launch lives.
-        done = subprocess.run(
-            command,
-            env={**inherited, **planted, **(environment or {})},
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=_HANGS,
-        )
-        _wait_for_guards(folder)
-        ended = time.time()
-        output.seek(0)
-        text = output.read()
+    code, output, ended = run(command, folder, {**planted, **(environment or {})})
     entries = [json.loads(line) for line in log.read_text().splitlines()]
-    return Launch(done.returncode, text.replace("\0", ""), ended, entries)
+    return Launch(code, output, ended, entries)

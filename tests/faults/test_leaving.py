@@ -1,4 +1,4 @@
-"""Ranks that leave early, or are not at the same place: the run ends in order and says why."""
+"""A run whose ranks leave early, or are at different points, ends in order and says why."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_leaving(tmp_path: Path, leave: str, shown: str, ranks: int, victim: int
 
 @pytest.mark.parametrize("ranks", [4, 2])
 def test_interrupted_launcher(tmp_path: Path, ranks: int) -> None:
-    """Ctrl-C shows where every rank was."""
+    """On Ctrl-C the run shows where every rank was."""
     environment = {"PLANTED_LEAVE": "sigint"}
     result = launch("leaving", tmp_path, ranks, victim=1, deadline=30.0, environment=environment)
     for rank in range(ranks):
@@ -63,7 +63,7 @@ def test_different_collection(tmp_path: Path, clash: str, ranks: int, victim: in
 
 @pytest.mark.parametrize("victim", [3, 1, 0])
 def test_killed_while_measuring(tmp_path: Path, victim: int) -> None:
-    """What was measured before is on disk, whoever dies."""
+    """Whichever rank dies, earlier measurements are on disk."""
     json_file = tmp_path / "saved.json"
     arguments = ["--benchmark-json", str(json_file), "--benchmark-disable-gc"]
     result = launch("measuring", tmp_path, 4, victim=victim, arguments=arguments)
@@ -91,7 +91,7 @@ def test_only_the_first_rank_saves(tmp_path: Path) -> None:
 
 
 def test_wrong_number_of_ranks(tmp_path: Path) -> None:
-    """As with a launcher that does not belong to the library: worlds of one rank."""
+    """A launcher that does not belong to the MPI library starts worlds of one rank."""
     environment = {"LOCKSTEP_RANKS": "4", "PLANTED_CLASH": ""}
     result = launch("clashing", tmp_path, 1, launcher=[], environment=environment)
     assert "LOCKSTEP_RANKS asks for 4 ranks, but MPI sees a world of 1" in result.output

@@ -1,4 +1,4 @@
-"""Faults that cost a rank: the survivors report it and go on, or the run ends in order."""
+"""After a fault that kills a rank, the survivors report it and go on, or the run ends in order."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.faults.launch import Launch, launch
 
 DEADLINE = 1.0
 
-DEATHS = {  # what is shown of each, and the bound
+DEATHS = {  # what the report shows, and seconds until it is there at the latest
     "kill": ("It left no trace", 2.0),
     "segv": ("Segmentation fault", 2.0),
     "os_exit": ("os._exit(3) was called here", 2.0),
@@ -18,7 +18,7 @@ DEATHS = {  # what is shown of each, and the bound
     "gil": ("in hold_the_interpreter", DEADLINE + 10.0),
     "stop": ("Killed by the guard", DEADLINE + 10.0),
 }
-# Each as the first death of a run and as its second.
+# Each death is once the first of a run and once the second.
 PAIRS = [*pairwise(DEATHS), ("stop", "kill")]
 
 
@@ -53,7 +53,7 @@ def assert_reported(result: Launch, test: str, death: str, victim: int) -> None:
 
 
 def assert_survivors_go_on(result: Launch, ranks: int, left: int) -> None:
-    """With what they are enough for; the rest is listed."""
+    """Tests for which enough ranks are left pass; the others are listed as not run."""
     reports = [e for e in result.reports("test_survivors") if e["when"] != "teardown"]
     outcomes = {e["test"]: e["outcome"] for e in reports}
     listed = result.output.partition("not run, because ranks have died")[2]
@@ -83,7 +83,7 @@ def test_between_tests(tmp_path: Path) -> None:
     ],
 )
 def test_first_rank(tmp_path: Path, death: str, ranks: int) -> None:
-    """Rank 0 prints and saves: the run ends, and the next rank says why."""
+    """If rank 0 dies, which prints and saves, the run ends and the next rank says why."""
     result = died(tmp_path, death, ranks, 0)
     overdue = DEADLINE + 4.0 if death in ("swallow", "gil", "stop") else 0.0
     assert "rank 0 died" in result.output
@@ -103,7 +103,7 @@ def test_first_rank(tmp_path: Path, death: str, ranks: int) -> None:
     ],
 )
 def test_unreported(tmp_path: Path, death: str, ranks: int, victim: int) -> None:
-    """Exits in C, of which MPI tells nobody: the run ends in order."""
+    """After an exit in C, which MPI reports to nobody, the run ends in order."""
     result = died(tmp_path, death, ranks, victim)
     names = [f"rank {victim} ended in C code"]
     if death == "abort":  # unless the launcher has been faster than the other ranks
@@ -116,7 +116,7 @@ def test_unreported(tmp_path: Path, death: str, ranks: int, victim: int) -> None
 
 
 def test_all_ranks_hold_the_interpreter(tmp_path: Path) -> None:
-    """Nobody is left to tell but the guard."""
+    """If no rank is free to report, the guard does."""
     result = died(tmp_path, "gil_everywhere", 2, 0)
     assert "No rank of this node is left" in result.output or "died" in result.output
     for rank in range(2):

@@ -1,4 +1,4 @@
-"""Tests that are shared out: each runs once, and a fault on one rank is that of its test alone."""
+"""With --share each test runs once, and a fault on one rank fails only the test it was in."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tests.faults.launch import PLANTED, Launch, launch, mpiexec
 
 DEADLINE = 1.0
-# Besides the one that goes wrong; what needs all ranks, if none has died.
+# The tests besides test_fault; FOR_ALL are the ones that need all ranks, if none has died.
 OTHERS = (
     *("test_once", "test_side_by_side", "test_after", "test_alone", "test_together"),
     "test_marks_for_warnings_count",
@@ -16,7 +16,7 @@ OTHERS = (
 )
 FOR_ALL = ("test_both", "test_once_for_all")
 
-FAULTS = {  # what is shown of each
+FAULTS = {  # what the report shows
     "raise": "RuntimeError: planted",
     "sleep": "in test_fault",
     "receive": "in test_fault",
@@ -64,7 +64,7 @@ def shared(
 
 
 def outcomes(result: Launch, test: str) -> list[str]:
-    """Of the calls of a test, with all parameters."""
+    """Return the outcomes of the calls of a test, for all its parameters."""
     return [e["outcome"] for e in result.reports(test) if e["when"] == "call"]
 
 
@@ -77,10 +77,10 @@ def test_each_is_run_once_and_all_at_the_same_time(tmp_path: Path, meet_every: f
     ran = [(e["ran"], e["rank"]) for e in result.log if "ran" in e]
     assert sorted(ran) == sorted({k: rank for k, rank in ran}.items())
     assert sorted(k for k, _ in ran) == list(range(12))
-    # Once for the tests that are shared out, and once for those on all ranks.
+    # A class fixture is made once for the shared tests, and once for the tests on all ranks.
     for step in ("setup", "teardown"):
         assert sorted(e["rank"] for e in result.log if step in e) == [0, 0, 1, 1, 2, 2, 3, 3]
-    # What needs one rank comes before the others of its file; what is to be alone does not.
+    # Shared tests come before the others of their file; a test with the mark alone does not.
     reported = list(dict.fromkeys(e["test"] for e in result.log if e.get("when") == "call"))
     assert reported[4] == "test_both[1]"
     at = reported.index("test_both[4]")
@@ -93,7 +93,7 @@ def test_each_is_run_once_and_all_at_the_same_time(tmp_path: Path, meet_every: f
     ("fault", "ranks", "victim"),
     [("raise", 4, 3), ("sleep", 4, 3), ("receive", 4, 3), ("sleep", 4, 0), ("sleep", 2, 1)],
 )
-def test_a_failure_is_that_of_its_test(tmp_path: Path, fault: str, ranks: int, victim: int) -> None:
+def test_a_failure_fails_its_test_only(tmp_path: Path, fault: str, ranks: int, victim: int) -> None:
     result = shared(tmp_path, fault, ranks, victim)
     failure = result.failure("test_fault")
     assert FAULTS[fault] in failure["text"]
@@ -108,7 +108,7 @@ def test_a_failure_is_that_of_its_test(tmp_path: Path, fault: str, ranks: int, v
     assert result.code == 1
 
 
-def test_a_skip_of_one_is_no_disagreement(tmp_path: Path) -> None:
+def test_a_skip_on_one_rank_is_no_disagreement(tmp_path: Path) -> None:
     result = shared(tmp_path, "skip", 4, 2)
     assert sorted(outcomes(result, "test_fault")) == ["passed"] * 3 + ["skipped"]
     skipped = next(e for e in result.reports("test_fault") if e["outcome"] == "skipped")
@@ -123,7 +123,7 @@ def test_a_skip_of_one_is_no_disagreement(tmp_path: Path) -> None:
 def test_after_a_death_the_others_run_what_is_left(
     tmp_path: Path, death: str, ranks: int, slow: float
 ) -> None:
-    """The test that it was in has failed. Others that were in a test of theirs begin it again."""
+    """The test it was in fails. A survivor that was in a test starts that test again."""
     result = shared(tmp_path, death, ranks, ranks - 1, slow=slow)
     failure = result.failure("test_fault")
     assert f"rank {ranks - 1} died" in failure["text"]
@@ -142,7 +142,7 @@ def test_a_death_in_the_meeting_fails_the_run_and_no_test(tmp_path: Path) -> Non
     assert result.code == 1
 
 
-def test_last_words_of_a_later_death_are_not_of_a_test_of_its_own(tmp_path: Path) -> None:
+def test_a_death_after_the_shared_tests_does_not_name_one(tmp_path: Path) -> None:
     result = shared(tmp_path, "kill together", 4, 3)
     text = "".join(e["text"] for e in result.reports("test_together"))
     assert "rank 3 died" in text
@@ -151,8 +151,8 @@ def test_last_words_of_a_later_death_are_not_of_a_test_of_its_own(tmp_path: Path
         assert result.passed(test), result.output
 
 
-def test_without_a_word_it_may_have_been_in_any_of_its_own(tmp_path: Path) -> None:
-    result = shared(tmp_path, "kill, without a word", 4, 3)
+def test_without_a_note_all_tests_of_the_dead_rank_have_failed(tmp_path: Path) -> None:
+    result = shared(tmp_path, "kill, without a note", 4, 3)
     for test in ("test_fault", "test_after", "test_once"):
         assert outcomes(result, test).count("failed") == len(outcomes(result, test)) // 4
     assert result.passed("test_together_too")
@@ -177,12 +177,12 @@ def test_the_death_of_the_rank_that_prints_ends_the_run(tmp_path: Path, ranks: i
 def test_a_rank_that_leaves_ends_the_run(
     tmp_path: Path, fault: str, slow: float, victim: int, early: int
 ) -> None:
-    """In order, with what is known until then: all but what a rank knew that has died."""
+    """The run ends in order and shows all reports, except what a dead rank had not yet sent."""
     result = shared(tmp_path, fault, 4, victim, slow=slow, early=early)
     shown = f"rank {victim} ended in C code" if fault == "exit_c" else "KeyboardInterrupt"
     assert shown in result.output
     assert "planted early" in result.output or (fault == "exit_c" and early == victim)
-    if fault == "leave":  # the others end the test that they are in, and begin no other
+    if fault == "leave":  # the others finish the test they are in, and begin no other
         assert len([e for e in result.log if "ran" in e]) <= 3
     assert not result.reports("test_together")
     assert result.ended - result.fault() < 6.0

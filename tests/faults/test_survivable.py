@@ -1,4 +1,4 @@
-"""Faults after which all ranks go on: reported in time, with traceback and rank."""
+"""A fault that all ranks survive is reported in time, with its traceback and rank."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.faults.launch import Launch, launch
 
 DEADLINE = 1.0
 
-FAULTS = {  # what is shown of each, and the bound
+FAULTS = {  # what the report shows, and seconds until it is there at the latest
     "setup": ("RuntimeError: planted in setup", 2.0),
     "call": ("RuntimeError: planted in call", 2.0),
     "teardown": ("RuntimeError: planted in teardown", 2.0),

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.report.proofs import Mutant
+
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(180)]
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +81,7 @@ def test_without_a_mutant_the_same_tests_pass(tmp_path, ranks):
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_the_mutant_is_caught(tmp_path, name, record_property):
+def test_the_mutant_is_caught(tmp_path, name, keep):
     mutant = MUTANTS[name]
     copy_tree(tmp_path)
     path = tmp_path / mutant["file"]
@@ -88,6 +90,7 @@ def test_the_mutant_is_caught(tmp_path, name, record_property):
     path.write_text(source.replace(mutant["find"], mutant["replace"]))
     found = outcomes(tmp_path, mutant["tests"], mutant["ranks"])
     caught_by = [test for test, outcome in found.items() if outcome == "failed"]
+    keep(Mutant(name, mutant["bug"], mutant["file"], caught_by))
     assert caught_by, f"survived: {mutant['bug']} ({found})"
     assert not [t for t, outcome in found.items() if outcome == "error"], found
     print(f"{name}: {mutant['bug']}\n    caught by {', '.join(caught_by)}")

@@ -4,7 +4,7 @@ import pytest
 from mpi4py import MPI
 from torch import nn as tnn
 
-from bench.core.metering import Silent
+from bench.core.silence import Silent
 from nn.torch.model import TorchModel
 from strategies import DataParallel, Sequential
 from strategies.base import Refused

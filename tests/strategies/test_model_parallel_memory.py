@@ -7,22 +7,25 @@ import contextlib
 import gc
 import tracemalloc
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from nn import SGD, Adam, mlp
-from nn.batch import bounds
-from strategies import Hybrid, Pipeline, TensorParallel, ZeRO
+from strategies import (
+    DataParallel,
+    Hybrid,
+    LocalSGD,
+    Pipeline,
+    Sequential,
+    TensorParallel,
+    ZeRO,
+    costs,
+)
 from strategies.sharding.schedules import SCHEDULES
 from tests.support.oracles import random_batches
 
 SIZES = [6, 9, 7, 8, 4]
-N = sum(b * (a + 1) for a, b in pairwise(SIZES))
-LARGEST = 7 * (9 + 1)
-LINE = 64 // 8
-"""Elements of a cache line, which DataParallel has in front of its gradient, for the loss."""
 
 
 def build():
@@ -31,9 +34,10 @@ def build():
 
 @contextlib.contextmanager
 def allocated() -> Iterator[Callable[[], int]]:
-    """Counts the elements (of 8 bytes) of numpy arrays made within it that are still alive.
+    """Count the bytes of numpy arrays that were made within it and are still alive.
 
-    Arrays below a dozen elements are left out: losses and counts, not what grows with a net.
+    Arrays below a dozen elements of 8 bytes are left out: losses and counts, which do not grow
+    with a net.
     """
     gc.collect()
     tracemalloc.start()
@@ -42,7 +46,7 @@ def allocated() -> Iterator[Callable[[], int]]:
     def count() -> int:
         gc.collect()
         traces = tracemalloc.take_snapshot().filter_traces([numpy_only]).traces
-        return sum(trace.size for trace in traces if trace.size >= 12 * 8) // 8
+        return sum(trace.size for trace in traces if trace.size >= 12 * 8)
 
     try:
         yield count
@@ -51,7 +55,7 @@ def allocated() -> Iterator[Callable[[], int]]:
 
 
 def held_after_two_steps(make: Callable) -> int:
-    """Elements that a strategy holds between steps: parameters, gradients, optimizer state."""
+    """Bytes that a strategy holds between steps: parameters, gradients, optimizer state."""
     batches = random_batches(build(), 8, steps=2)
     with allocated() as count:
         strategy = make(build())
@@ -68,50 +72,46 @@ def held_after_two_steps(make: Callable) -> int:
 )
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero(comm, workers, stage, optimizer, states):
-    lo, hi = bounds(comm.rank, workers, N)
-    own = hi - lo
-    params = own + LARGEST if stage == 3 else N
-    grads = N if stage == 1 else own + LARGEST
     held = held_after_two_steps(lambda model: ZeRO(model, optimizer(), comm, stage))
-    assert held == params + grads + states * own
+    assert held == costs.held_by_zero(build(), workers, comm.rank, stage, states)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_tensor_parallel(comm, workers):
-    """Linear 1 and 3 split by outputs, 2 and 4 by inputs with a whole bias; Adam keeps two."""
-
-    def part(total):
-        lo, hi = bounds(comm.rank, workers, total)
-        return hi - lo
-
-    a, b, c, d, e = SIZES
-    own = part(b) * (a + 1) + c * part(b) + c + part(d) * (c + 1) + e * part(d) + e
     held = held_after_two_steps(lambda model: TensorParallel(model, Adam(1e-2), comm))
-    assert held == 4 * own
-
-
-def of_layers(lo, hi):
-    return build().offsets[hi] - build().offsets[lo]
+    assert held == costs.held_by_tensor_parallel(build(), workers, comm.rank, slots=2)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.workers(2)
 def test_pipeline(comm, schedule):
     cuts = [1, 3, 5] if schedule == "interleaved" else [3]
-    stages = list(pairwise([0, *cuts, 7]))
-    own = sum(of_layers(*stage) for stage in stages[comm.rank :: 2])
     held = held_after_two_steps(lambda model: Pipeline(model, Adam(1e-2), comm, 2, schedule, cuts))
-    assert held == 4 * own
+    assert held == costs.held_by_pipeline(build(), cuts, 2, comm.rank, slots=2)
 
 
 @pytest.mark.workers(4)
-def test_hybrid(comm):
-    """Two copies of two stages: half of the layers each, and a line for the loss."""
-    own = of_layers(0, 3) if comm.rank % 2 == 0 else of_layers(3, 7)
+@pytest.mark.parametrize("grid", [(2, 2, 1), (1, 2, 2), (2, 1, 2)], ids=str)
+def test_hybrid(comm, grid):
+    cuts = [3] if grid[1] == 2 else []
     held = held_after_two_steps(
-        lambda model: Hybrid(model, Adam(1e-2), comm, 2, 2, 1, cuts=[3], micro_batches=2)
+        lambda model: Hybrid(model, Adam(1e-2), comm, *grid, cuts=cuts, micro_batches=2)
     )
-    assert held == 4 * own + LINE
+    assert held == costs.held_by_hybrid(build(), cuts, grid, comm.rank, slots=2)
+
+
+@pytest.mark.workers(1, 2)
+@pytest.mark.parametrize(
+    ("strategy", "formula"),
+    [
+        (Sequential, costs.held_by_sequential),
+        (DataParallel, costs.held_by_data_parallel),
+        (LocalSGD, costs.held_by_data_parallel),
+    ],
+)
+def test_strategies_that_hold_the_whole_net(comm, strategy, formula):
+    held = held_after_two_steps(lambda model: strategy(model, Adam(1e-2), comm))
+    assert held == formula(build(), slots=2)
 
 
 def memory_of(contexts) -> dict[int, int]:
@@ -158,12 +158,7 @@ def test_live_activations_of_a_pipeline(comm, workers, schedule):
 
     parallel.model.live = Watched()
     parallel.step(batch)
-    expected = {
-        "naive": 1,
-        "gpipe": m,
-        "1f1b": min(m, workers - comm.rank),
-        "interleaved": min(2 * m, 2 * workers - comm.rank),
-    }[schedule]
+    expected = costs.live_contexts(schedule, workers, comm.rank, m, chunks)
     assert most_contexts == expected
     # The input of a stage is one array more where it came from another rank: not in the first
     # stage, which has its share of rank 0's contexts, and not on a single rank.
@@ -174,8 +169,7 @@ def test_live_activations_of_a_pipeline(comm, workers, schedule):
 WIDE = 256
 DEPTH = 8
 ROWS = 12
-LAYER = WIDE * (WIDE + 1)
-"""Parameters of one of the equal layers: more than all activations, so that one too many shows."""
+"""Wide enough that a layer has more parameters than all activations: one too many shows."""
 
 PASSING = 6
 """Arrays of activations or their gradients that exist at once but are no contexts of a backward."""
@@ -212,51 +206,44 @@ def peak_of_a_step(make: Callable) -> int:
 
 
 def assert_peak(peak: int, kept: int, contexts: float, rows: int, passing: int = 0) -> None:
-    """Kept and passing: elements; `contexts`: arrays of `rows` rows that wait for backward."""
+    """Compare with `kept` bytes, `contexts` arrays of `rows` rows that wait for backward, and more.
+
+    Args:
+        passing: elements that exist for a moment besides activations.
+    """
     array = rows * WIDE * 8
-    assert 8 * kept <= peak <= 8 * (kept + passing) + (contexts + PASSING) * array + PYTHON
+    assert kept <= peak <= kept + 8 * passing + (contexts + PASSING) * array + PYTHON
 
 
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_peak_of_zero(comm, workers, stage):
     """Stage 3 never has more than one layer at hand besides its own slice."""
-    lo, hi = bounds(comm.rank, workers, DEPTH * LAYER)
-    own, whole = hi - lo, DEPTH * LAYER
-    params = own + LAYER if stage == 3 else whole
-    grads = whole if stage == 1 else own + LAYER
+    kept = costs.held_by_zero(build_wide(), workers, comm.rank, stage, slots=1)
     peak = peak_of_a_step(lambda model: ZeRO(model, momentum(), comm, stage))
-    assert_peak(peak, params + grads + own, DEPTH - 1, -(-ROWS // workers))
+    assert_peak(peak, kept, DEPTH - 1, -(-ROWS // workers))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_peak_of_tensor_parallel(comm, workers):
     """All rows on every rank, of every second activation only its part."""
-    column = (WIDE + 1) * (WIDE // workers)
-    row = WIDE * (WIDE // workers) + WIDE
+    kept = costs.held_by_tensor_parallel(build_wide(), workers, comm.rank, slots=1)
     peak = peak_of_a_step(lambda model: TensorParallel(model, momentum(), comm))
-    contexts = 3 + 4 / workers
-    assert_peak(peak, 3 * (DEPTH // 2) * (column + row), contexts, ROWS)
+    assert_peak(peak, kept, 3 + 4 / workers, ROWS)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.workers(2)
 def test_peak_of_pipeline(comm, schedule):
     """Half of the layers, and the product of one weight gradient before it is added to the sum."""
-    m = 4
-    live = {
-        "naive": 1,
-        "gpipe": m,
-        "1f1b": min(m, 2 - comm.rank),
-        "interleaved": min(2 * m, 4 - comm.rank) / 2,  # of half of the rank's layers each
-    }[schedule]
-    cuts, ahead = [DEPTH], 0
+    m, chunks, cuts, ahead = 4, 1, [DEPTH], 0
     if schedule == "interleaved":
-        cuts = [DEPTH // 2, DEPTH, 3 * DEPTH // 2]
+        chunks, cuts = 2, [DEPTH // 2, DEPTH, 3 * DEPTH // 2]
         ahead = 2  # gradients under way: one rank may be 2P - 1 backwards before another, not P - 1
     peak = peak_of_a_step(lambda model: Pipeline(model, momentum(), comm, m, schedule, cuts))
-    kept = 3 * DEPTH // 2 * LAYER
-    assert_peak(peak, kept, live * (DEPTH // 2) + ahead, ROWS // m, passing=WIDE * WIDE)
+    kept = costs.held_by_pipeline(build_wide(), cuts, 2, comm.rank, slots=1)
+    live = costs.live_contexts(schedule, 2, comm.rank, m, chunks) * (DEPTH // 2) / chunks
+    assert_peak(peak, kept, live + ahead, ROWS // m, passing=WIDE * WIDE)
 
 
 @pytest.mark.parametrize(
@@ -277,13 +264,12 @@ def test_peak_of_hybrid(comm, workers, grid):
     """
     data, stages, tensor = grid
     m, part = 2, WIDE // tensor
-    live = min(m, stages - comm.rank // tensor % stages)
+    live = costs.live_contexts("1f1b", stages, comm.rank // tensor % stages, m)
     pairs = DEPTH // 2 // stages
-    column, row = part * (WIDE + 1), WIDE * part + WIDE
     cuts = [DEPTH] if stages == 2 else []
     peak = peak_of_a_step(
         lambda model: Hybrid(model, momentum(), comm, *grid, micro_batches=m, cuts=cuts)
     )
     contexts = live * (pairs - (stages == 1) + pairs / tensor)
-    kept = 3 * pairs * (column + row) + LINE
+    kept = costs.held_by_hybrid(build_wide(), cuts, grid, comm.rank, slots=1)
     assert_peak(peak, kept, contexts, ROWS // data // m, passing=WIDE * part)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -75,6 +76,17 @@ def test_a_record_comes_back_as_the_same_object(tmp_path):
     assert isinstance(run.records[0].places[0], Place)
     assert run.header == {"kind": "run", **HEADER}
     assert not run.damaged
+
+
+def test_line_is_on_the_disk_when_append_returns(tmp_path, monkeypatch):
+    synced = []
+    file = RunFile(tmp_path / "run.jsonl", {})
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(file.path.read_text()))
+    file.append({"kind": "other", "x": 1})
+    assert synced[0] == '{"kind": "run"}\n{"kind": "other", "x": 1}\n'
+    assert len(synced) == 2  # and the folder, where the file is new
+    file.append({"kind": "other", "x": 2})
+    assert synced[2:] == [synced[0] + '{"kind": "other", "x": 2}\n']
 
 
 def test_keys_of_an_inline_field_stand_among_the_others():

@@ -8,7 +8,7 @@ import pytest
 from bench.core.metering import Metered
 from nn import SGD, AdaGrad, Adam, mlp
 from nn.data.dataset import Dataset
-from strategies import Sequential, TensorParallel
+from strategies import Sequential, TensorParallel, costs
 from strategies.base import Refused
 from tests.support.oracles import assert_goes_on_like, assert_trains_like, random_batches
 from tests.support.small_nets import NETS
@@ -65,7 +65,7 @@ def test_weights_are_split_and_only_row_biases_are_shared(comm, workers):
 
 
 def test_sends_what_the_formula_says(comm, workers):
-    """One Allreduce of activations a pair forward and, but for the first pair, one backward."""
+    """Each pair sums activations forward, and all pairs but the first their gradient backward."""
     metered = Metered(comm)
     rows, (a, b, c, d, e) = 6, (7, 4, 5, 6, 3)
     parallel = TensorParallel(mlp([a, b, c, d, e], dtype="float64"), SGD(0.1), metered)
@@ -74,6 +74,8 @@ def test_sends_what_the_formula_says(comm, workers):
     parallel.step(batch)
     forward, backward = rows * c + rows * e, rows * c
     assert metered.record.sent == {"Allreduce": 8 * (forward + backward)}
+    net = mlp([a, b, c, d, e], dtype="float64")
+    assert metered.record.sent == costs.sent_by_tensor_parallel(net, workers, comm.rank, rows)
     assert metered.record.calls == {"Allreduce": 3}
 
 

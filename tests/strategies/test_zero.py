@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bench.core.metering import Metered
 from nn import SGD, mlp
-from strategies import Sequential, ZeRO
+from strategies import Sequential, ZeRO, costs
 from strategies.base import Refused
 from tests.support.optimizers import OPTIMIZERS
 from tests.support.oracles import (
@@ -88,24 +88,14 @@ def test_any_net_equals_sequential(comm, sizes, rows, optimizer, stage):
 
 @every_stage
 def test_sends_what_the_formula_says(comm, stage):
-    """n parameters: the gradient once, the parameters once; in stage 3 twice, but for the last
-    layer, which backward finds still there."""
+    """The parameters twice in stage 3, except the last layer, which backward finds still there."""
     metered = Metered(comm)
     build = NETS["four_tanh"]
     parallel = ZeRO(build(), SGD(0.1), metered, stage)
     (batch,) = random_batches(build(), 7, steps=1)
     metered.record.clear()
     parallel.step(batch)
-    n, last = parallel.length, build().layers[-1].n_params
-    own = parallel.layouts[comm.rank][0]
-    end = own.start + own.size
-    in_last = max(0, end - max(own.start, n - last))
-    gathered = 2 * own.size - in_last if stage == 3 else own.size
-    assert metered.record.sent == {
-        "Reduce_scatter": 8 * n,
-        "Allgatherv": 8 * gathered,
-        "Allreduce": 8,
-    }
+    assert metered.record.sent == costs.sent_by_zero(build(), comm.size, comm.rank, stage)
 
 
 @every_stage

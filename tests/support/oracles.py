@@ -6,9 +6,11 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from bench.report.proofs import Comparison
 from bench.user_code import nets
 from nn import Batch, Model
 from strategies import Sequential, Strategy
+from tests.support import compared
 
 STEP_TOLERANCE = 1e-12
 """Largest difference of a float64 weight after a step, relative to the largest weight."""
@@ -49,7 +51,7 @@ class Recorded:
     """
 
     def __init__(self, oracle: Strategy, batches: Sequence[Batch]):
-        self.batches = batches
+        self.batches, self.model = batches, oracle.model
         self._weights, self._losses = [oracle.weights()], []
         for batch in batches:
             self._losses.append(oracle.step(batch))
@@ -78,7 +80,7 @@ def assert_trains_like(
     A tolerance of 0 asks for the same bits. With `own_loss` the strategy's loss is that of a rank's
     own rows, and not compared.
     """
-    start = strategy.weights()
+    start, largest = strategy.weights(), 0.0
     np.testing.assert_array_equal(start, oracle.weights(), "the initial weights differ")
     for i, batch in enumerate(batches):
         losses = oracle.step(batch), strategy.step(batch)
@@ -86,12 +88,15 @@ def assert_trains_like(
         scale = np.abs(expected).max()
         error = np.abs(weights - expected).max() / scale
         assert error <= tolerance, f"step {i}: weights differ by {error:.1e} of the largest"
+        largest = max(largest, float(error))
         loss_error = abs(losses[1] - losses[0]) / abs(losses[0])
         assert own_loss or loss_error <= max(tolerance, 1e-15), f"step {i}: losses {losses} differ"
         for rank, others in enumerate(comm.allgather(weights)):
             np.testing.assert_array_equal(weights, others, f"step {i}: rank {rank} differs")
     moved = np.abs(strategy.weights() - start).max()
     assert moved > 1e-4, f"the parameters moved by {moved:.1e} only"
+    name, net = type(strategy).__name__, repr(oracle.model)
+    compared.note(Comparison(name, net, len(batches), largest, tolerance))
 
 
 def assert_goes_on_like(oracle: Strategy, strategy: Strategy, batches: Sequence[Batch]) -> None:

@@ -23,7 +23,7 @@ from bench.core.cores import all_cores, available
 from bench.core.measure import measure
 from bench.core.silence import Silent
 from bench.core.turns import Contender
-from bench.report.results import Ratio, append
+from bench.report.promises import Promise
 from strategies import DataParallel, Sequential, SharedDataParallel
 from tests.ranks import shares
 
@@ -290,17 +290,6 @@ def test_all_cores_for_a_while(comm, monkeypatch):
 
 
 @pytest.mark.workers(1)
-def test_line_is_on_the_disk_when_append_returns(comm, tmp_path, monkeypatch):
-    path, synced = tmp_path / "new" / "cells.jsonl", []
-    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(path.read_text()))
-    append(path, {"id": "a", "speedup": 1.5})
-    append(path, {"id": "b"})
-    assert synced == ['{"id": "a", "speedup": 1.5}\n', '{"id": "a", "speedup": 1.5}\n{"id": "b"}\n']
-    with pytest.raises(ValueError, match="JSON"):
-        append(path, {"speedup": math.nan})
-
-
-@pytest.mark.workers(1)
 def test_cells_have_names_of_their_own(comm):
     cell = Cell("S", "m", 2, 64, 1000)
     others = [replace(cell, **{key: "x"}) for key in asdict(cell)]
@@ -324,12 +313,18 @@ def held(monkeypatch, ratios, foreign, workers):
 @pytest.mark.parametrize(
     ("ratio", "foreign", "needed", "outcome", "said"),
     [
-        (Ratio("a / b", 1.0, 1.0), 0.0, 2, None, ""),
-        (Ratio("a / b", 1.0, 1.0), 1.0, 2, None, ""),
-        (Ratio("a / b", 9.9), 0.0, 2, None, ""),
-        (Ratio("a / b", 1.1, 1.0), 0.05, 2, pytest.fail.Exception, "1.100, promised is at most 1"),
-        (Ratio("a / b", 1.1, 1.0), 1.0, 1, pytest.fail.Exception, "a / b"),  # a core was free
-        (Ratio("a / b", 1.1, 1.0), 1.0, 2, pytest.skip.Exception, "kept 1.0 cores busy"),
+        (Promise("a / b", 1.0, 1.0), 0.0, 2, None, ""),
+        (Promise("a / b", 1.0, 1.0), 1.0, 2, None, ""),
+        (Promise("a / b", 9.9), 0.0, 2, None, ""),
+        (
+            Promise("a / b", 1.1, 1.0),
+            0.05,
+            2,
+            pytest.fail.Exception,
+            "1.100, promised is at most 1",
+        ),
+        (Promise("a / b", 1.1, 1.0), 1.0, 1, pytest.fail.Exception, "a / b"),  # a core was free
+        (Promise("a / b", 1.1, 1.0), 1.0, 2, pytest.skip.Exception, "kept 1.0 cores busy"),
     ],
 )
 def test_a_promise_is_not_broken_by_other_programs(
@@ -344,17 +339,17 @@ def test_a_promise_is_not_broken_by_other_programs(
 @pytest.mark.parametrize(("foreign", "most"), [(0.2, 1.25), (0.5, 2.0), (1.9, 2.0)])
 def test_a_promise_is_broken_by_more_than_other_programs_explain(monkeypatch, foreign, most):
     """All of what they used may have been taken from one rank, and the others waited for it."""
-    found, _ = held(monkeypatch, [Ratio("a / b", 3 * most - 0.01, 3.0)], foreign, 2)
+    found, _ = held(monkeypatch, [Promise("a / b", 3 * most - 0.01, 3.0)], foreign, 2)
     assert found is pytest.skip.Exception
     for value in (3 * most + 0.01, math.inf, math.nan):
-        found, text = held(monkeypatch, [Ratio("a / b", value, 3.0)], foreign, 2)
+        found, text = held(monkeypatch, [Promise("a / b", value, 3.0)], foreign, 2)
         assert found is pytest.fail.Exception
         assert f"no more than {3 * most:.3f} while others" in text
 
 
 @pytest.mark.workers(1)
 def test_of_several_promises_an_excused_one_does_not_hide_a_broken_one(monkeypatch):
-    excused, broken = Ratio("excused", 1.1, 1.0), Ratio("broken", 9.0, 1.0)
+    excused, broken = Promise("excused", 1.1, 1.0), Promise("broken", 9.0, 1.0)
     assert held(monkeypatch, [excused], 1.0, 2)[0] is pytest.skip.Exception
     for ratios in ([excused, broken], [broken, excused]):
         found, text = held(monkeypatch, ratios, 1.0, 2)

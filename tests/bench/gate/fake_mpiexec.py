@@ -1,7 +1,7 @@
-"""Stands in for mpiexec and the benchmarks under it: writes the cells of grid.json, times and all.
+"""Replace mpiexec and the benchmarks: write the cells of grid.json with simulated round times.
 
 grid.json, in the working directory, maps cells to {"parallel": milliseconds, ...}; "crash": true
-ends the launch in front of that cell.
+ends the launch before that cell.
 """
 
 import json
@@ -26,6 +26,7 @@ def line(cell: str, spec: dict) -> dict:
     parallel = rounds(spec["parallel"], effect)
     speedup = float(np.median(sequential) / np.median(parallel))
     return {
+        "kind": "cell",
         "id": cell,
         "nodeid": f"bench/test_fake.py::test_cell[{cell}]",
         "strategy": "Fake",
@@ -42,7 +43,7 @@ def line(cell: str, spec: dict) -> dict:
 
 
 def cells(grid: Path, arguments: Sequence[str]) -> Iterator[dict | None]:
-    """The lines of a launch with these pytest arguments; last None if it crashes."""
+    """Yield the lines of a launch with these pytest arguments; None last if it crashes."""
     nodes = [argument for argument in arguments if "::" in argument]
     for cell, spec in json.loads(grid.read_text()).items():
         if nodes and not any(f"[{cell}]" in node for node in nodes):

@@ -1,4 +1,4 @@
-"""Synthetic round times with the faults of real ones, at the sizes measured on a shared machine."""
+"""Synthetic round times with the faults of real ones, as large as measured on a shared machine."""
 
 from __future__ import annotations
 
@@ -13,35 +13,38 @@ CELLS = tuple(f"cell-{number}" for number in range(6))
 
 @dataclass(frozen=True)
 class Noise:
-    """Standard deviations of logarithms, except where said otherwise.
+    """The noise of round times: standard deviations of logarithms, if nothing else is said.
 
-    Across launches the speedup of one cell varies by 1.2 to 2.4% and each arm by 3 to 4%
-    (design, section 6), of which the median over noisy rounds is a part. With the other defaults
-    it contributes 1.1%: `launch` of 0.014 makes 1.8%, the middle, and 0.021 the worst, 2.4%.
+    From launch to launch the speedup of a real cell varies by 1.2 to 2.4%, and each arm by 3 to 4%.
+    The median over noisy rounds contributes 1.1% with the other defaults, so a `launch` of 0.014
+    makes 1.8%, the middle, and one of 0.021 makes 2.4%, the worst.
+
+    Attributes:
+        launch: of the speedup from launch to launch: memory layout, placement on cores.
+        common: of both arms together from launch to launch: the speed of the machine that day.
+        cells: share of the launch effect that all cells of a launch have in common, 0 to 1.
+        pair: of both rounds of a pair together, which correlates the arms.
+        round: of each single round.
+        drift: logarithm by which both arms slow down from a launch's first round to its last.
+        outliers: share of the rounds that take up to four times as long.
+        tail: degrees of freedom of the launch effect's Student t; infinity is normal.
+        rounds: of each arm in a launch.
     """
 
     launch: float = 0.014
-    """Of the speedup between launches: memory layout, placement."""
     common: float = 0.035
-    """Of both arms together between launches: the machine's speed that day."""
     cells: float = 0.0
-    """Share of the launch effect that all cells of a launch have in common, 0 to 1."""
     pair: float = 0.05
-    """Of both rounds of a pair together: correlated arms."""
     round: float = 0.02
-    """Of each single round."""
     drift: float = 0.0
-    """Logarithm by which both arms slow down from a launch's first round to its last."""
     outliers: float = 0.1
-    """Share of rounds that take up to four times as long."""
     tail: float = np.inf
-    """Degrees of freedom of the launch effect's Student t; infinity is normal."""
     rounds: int = 15
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is to be measured: seconds of each arm, and slowdowns of single cells' arms."""
+    """The measured program: seconds of each arm, and slowdowns of single cells."""
 
     sequential: float = 2.2e-3
     parallel: float = 1.4e-3
@@ -52,14 +55,14 @@ class Program:
         return replace(self, slower_parallel={cell: amount})
 
 
-def side(
+def measure(
     rng: np.random.Generator,
     noise: Noise = Noise(),
     program: Program = Program(),
     launches: int = 3,
     cells: tuple[str, ...] = CELLS,
 ) -> dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]]:
-    """That many launches of every cell."""
+    """Draw the round times of every cell in that many launches."""
     measured: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {
         cell: [] for cell in cells
     }
@@ -83,7 +86,7 @@ def side(
 
 
 def _launch_effect(rng: np.random.Generator, noise: Noise) -> float:
-    """Of unit variance, so that `launch` keeps its meaning whatever the tails."""
+    """Draw an effect of unit variance, so that `launch` means the same for every tail."""
     if np.isinf(noise.tail):
         return rng.normal()
     return rng.standard_t(noise.tail) / np.sqrt(noise.tail / (noise.tail - 2))

@@ -1,141 +1,171 @@
-"""What bench_aa says of launches whose error rates are known."""
+"""What bench_aa reports on launches whose error rates are known."""
 
+import argparse
 import io
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from bench.gate import aa
+from bench.gate.aa import error_rates, report, trial
+from bench.gate.aa.error_rates import AT_RANDOM, IN_A_ROW, Rate
+from bench.gate.aa.report import MARKS, Report
+from bench.gate.aa.trial import AMOUNTS, TrialLaunch
 from bench.gate.launches import Launch
-from tests.bench.gate.noise import Noise, Program, side
+from strategies.records import RunFile
+from tests.bench.gate.noise import Noise, Program, measure
 
 pytestmark = pytest.mark.workers(1)
 
+MACHINE = {"cpu": "Abacus", "cores": 2, "mpi": "Pigeons 1.0"}
 
-def entry(rng, noise, loaded=False, foreign=0.0, parallel=1.4e-3):
-    """One launch on file: six cells, and a copy of each for every amount."""
+
+def trial_launch(rng, noise, loaded=False, load=0.0, parallel=1.4e-3, code="c"):
+    """Simulate a launch of six cells, and a copy of each for every amount."""
     cells = []
-    for amount in (0.0, *aa.AMOUNTS):
+    for amount in (0.0, *AMOUNTS):
         program = Program(parallel=parallel * (1 + amount))
-        for cell, (launch,) in side(rng, noise, program, launches=1).items():
+        for cell, (launch,) in measure(rng, noise, program, launches=1).items():
             name = cell.replace("-", "") + (f"+{amount:.0%}" if amount else "")
             sequential, times = (arm.tolist() for arm in launch)
             rounds = {"sequential": sequential, "parallel": times}
             line = {"id": name, "workers": 2, "steps_per_round": 1, "rounds": rounds}
-            cells.append(line | {"foreign": foreign})
-    return {"code": "c", "machine": {}, "loaded": loaded, "seconds": 1.0, "cells": cells}
+            cells.append(line | {"background_load": load})
+    return TrialLaunch(code, MACHINE, loaded, 1.0, cells)
 
 
 @pytest.fixture
 def reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(aa, "RESAMPLED", 60)
-    monkeypatch.setattr(aa, "code", lambda: "c")
-    machine = {"cpu": "Abacus", "cores": 2, "mpi": "Pigeons 1.0"}
-    monkeypatch.setattr(aa, "fingerprint", lambda ranks, devices: machine)
+    monkeypatch.setattr(error_rates, "RESAMPLED", 60)
+    monkeypatch.setattr(trial, "code", lambda: "c")
+    monkeypatch.setattr(report, "fingerprint", lambda ranks, devices: MACHINE)
     monkeypatch.setattr("bench.core.background_load.available", lambda: 2)
 
-    def reported(entries, rest=""):
+    def reported(launches, rest=""):
         path = tmp_path / "aa.jsonl"
-        lines = [json.dumps(entry | {"machine": machine}) + "\n" for entry in entries]
-        path.write_text("".join(lines) + rest)
-        return aa.report(path, 2)
+        path.unlink(missing_ok=True)
+        for launch in launches:
+            RunFile(path, {}).append(launch)
+        with path.open("a") as file:
+            file.write(rest)
+        found = report.summarise(path, 2)
+        return {(rate.outcome, rate.launches): rate for rate in found.rates}, found.notes
 
     return reported
 
 
-def by_name(rates):
-    return {(rate.what, rate.how): rate for rate in rates}
-
-
 def test_quiet_launches(reported):
     rng = np.random.default_rng(0)
-    rates, notes = reported([entry(rng, Noise()) for _ in range(20)])
-    found = by_name(rates)
-    assert found["false alarms", "real, in a row"].hits == 0
-    assert found["false alarms", "real, in a row"].of == 15
-    assert found["false alarms", "resampled"].hits <= 1
-    assert found["10% slowdown found", "resampled"].hits >= 57
-    assert found["20% slowdown found", "resampled"].hits == 60
+    found, notes = reported([trial_launch(rng, Noise()) for _ in range(20)])
+    assert found["no change: false alarm", IN_A_ROW].hits == 0
+    assert found["no change: false alarm", IN_A_ROW].comparisons == 15
+    assert found["no change: false alarm", AT_RANDOM].hits <= 1
+    assert found["10% slowdown: found", AT_RANDOM].hits >= 57
+    assert found["20% slowdown: found", AT_RANDOM].hits == 60
     assert "20 launches on Abacus, 2 cores, 2 ranks, Pigeons 1.0" in notes[0]
-    assert "20 to 20 of each cell undisturbed" in notes[1]
+    assert "20 to 20 launches of each cell were undisturbed" in notes[1]
 
 
 def test_launches_of_other_code_and_a_line_cut_off_are_left_out(reported):
     rng = np.random.default_rng(1)
-    entries = [entry(rng, Noise()) for _ in range(12)]
-    entries[3]["code"] = "other"
-    _, notes = reported(entries, rest='{"code": "c", "cel')
+    launches = [trial_launch(rng, Noise(), code="other" if n == 3 else "c") for n in range(12)]
+    _, notes = reported(launches, rest='{"code": "c", "cel')
     assert "11 launches on" in notes[0]
-    assert "1 launches of other code or machines left out" in notes[1]
+    assert "left out: 2 launches of other code or machines, or damaged lines" in notes[1]
 
 
 def test_a_disturbed_measurement_costs_that_cell_one_launch_and_no_other_cell(reported):
     rng = np.random.default_rng(4)
-    entries = [entry(rng, Noise()) for _ in range(20)]
-    for number, disturbed in enumerate(entries):
-        line = disturbed["cells"][number % 2]  # one that would be an alarm
-        line["foreign"] = 0.6
+    launches = [trial_launch(rng, Noise()) for _ in range(20)]
+    for number, disturbed in enumerate(launches):
+        line = disturbed.cells[number % 2]  # one that would be an alarm
+        line["background_load"] = 0.6
         line["rounds"]["parallel"] = [2 * seconds for seconds in line["rounds"]["parallel"]]
-    rates, notes = reported(entries)
-    assert "10 to 20 of each cell undisturbed" in notes[1]
-    assert rates == []
-    rates, notes = reported(entries + [entry(rng, Noise()) for _ in range(2)])
-    found = by_name(rates)
-    assert "12 to 22 of each cell undisturbed" in notes[1]
-    assert found["false alarms", "resampled"].hits <= 1
-    slower = found["20% slowdown found", "resampled"]
-    assert slower.hits == slower.of > 0
+    found, notes = reported(launches)
+    assert "10 to 20 launches of each cell were undisturbed" in notes[1]
+    assert found == {}
+    found, notes = reported(launches + [trial_launch(rng, Noise()) for _ in range(2)])
+    assert "12 to 22 launches of each cell were undisturbed" in notes[1]
+    assert found["no change: false alarm", AT_RANDOM].hits <= 1
+    slower = found["20% slowdown: found", AT_RANDOM]
+    assert slower.hits == slower.comparisons > 0
 
 
 def test_too_few_launches_give_no_rates(reported):
     rng = np.random.default_rng(2)
-    rates, notes = reported([entry(rng, Noise()) for _ in range(10)])
-    assert rates == []
+    rates, notes = reported([trial_launch(rng, Noise()) for _ in range(10)])
+    assert rates == {}
     assert "too few launches" in notes[-1]
 
 
-def test_a_busy_neighbour_alarms_only_those_who_do_not_look(reported):
+def test_a_busy_core_alarms_only_a_gate_that_ignores_it(reported):
     rng = np.random.default_rng(3)
-    quiet = [entry(rng, Noise()) for _ in range(12)]
-    loaded = [entry(rng, Noise(), True, foreign=0.6, parallel=2.0e-3) for _ in range(4)]
-    rates, _ = reported(quiet + loaded)
-    found = by_name(rates)
-    assert found["false alarms, busy neighbour", "real, in a row"].hits == 0
-    blind = found["the same, if neighbours were not looked at", "real, in a row"]
-    assert blind.hits == blind.of
-    undecided = found["inconclusive (false alarms, busy neighbour)", "real, in a row"]
-    assert undecided.hits == undecided.of
+    quiet = [trial_launch(rng, Noise()) for _ in range(12)]
+    loaded = [trial_launch(rng, Noise(), True, load=0.6, parallel=2.0e-3) for _ in range(4)]
+    found, _ = reported(quiet + loaded)
+    assert found["busy core: false alarm", IN_A_ROW].hits == 0
+    blind = found["busy core, if the gate ignored it: false alarm", IN_A_ROW]
+    assert blind.hits == blind.comparisons
+    undecided = found["busy core: inconclusive", IN_A_ROW]
+    assert undecided.hits == undecided.comparisons
 
 
 def test_the_table_goes_between_its_marks_and_nowhere_else(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{aa.MARKS[0]}\nold\n{aa.MARKS[1]}\nafter\n")
-    aa.write("new\n", tmp_path / "rates.md", readme)
-    assert readme.read_text() == f"before\n{aa.MARKS[0]}\nnew\n{aa.MARKS[1]}\nafter\n"
-    readme.write_text("no marks\n")
-    aa.write("new\n", tmp_path / "rates.md", readme)
-    assert readme.read_text() == "no marks\n"
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    new = Report([Rate("found", AT_RANDOM, 3, 4)], ["a note"])
+    report.write(new, report.marked_page(str(page)))
+    table = report.markdown(new)
+    assert "| found | at random | 3 of 4 | 75.0% |" in table
+    assert page.read_text() == f"before\n{MARKS[0]}\n{table}{MARKS[1]}\nafter\n"
+
+
+@pytest.mark.parametrize("content", [None, "no marks\n", f"{MARKS[0]}\n", f"{MARKS[0]}\n" * 2])
+def test_a_page_without_marks_is_refused(tmp_path, content):
+    page = tmp_path / "README.md"
+    if content:
+        page.write_text(content)
+    with pytest.raises(argparse.ArgumentTypeError, match="two lines"):
+        report.marked_page(str(page))
+
+
+def test_the_page_of_the_gate_has_the_marks(pytestconfig, monkeypatch):
+    monkeypatch.chdir(pytestconfig.rootpath)
+    assert report.marked_page(str(report.PAGE)) == report.PAGE
 
 
 def test_intervals_are_those_of_clopper_and_pearson():
-    low, high = aa.Rate("", "", 0, 100).interval
+    low, high = Rate("", "", 0, 100).interval
     assert (low, high) == (0, pytest.approx(1 - 0.025 ** (1 / 100)))
 
 
 def test_a_line_that_a_crash_cut_off_does_not_spoil_the_next(tmp_path, monkeypatch):
     path = tmp_path / "aa.jsonl"
-    whole = json.dumps({"seconds": 1.0}) + "\n"
-    path.write_text(whole + '{"code": "c", "cel')
-    monkeypatch.setattr(aa, "start", lambda *arguments: Launch({"a": {"id": "a"}}))
-    aa.collect(path, 1, 2, False, Console(file=io.StringIO()))
-    assert path.read_text().startswith(whole)
-    assert [entry.get("cells") for entry in aa._entries(path)] == [None, [{"id": "a"}]]
+    whole = TrialLaunch("c", {}, False, 1.0, [])
+    RunFile(path, {}).append(whole)
+    content = path.read_text()
+    path.write_text(content + '{"code": "c", "cel')
+    monkeypatch.setattr(trial, "code", lambda: "c")
+    monkeypatch.setattr(trial, "start", lambda *arguments: Launch({"a": {"id": "a"}}))
+    trial.collect_trial(path, 1, 2, False, Console(file=io.StringIO()))
+    assert path.read_text().startswith(content)
+    launches, others = trial.read_trial(path)
+    assert launches[0] == whole
+    assert launches[1].cells == [{"id": "a"}]
+    assert others == 0
 
 
-@pytest.mark.parametrize("folder", aa.MEASURED)
-def test_what_is_measured_is_there(folder):
-    root = Path(aa.__file__).parent.parent
-    assert [n for n in aa.MEASURED[folder] if not Path(root, folder, f"{n}.py").exists()] == []
+def test_what_is_measured_is_what_a_launch_imports(pytestconfig, monkeypatch):
+    monkeypatch.chdir(pytestconfig.rootpath)
+    files = {str(path) for path in trial.measured_files()}
+    assert {
+        "nn/batch.py",
+        "nn/data/sets/digits.py",
+        "nn/layers/base.py",
+        "strategies/data_parallel.py",
+        "strategies/comm/shared_window.py",
+        "bench/core/measure.py",
+        "bench/gate/aa/slowed_copies.py",
+    } <= files
+    assert not any(path.startswith((".nox", "tests")) for path in files)
+    assert "bench/gate/statistics.py" not in files  # judging does not change what was measured

@@ -1,6 +1,6 @@
-"""The error rates that the gate promises, on synthetic noise of every kind that was met.
+"""The error rates that the gate promises, on synthetic noise of every kind that was measured.
 
-Fixed seeds and rates measured far from the bounds: a test that fails here is a gate that changed.
+Seeds are fixed and the rates lie far from the bounds: if a test fails here, the gate has changed.
 """
 
 import pytest

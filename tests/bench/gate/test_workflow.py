@@ -1,4 +1,4 @@
-"""The example workflow: its commands exist, and its script passes on what the gate says."""
+"""The example workflow: its commands exist, and its script passes the gate's exit code on."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.gate import compare
+from bench.gate.verdicts import Exit
 
 pytestmark = pytest.mark.workers(1)
 
@@ -23,7 +23,7 @@ exit "$CODE"
 
 
 def test_every_session_exists():
-    """As a function of the noxfile; nox itself is not to be had within every launch."""
+    """Look for it in the noxfile, since nox itself is not installed in every environment."""
     sessions = re.findall(r"nox -s (\w+)", WORKFLOW)
     noxfile = (ROOT / "noxfile.py").read_text(encoding="utf-8")
     assert sorted(sessions) == ["bench_ab", "correctness"]
@@ -32,7 +32,7 @@ def test_every_session_exists():
 
 @pytest.fixture
 def step(tmp_path, monkeypatch):
-    """Run the gate's step as a runner does, with a nox that only ends with a code."""
+    """Run the gate's step as a CI runner does, with a nox that does nothing but exit."""
     nox = tmp_path / "nox"
     nox.write_text(NOX)
     nox.chmod(0o755)
@@ -50,10 +50,10 @@ def step(tmp_path, monkeypatch):
     return step
 
 
-@pytest.mark.parametrize("code", compare.Exit)
+@pytest.mark.parametrize("code", Exit)
 def test_only_a_run_that_cannot_tell_is_excused(step, code):
     done, _ = step(code)
-    inconclusive = code is compare.Exit.INCONCLUSIVE
+    inconclusive = code is Exit.INCONCLUSIVE
     assert done.returncode == (0 if inconclusive else code)
     assert ("::warning" in done.stdout) is inconclusive
 

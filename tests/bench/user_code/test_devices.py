@@ -21,6 +21,7 @@ from nn.torch import layer as torch_layer
 from nn.torch import model as torch_model
 from nn.torch.model import TorchModel
 from strategies import Sequential
+from strategies.records import Run
 
 pytestmark = pytest.mark.workers(1)
 
@@ -91,7 +92,7 @@ def test_a_cell_is_measured_on_another_device_and_has_a_table_of_its_own(comm, a
     assert there.cell.device == "cuda"
     assert set(asked) == {"cuda"}
     here = replace(there, cell=replace(there.cell, device="cpu"))
-    table = render({"?": [here, there, here]}, width=120, colour=False)
+    table = render(Run(records=[here, there, here]), width=120, colour=False)
     titles = [line.strip() for line in table.splitlines() if line.startswith("mlp")]
     assert titles == ["mlp", "mlp on cuda"]
 

@@ -12,7 +12,7 @@ from bench.core.cell import Cell
 from bench.core.measure import measure
 from bench.test_user_code import case
 from bench.user_code.loader import load_data, load_model
-from bench.user_code.registry import EXACT
+from bench.user_code.registry import UserCode
 from nn import SGD
 from strategies import DataParallel, Sequential
 from strategies.base import Refused
@@ -192,9 +192,9 @@ def test_the_language_model_learns_from_its_own_tokens(comm):
 
 
 @pytest.mark.workers(2)
-@pytest.mark.parametrize("strategy", EXACT)
+@pytest.mark.parametrize("strategy", UserCode().strategies())
 def test_the_language_model_is_proven_by_all_of_ours(comm, strategy):
-    Trial(EXACT[strategy], language_model(), comm, theirs=False).compare(7, 5, 7)
+    Trial(UserCode().strategies()[strategy], language_model(), comm, theirs=False).compare(7, 5, 7)
 
 
 @pytest.mark.workers(2)

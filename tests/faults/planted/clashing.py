@@ -1,4 +1,4 @@
-"""Ranks that collect different tests. PLANTED_CLASH says how."""
+"""Tests that one rank collects differently. PLANTED_CLASH says how."""
 
 import os
 

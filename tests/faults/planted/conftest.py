@@ -1,4 +1,4 @@
-"""Notes when faults happen and when rank 0 reports them; chooses victims by environment."""
+"""Log when a fault happens and when rank 0 reports it. The environment chooses the victim."""
 
 import json
 import os
@@ -46,20 +46,20 @@ def pytest_runtest_logfinish(nodeid: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def noted() -> Callable[..., None]:
-    """Writes what it is given into the log."""
+def write_log() -> Callable[..., None]:
+    """A function that writes its arguments to the log."""
     return note
 
 
 @pytest.fixture
 def victim() -> int:
-    """The world rank that is to go wrong."""
+    """The world rank that goes wrong."""
     return VICTIM
 
 
 @pytest.fixture
 def faulty(victim: int, request: pytest.FixtureRequest) -> bool:
-    """Whether this rank goes wrong, which is noted."""
+    """Whether this rank goes wrong. Asking for it logs the fault."""
     if victim == RANK:
         note(fault=request.node.name)
     return victim == RANK
@@ -67,7 +67,7 @@ def faulty(victim: int, request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def next_death(request: pytest.FixtureRequest) -> str:
-    """The death of which this rank is to die after ``victim`` has, or nothing; noted."""
+    """How this rank dies after ``victim`` has died; empty if it does not. It is logged."""
     death, _, rank = os.environ.get("PLANTED_NEXT", "").partition(" ")
     if death and int(rank) == RANK:
         note(fault=request.node.name)

@@ -1,4 +1,4 @@
-"""Tests that do nothing, for what the layer itself costs."""
+"""Empty tests, to measure what the layer itself costs."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def test_nothing(world: MPI.Comm, n: int) -> None:
 
 @pytest.mark.workers(1)
 def test_idle(comm: MPI.Comm) -> None:
-    """Rank 0 watches how much of a core the sleeping ranks use."""
+    """Rank 0 measures how much of a core the sleeping ranks use."""
     table = Path(os.environ["PLANTED_LOG"])
     sleepers = [psutil.Process(p) for p in siblings()]
     before = [sum(s.cpu_times()[:2]) for s in sleepers]
@@ -30,7 +30,7 @@ def test_idle(comm: MPI.Comm) -> None:
 
 
 def siblings() -> list[int]:
-    """The other ranks: they have this process's parent, and the same command line."""
+    """Return the process ids of the other ranks: same parent, same command line."""
     me = psutil.Process()
     family = me.parent().children()
     return [p.pid for p in family if p.pid != me.pid and p.cmdline() == me.cmdline()]

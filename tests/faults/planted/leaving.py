@@ -1,4 +1,4 @@
-"""Ranks that leave the session in the middle of it. PLANTED_LEAVE says how."""
+"""A rank that leaves in the middle of the session. PLANTED_LEAVE says how."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Faults that cost a rank, and tests that the survivors can run. PLANTED_DEATH names the fault."""
+"""Faults that kill a rank, and tests for the survivors. PLANTED_DEATH names the fault."""
 
 import contextlib
 import ctypes
@@ -28,7 +28,7 @@ def raise_an_error() -> None:
 
 
 DEATHS = {
-    "raise": raise_an_error,  # where there is no fault tolerance
+    "raise": raise_an_error,  # kills the launch without fault tolerance
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segv": lambda: ctypes.string_at(0),
     "os_exit": lambda: os._exit(3),
@@ -43,7 +43,7 @@ DEATHS = {
 
 @pytest.mark.workers(1)
 def test_before(comm: MPI.Comm) -> None:
-    """Has to stay on record."""
+    """A test whose report must survive the death."""
 
 
 def test_death(world: MPI.Comm, faulty: bool) -> None:
@@ -55,7 +55,7 @@ def test_death(world: MPI.Comm, faulty: bool) -> None:
 
 
 def test_next_death(world: MPI.Comm, next_death: str) -> None:
-    """The survivors of the first are fewer, and have another numbering."""
+    """The survivors of the first death are fewer, and are numbered anew."""
     if next_death:
         DEATHS[next_death]()
     world.allreduce(1)

@@ -1,4 +1,4 @@
-"""Measured cells, each on disk as soon as it is measured; a rank is killed in the second."""
+"""Cells that are saved as soon as they are measured; a rank is killed in the second."""
 
 import json
 import os

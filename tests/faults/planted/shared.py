@@ -1,7 +1,7 @@
-"""Tests that need one rank, shared out, of which one goes wrong. PLANTED_FAULT names how.
+"""Tests that are shared out, one of which goes wrong. PLANTED_FAULT says how.
 
-PLANTED_EARLY is a rank of which another test has failed before. PLANTED_SLOW is how many seconds
-each test of a class takes, in which the others are when the fault happens.
+PLANTED_EARLY is a rank on which an earlier test fails too. PLANTED_SLOW is how many seconds each
+test of TestClass takes; the other ranks are in one when the fault happens.
 """
 
 import ctypes
@@ -48,7 +48,7 @@ FAULTS = {
     "sleep": lambda: time.sleep(1e6),
     "receive": lambda: MPI.COMM_WORLD.Recv(bytearray(1), source=RANK),
     "kill": kill,
-    "kill, without a word": kill,
+    "kill, without a note": kill,
     "sleep, then kill": lambda: time.sleep(1e6),
     "os_exit": lambda: os._exit(3),
     "exit_c": lambda: ctypes.CDLL(None)._exit(3),
@@ -63,16 +63,16 @@ FAULTS = {
 
 
 @pytest.fixture(scope="class")
-def of_class(noted: Callable[..., None]) -> Iterator[list[int]]:
-    noted(setup=True)
+def of_class(write_log: Callable[..., None]) -> Iterator[list[int]]:
+    write_log(setup=True)
     yield []
-    noted(teardown=True)
+    write_log(teardown=True)
 
 
 @pytest.mark.workers(1)
 @pytest.mark.parametrize("k", range(ALL))
 def test_side_by_side(k: int) -> None:
-    """Passes if all ranks are in it at the same time."""
+    """Pass if all ranks are in this test at the same time."""
     (FOLDER / f"here{k}").touch()
     wait(lambda: len(list(FOLDER.glob("here*"))) == ALL)
     if RANK == EARLY:
@@ -112,7 +112,7 @@ def test_fault(
     print("planted output")
     if faulty:
         time.sleep(SLOW / 2)
-        if FAULT == "kill, without a word":
+        if FAULT == "kill, without a note":
             plugin: Any = request.config.pluginmanager.get_plugin("ranks")
             plugin.watchdog.reset_notes("")
         FAULTS[FAULT]()
@@ -127,12 +127,12 @@ def test_after(comm: MPI.Comm, k: int) -> None:
 @pytest.mark.workers(1)
 @pytest.mark.parametrize("k", range(3 * ALL))
 class TestClass:
-    """A fixture of a class is made once on each rank, however the tests were dealt."""
+    """A class fixture is made once on each rank, whichever tests it runs."""
 
     def test_once(
-        self, of_class: list[int], noted: Callable[..., None], victim: int, k: int
+        self, of_class: list[int], write_log: Callable[..., None], victim: int, k: int
     ) -> None:
-        noted(ran=k)
+        write_log(ran=k)
         time.sleep(0.0 if victim == RANK else SLOW)
 
 

@@ -1,4 +1,4 @@
-"""What is run after shared.py, in a second file, by those that are left."""
+"""A second file, which the surviving ranks run after shared.py."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +23,8 @@ def test_outside_too(comm: MPI.Comm, k: int) -> None:
 
 
 def test_together_too(
-    world: MPI.Comm, noted: Callable[..., None], request: pytest.FixtureRequest
+    world: MPI.Comm, write_log: Callable[..., None], request: pytest.FixtureRequest
 ) -> None:
     assert world.allreduce(1) == world.size
     plugin: Any = request.config.pluginmanager.get_plugin("ranks")
-    noted(whole=plugin.control.can_finalize)
+    write_log(whole=plugin.control.can_finalize)

@@ -1,4 +1,4 @@
-"""Faults after which all ranks go on, each followed by a test that has to pass."""
+"""Faults that all ranks survive, each followed by a test that must pass."""
 
 import ctypes
 import resource
@@ -13,12 +13,12 @@ from mpi4py import MPI
 
 ALL = MPI.COMM_WORLD.size
 pytestmark = pytest.mark.workers(ALL)
-# For faults that have to be reported long before any deadline.
+# For faults that must be reported long before any deadline.
 at_once = pytest.mark.deadline(30.0)
 
 
-def calm(comm: MPI.Comm) -> None:
-    """What a healthy test does."""
+def healthy(comm: MPI.Comm) -> None:
+    """Do what a healthy test does."""
     assert comm.size == ALL
     assert comm.allreduce(1) == ALL
     comm.Barrier()
@@ -42,7 +42,7 @@ def test_setup(raises_in_setup: None) -> None:
 
 
 def test_after_setup(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 @at_once
@@ -53,7 +53,7 @@ def test_call(comm: MPI.Comm, faulty: bool) -> None:
 
 
 def test_after_call(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_teardown(raises_in_teardown: None) -> None:
 
 
 def test_after_teardown(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 @at_once
@@ -81,7 +81,7 @@ def test_sys_exit(comm: MPI.Comm, faulty: bool) -> None:
 
 
 def test_after_sys_exit(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 @at_once
@@ -105,7 +105,7 @@ def test_mixed_xfail(comm: MPI.Comm, faulty: bool) -> None:
 
 @at_once
 def test_all_skip(comm: MPI.Comm, victim: int) -> None:
-    """The last one comes late, and still has to hear from another one before it skips."""
+    """All ranks skip, though one comes late and needs a message from another before it can."""
     if MPI.COMM_WORLD.rank == victim:
         time.sleep(0.5)
         comm.recv(source=(victim + 1) % ALL)
@@ -115,7 +115,7 @@ def test_all_skip(comm: MPI.Comm, victim: int) -> None:
 
 
 def test_after_mixed(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 @at_once
@@ -133,7 +133,7 @@ def test_memory(comm: MPI.Comm, faulty: bool) -> None:
 
 
 def test_after_memory(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 def test_deadlock_mismatched(comm: MPI.Comm, faulty: bool) -> None:
@@ -141,7 +141,7 @@ def test_deadlock_mismatched(comm: MPI.Comm, faulty: bool) -> None:
 
 
 def test_after_mismatched(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 def test_deadlock_receive(comm: MPI.Comm, faulty: bool) -> None:
@@ -151,7 +151,7 @@ def test_deadlock_receive(comm: MPI.Comm, faulty: bool) -> None:
 
 
 def test_after_receive(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 def test_deadlock_pickled(comm: MPI.Comm, faulty: bool) -> None:
@@ -161,7 +161,7 @@ def test_deadlock_pickled(comm: MPI.Comm, faulty: bool) -> None:
 
 
 def test_after_pickled(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 def test_deadlock_split(comm: MPI.Comm, faulty: bool) -> None:
@@ -172,7 +172,7 @@ def test_deadlock_split(comm: MPI.Comm, faulty: bool) -> None:
 
 
 def test_after_split(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 def test_python_loop(comm: MPI.Comm, faulty: bool) -> None:
@@ -182,7 +182,7 @@ def test_python_loop(comm: MPI.Comm, faulty: bool) -> None:
 
 
 def test_after_python_loop(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 def test_sleep(comm: MPI.Comm, faulty: bool) -> None:
@@ -192,7 +192,7 @@ def test_sleep(comm: MPI.Comm, faulty: bool) -> None:
 
 
 def test_after_sleep(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 def test_blocking_call(comm: MPI.Comm, faulty: bool) -> None:
@@ -202,22 +202,22 @@ def test_blocking_call(comm: MPI.Comm, faulty: bool) -> None:
 
 
 def test_after_blocking_call(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 def test_alone(comm: MPI.Comm, faulty: bool) -> None:
-    """Nobody else waits: the others have passed."""
+    """One rank loops for ever. No rank waits for it: the others have passed."""
     while faulty:
         time.sleep(0.1)
 
 
 def test_after_alone(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)
 
 
 def test_after_world_untouched(comm: MPI.Comm) -> None:
-    """So far COMM_WORLD had no part in it, and works."""
-    calm(MPI.COMM_WORLD)
+    """COMM_WORLD still works: no fault so far has used it."""
+    healthy(MPI.COMM_WORLD)
 
 
 def test_deadlock_world(comm: MPI.Comm, faulty: bool) -> None:
@@ -227,4 +227,4 @@ def test_deadlock_world(comm: MPI.Comm, faulty: bool) -> None:
 
 
 def test_after_world(comm: MPI.Comm) -> None:
-    calm(comm)
+    healthy(comm)

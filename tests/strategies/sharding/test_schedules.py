@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strategies.costs import idle_share, live_contexts
 from strategies.sharding.schedules import SCHEDULES, Op, schedule
 from tests.support.pipeline_simulator import (
     Deadlock,
@@ -113,13 +114,7 @@ def test_an_impossible_order_is_found():
 def test_peak_of_live_contexts_is_the_formula(case):
     name, ranks, m, v = case
     for rank, ops in enumerate(schedule(*case)):
-        expected = {
-            "naive": 1,
-            "gpipe": m,
-            "1f1b": min(m, ranks - rank),
-            "interleaved": min(v * m, v * ranks - rank),
-        }[name]
-        assert most_live(ops) == expected
+        assert most_live(ops) == live_contexts(name, ranks, rank, m, v)
 
 
 @given(cases(), st.integers(1, 3))
@@ -131,8 +126,7 @@ def test_bubble_is_the_formula(case, backward):
     lines = times(schedule(name, ranks, m, v), 1, backward)
     length = max(end for line in lines for _, end, _ in line)
     idle = 1 - Fraction(v * m * (1 + backward), length)
-    expected = Fraction(ranks - 1, ranks if name == "naive" else v * m + ranks - 1)
-    assert idle == expected
+    assert idle == idle_share(name, ranks, m, v)
 
 
 @given(st.integers(1, 6), st.integers(1, 13), st.integers(1, 4))

@@ -1,4 +1,4 @@
-"""The gate's core on round times whose truth is known."""
+"""Verdicts on round times whose truth is known."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.gate import statistics
-from bench.gate.statistics import Outcome, judge, log_speedup, moderate, unsettled
-from tests.bench.gate.noise import CELLS, Noise, Program, side
+from bench.gate.statistics import (
+    Estimate,
+    Outcome,
+    cells_to_confirm,
+    decide,
+    judge,
+    log_speedup,
+    moderate,
+)
+from tests.bench.gate.noise import CELLS, Noise, Program, measure
 
 pytestmark = pytest.mark.workers(1)
 
@@ -19,9 +27,9 @@ def outcomes(verdicts):
 
 
 def measured(seed, *programs, noise=QUIET, launches=3):
-    """One side per program, from one stream of random numbers."""
+    """Measure each program, with one stream of random numbers."""
     rng = np.random.default_rng(seed)
-    return [side(rng, noise, program, launches) for program in programs]
+    return [measure(rng, noise, program, launches) for program in programs]
 
 
 class TestLogSpeedup:
@@ -88,7 +96,7 @@ class TestJudge:
         before, after, fresh = measured(3, Program(), slow, slow)
         first = judge(before, after)
         assert outcomes(first)["cell-2"] is Outcome.SUSPECT
-        assert unsettled(first) == ["cell-2"]
+        assert cells_to_confirm(first) == ["cell-2"]
         final = outcomes(judge(before, after, fresh))
         assert final.pop("cell-2") is Outcome.SLOWER
         assert set(final.values()) == {Outcome.PASS}
@@ -163,7 +171,7 @@ class TestJudge:
     def test_intervals_hold_for_all_cells_at_once(self):
         """3% is what moderation makes of the nominal 2%; one cell at a time it would be 12%."""
         rng = np.random.default_rng(15)
-        grids = [judge(side(rng), side(rng)) for _ in range(300)]
+        grids = [judge(measure(rng), measure(rng)) for _ in range(300)]
         assert np.mean([any(v.low > 1 for v in grid) for grid in grids]) < 0.06
         assert np.mean([any(v.high < 1 for v in grid) for grid in grids]) < 0.06
 
@@ -176,6 +184,45 @@ class TestJudge:
     def test_refuses_meaningless_settings(self, bad):
         with pytest.raises(ValueError, match="between"):
             judge({}, {}, **bad)
+
+
+def estimate(first=0.0, change=None, half_width=0.01, sequential=0.0, fresh=False):
+    """Make an estimate whose parallel arm explains what the sequential arm does not."""
+    change = first if change is None else change
+    parallel = sequential - change
+    return Estimate(0.5, 0.5 + change, sequential, parallel, first, half_width, fresh, (3, 3, 5))
+
+
+class TestDecide:
+    @pytest.mark.parametrize(
+        ("found", "outcome", "reason"),
+        [
+            (estimate(0.01), Outcome.PASS, "within the tolerance of 5%"),
+            (estimate(-0.10), Outcome.SUSPECT, "10.5% longer; fresh launches have to confirm"),
+            (estimate(-0.10, fresh=True), Outcome.SLOWER, "10.5% longer, and fresh launches conf"),
+            (
+                estimate(-0.10, sequential=-0.09, fresh=True),
+                Outcome.SEQUENTIAL_FASTER,
+                "because the sequential arm got faster (times: sequential -8.6%, parallel +1.0%)",
+            ),
+            (estimate(-0.10, half_width=0.11, fresh=True), Outcome.INCONCLUSIVE, "includes 1"),
+            (estimate(0.0, -0.10, fresh=True), Outcome.INCONCLUSIVE, "not in the first ones"),
+            (estimate(-0.10, -0.01, fresh=True), Outcome.PASS, "looked 10.5% slower at first"),
+            (estimate(half_width=0.19), Outcome.INCONCLUSIVE, "less than 21% could not"),
+            (estimate(half_width=0.18), Outcome.PASS, "within"),
+            (estimate(0.10), Outcome.FASTER, "rose by 10.5%"),
+            (estimate(0.10, half_width=0.11), Outcome.PASS, "within"),
+            (estimate(0.10, sequential=0.09), Outcome.SEQUENTIAL_SLOWER, "no gain"),
+        ],
+    )
+    def test_an_estimate_alone_decides(self, found, outcome, reason):
+        decided, said = decide(found, 0.05, gated=True)
+        assert decided is outcome
+        assert reason in said
+
+    def test_a_cell_that_is_not_gated_never_fails(self):
+        decided, _ = decide(estimate(-0.5, fresh=True), 0.05, gated=False)
+        assert decided is Outcome.NOT_GATED
 
 
 @settings(derandomize=True, deadline=None, max_examples=25, database=None)

@@ -1,6 +1,6 @@
-"""Torch's own parallel training keeps the contract too, by the proof that anybody's strategy has.
+"""Torch's own parallel training equals plain training, by the proof that user strategies pass.
 
-Where it were not equal to plain training, it would be measured beside ours for nothing.
+If it did not, its times could not be compared with ours.
 """
 
 import weakref
@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from mpi4py import MPI
 
-from bench.peers.torch_peers import PEERS, PIPELINES, DistributedDataParallel, Peer, torch_optimizer
+from bench.peers import PEERS, PIPELINES, DistributedDataParallel, Peer
+from bench.peers.base import torch_optimizer
 from bench.user_code.nets import Net
 from nn import SGD, mlp
 from nn.sequences import Sequences
@@ -96,7 +97,7 @@ def test_pipelines_of_peers_pass_several_micro_batches(comm, peer):
 
 @pytest.mark.parametrize("peer", PIPELINES)
 def test_a_stage_of_peers_may_have_no_weights(comm, monkeypatch, peer):
-    """Stages are cut by time, so that whether one has any is up to the clock."""
+    """Stages are cut by measured times, so any stage may end up without weights."""
     monkeypatch.setattr(stage_cuts, "choose", lambda *arguments: [0, 1, 3, 6])  # Tanh and Flatten
     Trial(peer, NET, comm, theirs=True).compare(6, 5)
 
@@ -124,12 +125,12 @@ def test_peers_draw_the_masks_of_dropout(comm, peer):
         return
     with pytest.raises(pytest.skip.Exception, match="a net with dropout: "):
         trial.strategy()
-    assert not dist.is_initialized(), "nobody is left to close its process group"
+    assert not dist.is_initialized(), "the process group was left open"
 
 
 @pytest.mark.workers(1)
 def test_who_takes_the_step_counts_it_for_dropout(comm):
-    """At the same weights, of one batch, losses differ by their masks alone."""
+    """With equal weights and one batch, only the masks make losses differ."""
     modules = [torch.nn.Linear(6, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)]
     model = TorchModel(modules, dtype="float64", seed=1)
     peer = Peer(model, SGD(1e-12), comm)
@@ -140,18 +141,18 @@ def test_who_takes_the_step_counts_it_for_dropout(comm):
 
 @pytest.mark.workers(2)
 def test_one_that_refuses_makes_room_for_the_next(comm):
-    """The process group is everybody's: whoever enters it and is not made has to leave it."""
+    """Peers share the process group: one that refuses its model must leave it again."""
     with pytest.raises(Refused):
         DistributedDataParallel(mixed(), SGD(0.1), comm)
     peer = DistributedDataParallel(NET.build("float64"), SGD(0.1), comm)
     assert np.isfinite(peer.step(*NET.batches([4])))
     peer.close()
-    assert not dist.is_initialized(), "somebody has not left"
+    assert not dist.is_initialized(), "the process group was left open"
 
 
 @pytest.mark.workers(2)
 def test_ddp_closes_its_reducer_before_the_process_group(comm, monkeypatch):
-    """The other way round it hangs where gloo's threads are late, as on a crowded machine."""
+    """In the other order it hangs if gloo's threads are late, as on a crowded machine."""
     peer, closed = DistributedDataParallel(NET.build("float64"), SGD(0.1), comm), []
     peer.step(*NET.batches([4]))
     destroy = dist.destroy_process_group

@@ -1,9 +1,9 @@
-"""Cells for the gate's own trial: real ones, and copies whose parallel arm is slower by design.
+"""Measure the cells of the gate's own trial, and copies whose parallel arm is slower by design.
 
-    LOCKSTEP_CELLS=FILE mpiexec -n 2 python -m bench.gate.slowed_copies AMOUNT ...
+    LOCKSTEP_CELLS=FILE mpiexec -n 2 python -m bench.gate.aa.slowed_copies AMOUNT ...
 
-measures every cell of the trial's grid as it is, and once more with each step stretched by one of
-the amounts (0.1 is 10%); which one turns with the cell. Started by bench.gate.aa.
+measures every cell of GRID as it is, and once more with each step stretched by one of the amounts
+(0.1 is 10%), which take turns from cell to cell. bench.gate.aa starts this program.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import os
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from mpi4py import MPI
 
 from bench.core.cell import Case, Cell
 from bench.core.grid import case
 from bench.core.measure import measure
-from bench.report.results import append
 from nn import Batch
 from strategies import Strategy
+from strategies.records import RunFile
 
 GRID = [
     (strategy, batch_size)
@@ -30,7 +29,7 @@ GRID = [
 ]
 
 
-class Slowed(Strategy):
+class SlowedStrategy(Strategy):
     """A strategy whose steps take (1 + amount) times as long: each rank stays busy for the rest."""
 
     def __init__(self, strategy: Strategy, amount: float) -> None:
@@ -52,28 +51,28 @@ class Slowed(Strategy):
         self._strategy.close()
 
 
-def slowed(original: Case, amount: float) -> Case:
-    """The case with a slower parallel arm, and no bound: that would be slower as well."""
+def slowed_copy(original: Case, amount: float) -> Case:
+    """Return the case with a slower parallel arm, and no bound, which would be slower too."""
     return replace(
-        original, build=lambda comm: Slowed(original.build(comm), amount), runs_silent=False
+        original, build=lambda comm: SlowedStrategy(original.build(comm), amount), runs_silent=False
     )
 
 
 def main() -> None:
     comm = MPI.COMM_WORLD
     amounts = [float(argument) for argument in sys.argv[1:]]
-    path = Path(os.environ["LOCKSTEP_CELLS"])
+    file = RunFile(os.environ["LOCKSTEP_CELLS"], {"program": "bench.gate.aa.slowed_copies"})
     for number, (strategy, batch_size) in enumerate(GRID):
         cell = Cell(strategy, "mlp", comm.size, batch_size, 10_000)
         plain = replace(case(cell), runs_silent=False)
         variants = [(str(cell), plain)]
         if amounts:
             amount = amounts[number % len(amounts)]
-            variants.append((f"{cell}+{amount:.0%}", slowed(plain, amount)))
+            variants.append((f"{cell}+{amount:.0%}", slowed_copy(plain, amount)))
         for name, variant in variants:
             result = measure(variant, comm)
             if comm.rank == 0:
-                append(path, {"id": name, **result.as_dict()})
+                file.append({"id": name, **result.as_dict()})
 
 
 if __name__ == "__main__":

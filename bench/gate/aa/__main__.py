@@ -1,0 +1,53 @@
+"""Measure how often the gate is wrong, on this machine and with the gate's own functions.
+
+    python -m bench.gate.aa [--launches 30] [--loaded 6] [-n 2] [--data FILE] [--write [FILE]]
+
+adds that many launches to the data file, and reports on all launches in it: it may be stopped and
+started again at any time, and `--launches 0` only reports. Each launch measures six cells as they
+are, and a copy of each that is 10 or 20% slower by design. `--loaded` adds launches during which a
+process outside keeps one core busy, from half-way through the first of them on. `--write` writes
+the table between its marks, by default into bench/gate/README.md.
+
+Exit codes: 0 reported; 1 too few undisturbed launches; 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.gate.aa import report, trial
+from bench.gate.command_line import make_interruptible, rank_count
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="bench.gate.aa",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--launches", type=int, default=30)
+    parser.add_argument("--loaded", type=int, default=0)
+    parser.add_argument("-n", dest="ranks", type=rank_count, default=2)
+    parser.add_argument("--data", type=Path, default=trial.DATA)
+    parser.add_argument("--write", type=report.marked_page, nargs="?", const=str(report.PAGE))
+    options = parser.parse_args(argv)
+    console = Console()
+    trial.collect_trial(options.data, options.launches, options.ranks, False, console)
+    trial.collect_trial(options.data, options.loaded, options.ranks, True, console)
+    if not options.data.exists():
+        parser.error(f"{options.data} holds no launches: ask for some with --launches")
+    found = report.summarise(options.data, options.ranks)
+    report.show(found, console)
+    if options.write and found.rates:
+        report.write(found, options.write)
+    return 0 if found.rates else 1
+
+
+if __name__ == "__main__":
+    make_interruptible()
+    sys.exit(main())

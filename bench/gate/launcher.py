@@ -1,0 +1,115 @@
+"""Start one launch on several ranks, and read its cells as they are measured.
+
+The measuring core appends a line of JSON per cell to the file that CELLS names. Each line is read
+at once, so a launch that crashes loses nothing that was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench.core.background_load import BackgroundLoad
+from bench.core.cores import available
+from bench.gate.launches import Launch
+
+CELLS: Final = "LOCKSTEP_CELLS"
+"""Environment variable: the file to which the measuring core appends a line per cell."""
+
+LAUNCHER: Final = "LOCKSTEP_MPIEXEC"
+"""Environment variable: the command line that starts ranks, by default `mpiexec`."""
+
+TIMEOUT = 600.0
+"""Seconds without a new cell until a launch is ended; the ranks' own deadlines are shorter."""
+
+LOGS = Path(".lockstep", "launches")
+"""Folder for the output of the launches, in the working directory."""
+
+
+def start(ranks: int, command: Sequence[str], root: Path, label: str = "") -> Launch:
+    """Run a Python command on that many ranks, and return the cells that it measured.
+
+    Args:
+        ranks: how many processes the launcher starts.
+        command: arguments of Python, such as `["-m", "pytest", "bench"]`.
+        root: the working directory of the ranks.
+        label: a part of the log file's name.
+
+    Raises:
+        SystemExit: there is no launcher.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "cells.jsonl")
+        path.touch()
+        cells: dict[str, dict[str, Any]] = {}
+        failure = None
+        for new in _follow(ranks, command, root, label, path):
+            if isinstance(new, str):
+                failure = new
+            else:
+                cells[new["id"]] = new
+    return Launch(cells, failure=failure)
+
+
+def _follow(
+    ranks: int, command: Sequence[str], root: Path, label: str, path: Path
+) -> Iterator[dict[str, Any] | str]:
+    """Yield cells as they are measured, with the background load; last a failure, if any."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    name = "-".join(filter(None, (time.strftime("%Y%m%d-%H%M%S"), str(os.getpid()), label)))
+    log = LOGS / f"{name}.log"
+    launcher = shlex.split(os.environ.get(LAUNCHER, "mpiexec"))
+    if shutil.which(launcher[0]) is None:
+        raise SystemExit(f"no {launcher[0]}: install an MPI, or name its mpiexec in {LAUNCHER}")
+    environment = os.environ | {CELLS: str(path), "LOCKSTEP_RANKS": str(ranks)}
+    if ranks > available():
+        environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
+    load = BackgroundLoad()
+    with log.open("wb") as output, path.open(encoding="utf-8") as lines:
+        process = subprocess.Popen(
+            [*launcher, "-n", str(ranks), sys.executable, *command],
+            cwd=root,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            last, partial, code = time.monotonic(), "", None
+            while code is None:
+                code = process.poll()  # before reading: the last cells come with the end
+                while text := lines.readline():
+                    partial += text
+                    if not partial.endswith("\n"):
+                        continue
+                    line, partial, last = json.loads(partial), "", time.monotonic()
+                    if line.get("kind", "cell") == "cell":  # older checkouts write no kind
+                        yield line | {"background_load": round(load.lap(), 3)}
+                if time.monotonic() - last > TIMEOUT:
+                    yield f"was ended after {TIMEOUT:.0f} s without a new cell, see {log}"
+                    return
+                if code is None:
+                    time.sleep(0.05)
+        finally:
+            _stop(process)
+    if code:
+        yield f"ended with code {code}, see {log}"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a launch that is still running: mpiexec passes SIGTERM on to its ranks."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,48 @@
+"""Every kind of result: once this module is imported, `strategies.records.read` knows them all."""
+
+from dataclasses import dataclass, field
+
+from bench.core.cell import Cell, Measurement
+from bench.report.promises import Promise
+from bench.report.proofs import Mutant, Proof
+from nn.plain_json import INLINE
+from strategies.records import Record
+
+__all__ = ["Measurement", "Mutant", "Promise", "Proof", "Transfer", "WrongCell"]
+
+
+@dataclass(frozen=True)
+class Transfer(Record, kind="transfer"):
+    """The time in which workers combine their data.
+
+    Attributes:
+        verb: how they do it.
+        bytes: what each worker holds.
+        seconds: on the slowest rank.
+        oversubscribed: whether there are more workers than cores.
+    """
+
+    verb: str
+    workers: int
+    bytes: int
+    seconds: float
+    oversubscribed: bool
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second of each worker's data."""
+        return self.bytes / self.seconds
+
+
+@dataclass(frozen=True)
+class WrongCell(Record, kind="wrong"):
+    """A cell that was not measured, since its strategy does not train what it should.
+
+    Attributes:
+        error: `Check.error`.
+        problem: what is wrong.
+    """
+
+    cell: Cell = field(metadata=INLINE)
+    error: float | None
+    problem: str

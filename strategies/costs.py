@@ -1,0 +1,344 @@
+"""What each strategy costs: bytes sent, memory held and idle time, as formulas with their source.
+
+All are pure functions of the net, the ranks and the batch. `sent_by_...` is what one rank gives to
+the communicator in one training step: bytes by verb, of collectives the buffer that it passes
+(what a library makes of that is its own affair). `held_by_...` is what numpy arrays of one rank
+take between two steps, in bytes: parameters, gradients, and `slots` vectors of optimizer state
+(`len(optimizer.slots)`). The tests measure both, and find exactly these numbers.
+
+With n parameters, P ranks, B rows, m micro-batches:
+
+====================== ======================================= =================================
+strategy               a rank sends in a step                  a rank holds
+====================== ======================================= =================================
+Sequential             nothing                                 parameters, gradients, state: n
+DataParallel           n                                       n of each
+SharedDataParallel     nothing, it reads and writes memory     n/P of the state; P+1 times n a node
+ZeRO                   2 n; in stage 3 up to 3 n               see `strategies.zero`
+TensorParallel         activations: B x width, twice a pair    its neurons' share of each
+Pipeline               activations: B x width, twice a cut     its layers' share of each
+LocalSGD               (1 + slots) n in every period-th step   n of each
+Hogwild                nothing, it reads and writes memory     n of gradients and state
+ParameterServer        n; the server (P-1) n                   n of each
+TopK                   k elements with their indices           n of each, and the residual
+PowerSGD               (rows + columns) x rank a matrix        n of each, and the residual
+====================== ======================================= =================================
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+from nn.batch import bounds
+from nn.layers import Conv2d, Flatten, Layer, Linear, Shape
+from nn.layers.residual import Residual
+from nn.model import Model
+from strategies.comm.shared_window import LINE
+from strategies.sharding.rewriting import each_feature_alone
+
+Sent = Counter[str]
+"""Verb of the communicator -> bytes."""
+
+LOSS = 8
+"""Bytes of a loss that is sent by itself, as float64."""
+
+
+def _item(model: Model) -> int:
+    return model.dtype.itemsize
+
+
+def _own(rank: int, ranks: int, total: int) -> int:
+    lo, hi = bounds(rank, ranks, total)
+    return hi - lo
+
+
+# Bytes sent
+
+
+def sent_by_data_parallel(model: Model) -> Sent:
+    """The gradient with the loss in front, in one Allreduce (with buckets, in parts).
+
+    Li et al., "PyTorch Distributed" (2020), section 3.2.
+    """
+    return Sent(Allreduce=_item(model) * (model.offsets[-1] + 1))
+
+
+def sent_by_zero(model: Model, ranks: int, rank: int, stage: int) -> Sent:
+    """The gradient once and the parameters once; in stage 3 twice, for forward and for backward.
+
+    Backward finds the parameters of the last layer still there. Rajbhandari et al., "ZeRO" (2020),
+    section 7.
+    """
+    lo, hi = bounds(rank, ranks, model.offsets[-1])
+    gathered = hi - lo
+    if stage == 3:
+        last = max(i for i, layer in enumerate(model.layers) if layer.shapes)
+        gathered += (
+            hi - lo - max(0, min(hi, model.offsets[last + 1]) - max(lo, model.offsets[last]))
+        )
+    item = _item(model)
+    return Sent(Reduce_scatter=item * model.offsets[-1], Allgatherv=item * gathered, Allreduce=LOSS)
+
+
+def sent_by_tensor_parallel(
+    model: Model, ranks: int, rank: int, rows: int, need_dx: bool = False
+) -> Sent:
+    """A pair of Linears sums its output forward, and the gradient of its input backward.
+
+    The first pair needs no gradient of its input, unless `need_dx`. A last Linear without a
+    partner gathers that gradient instead; convolutions gather their input. Shoeybi et al.,
+    "Megatron-LM" (2019), section 3.
+    """
+    sent = _split(model, ranks, rank, need_dx).sent
+    return Sent({verb: _item(model) * rows * elements for verb, elements in sent.items()})
+
+
+def sent_by_pipeline(model: Model, cuts: Sequence[int], ranks: int, rank: int, rows: int) -> Sent:
+    """Each row's activations once over every cut, and their gradient back; the loss at the end.
+
+    Huang et al., "GPipe" (2019), section 2.
+
+    Args:
+        cuts: first layer of every stage but the first; stage s is on rank s % ranks.
+    """
+    sent = Sent(Bcast=LOSS * (rank == ranks - 1))
+    if ranks > 1:
+        width = [math.prod(model.row_shape(at)) for at in range(len(model.layers) + 1)]
+        ends = [0, *cuts, len(model.layers)]
+        crossed = [at for s in _stages(ends, ranks, rank) for at in ends[s : s + 2]]
+        elements = sum(width[at] for at in crossed if 0 < at < len(model.layers))
+        sent["Isend"] = _item(model) * rows * elements
+    return sent
+
+
+def sent_by_hybrid(
+    model: Model, cuts: Sequence[int], grid: tuple[int, int, int], rank: int, rows: int
+) -> Sent:
+    """The sum of its parts: a copy's pipeline, the tensor groups of its stages, and the copies.
+
+    Args:
+        cuts: as for a pipeline.
+        grid: ranks for data, stages and tensor parallelism, the last varying fastest.
+        rank: of all.
+        rows: of the whole batch.
+    """
+    data, stages, tensor = grid
+    copy, stage, lane = rank // (stages * tensor), rank // tensor % stages, rank % tensor
+    rows = _own(copy, data, rows)
+    sent = sent_by_pipeline(model, cuts, stages, stage, rows)
+    ends = [0, *cuts, len(model.layers)]
+    for s in _stages(ends, stages, stage) if tensor > 1 else ():
+        piece = model.stage(*ends[s : s + 2])
+        sent += sent_by_tensor_parallel(piece, tensor, lane, rows, need_dx=s > 0)
+    sent["Allreduce"] += _item(model) * (_own_params(model, cuts, grid, rank) + 1)
+    return sent
+
+
+def sent_by_local_sgd(model: Model, slots: int) -> Sent:
+    """The weights and the optimizer's state, in each step that ends a period, else nothing.
+
+    McMahan et al., "Communication-efficient learning of deep networks from decentralized data"
+    (2017), algorithm 1; the state: Yu, Jin, Yang (2019), algorithm 1.
+    """
+    return Sent(Allreduce=_item(model) * (1 + slots) * model.offsets[-1])
+
+
+def sent_by_parameter_server(model: Model, ranks: int, rank: int) -> Sent:
+    """The server sends the weights to every worker, a worker its gradient with its loss behind.
+
+    Li et al., "Scaling distributed machine learning with the parameter server" (2014), section 2.
+    """
+    n = model.offsets[-1]
+    return Sent(Send=_item(model) * ((ranks - 1) * n if rank == 0 else n + 1))
+
+
+def sent_by_top_k(model: Model, k: int) -> Sent:
+    """k elements, each with its index in 8 bytes. Aji and Heafield (2017), section 3."""
+    return Sent(Allgather=min(k, model.offsets[-1]) * (8 + _item(model)), Allreduce=LOSS)
+
+
+def sent_by_power_sgd(model: Model, rank: int) -> Sent:
+    """Two thin matrices for every matrix of weights, and biases as they are.
+
+    Vogels, Karimireddy, Jaggi, "PowerSGD" (2019), algorithm 1.
+
+    Args:
+        rank: columns of the thin matrices.
+    """
+    elements = 0
+    for shape in (shape for layer in model.layers for shape in layer.shapes):
+        rows, columns = shape[0], math.prod(shape[1:])
+        thin = (rows + columns) * min(rank, rows, columns)
+        elements += thin if len(shape) > 1 else rows
+    return Sent(Allreduce=_item(model) * elements + LOSS)
+
+
+# Memory held between steps
+
+
+def held_by_sequential(model: Model, slots: int) -> int:
+    """Parameters, gradients and the optimizer's vectors."""
+    return (2 + slots) * _item(model) * model.offsets[-1]
+
+
+def held_by_data_parallel(model: Model, slots: int) -> int:
+    """As in plain training, and a line of cache in front of the gradient, for the loss."""
+    return held_by_sequential(model, slots) + LINE
+
+
+def held_by_zero(model: Model, ranks: int, rank: int, stage: int, slots: int) -> int:
+    """What is sharded takes a rank's slice, and one layer at a time in whole.
+
+    Rajbhandari et al., "ZeRO" (2020), section 5.
+    """
+    n = model.offsets[-1]
+    own, largest = _own(rank, ranks, n), max(layer.n_params for layer in model.layers)
+    params = own + largest if stage >= 3 else n
+    grads = own + largest if stage >= 2 else n
+    return _item(model) * (params + grads + slots * own)
+
+
+def held_by_tensor_parallel(model: Model, ranks: int, rank: int, slots: int) -> int:
+    """Of a pair of Linears the first by outputs, the second by inputs with its whole bias.
+
+    Shoeybi et al., "Megatron-LM" (2019), section 3.
+    """
+    return (2 + slots) * _item(model) * _split(model, ranks, rank).params
+
+
+def held_by_pipeline(model: Model, cuts: Sequence[int], ranks: int, rank: int, slots: int) -> int:
+    """The layers of its stages. Huang et al., "GPipe" (2019), section 2."""
+    return (2 + slots) * _item(model) * _own_params(model, cuts, (1, ranks, 1), rank)
+
+
+def held_by_hybrid(
+    model: Model, cuts: Sequence[int], grid: tuple[int, int, int], rank: int, slots: int
+) -> int:
+    """Its part of its stages, and a line of cache as DataParallel."""
+    return (2 + slots) * _item(model) * _own_params(model, cuts, grid, rank) + LINE
+
+
+def _own_params(model: Model, cuts: Sequence[int], grid: tuple[int, int, int], rank: int) -> int:
+    """Parameters of one rank of a grid."""
+    _, stages, tensor = grid
+    ends = [0, *cuts, len(model.layers)]
+    pieces = [model.stage(*ends[s : s + 2]) for s in _stages(ends, stages, rank // tensor % stages)]
+    return sum(_split(piece, tensor, rank % tensor).params for piece in pieces)
+
+
+# Time and contexts of a pipeline
+
+
+def idle_share(schedule: str, ranks: int, micro_batches: int, chunks: int = 1) -> Fraction:
+    """Share of the time of all ranks in which a pipeline of equal stages waits by its schedule.
+
+    =========== ===================
+    naive       (P-1) / P
+    gpipe, 1f1b (P-1) / (m + P-1)
+    interleaved (P-1) / (v m + P-1)
+    =========== ===================
+
+    (interleaved, with v stages a rank: where P divides m; other m leave further gaps.) Narayanan et
+    al., "Efficient large-scale language model training on GPU clusters" (2021), section 2.2.
+    """
+    if schedule == "naive":
+        return Fraction(ranks - 1, ranks)
+    return Fraction(ranks - 1, chunks * micro_batches + ranks - 1)
+
+
+def live_contexts(schedule: str, ranks: int, rank: int, micro_batches: int, chunks: int = 1) -> int:
+    """Most micro-batches of a stage that wait on a rank for their backward at once.
+
+    Each keeps the activations of one stage, which is one of `chunks` of the rank. Narayanan et al.
+    (2021), section 2.2.
+    """
+    return {
+        "naive": 1,
+        "gpipe": micro_batches,
+        "1f1b": min(micro_batches, ranks - rank),
+        "interleaved": min(chunks * micro_batches, chunks * ranks - rank),
+    }[schedule]
+
+
+def _stages(ends: Sequence[int], ranks: int, rank: int) -> range:
+    """The numbers of the stages of a rank."""
+    return range(rank, len(ends) - 1, ranks)
+
+
+def _split(model: Model, ranks: int, rank: int, need_dx: bool = False) -> "_Split":
+    split = _Split(ranks, rank, model.input_shape, need_dx)
+    split.add(model.layers)
+    return split
+
+
+class _Split:
+    """Counts what one rank sends a row, and holds, as the layers of a net are split by neurons.
+
+    Attributes:
+        sent: verb -> elements a row.
+        params: elements.
+    """
+
+    def __init__(self, ranks: int, rank: int, shape: Shape, need_dx: bool):
+        self.ranks, self.rank, self.shape, self.need_dx = ranks, rank, shape, need_dx
+        self.sent, self.params = Counter[str](), 0
+        self.parts = 0
+        """Features (or channels) that are split over the ranks at this layer; 0: all have all."""
+
+    def add(self, layers: Iterable[Layer]) -> None:
+        """Go through consecutive layers; behind the last, activations are whole again."""
+        layers = list(layers)
+        last = max((i for i, layer in enumerate(layers) if layer.shapes), default=-1)
+        for i, layer in enumerate(layers):
+            if isinstance(layer, Linear) and len(self.shape) == 1:
+                self._add_linear(layer, alone=i == last, need_dx=self.need_dx or i > 0)
+            elif isinstance(layer, Conv2d):
+                self._split_by_outputs(layer)
+            elif isinstance(layer, Residual):
+                self._make_whole()
+                need_dx, self.need_dx = self.need_dx, self.need_dx or i > 0
+                self.add(layer.layers)
+                self.need_dx = need_dx
+            else:
+                if not (isinstance(layer, Flatten) or each_feature_alone(layer)):
+                    self._make_whole()
+                self.params += layer.n_params
+            self.shape = layer.row_shape(self.shape)
+            self.need_dx = self.need_dx or bool(layer.shapes)
+        self._make_whole()
+
+    @property
+    def _whole(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def _part(self) -> int:
+        """Elements of a row that this rank has."""
+        return _own(self.rank, self.ranks, self.parts) * (self._whole // self.parts)
+
+    def _add_linear(self, layer: Linear, alone: bool, need_dx: bool) -> None:
+        if alone and not self.parts:
+            self.parts = layer.inputs
+            self.sent["Allgatherv"] += self._part * need_dx  # backward
+        if not self.parts:
+            self._split_by_outputs(layer)
+            return
+        self.params += layer.n_params - (self._whole - self._part) * layer.outputs
+        self.sent["Allreduce"] += layer.outputs  # forward
+        self.parts = 0
+
+    def _split_by_outputs(self, layer: Linear | Conv2d) -> None:
+        if self.parts:
+            self.sent["Allgatherv"] += self._part  # forward
+            self.sent["Reduce_scatter"] += self._whole  # backward
+        elif self.need_dx:
+            self.sent["Allreduce"] += self._whole  # backward
+        self.parts = layer.outputs
+        own = _own(self.rank, self.ranks, layer.outputs)
+        self.params += layer.n_params // layer.outputs * own
+
+    def _make_whole(self) -> None:
+        if self.parts:
+            self.sent["Allgatherv"] += self._part  # forward
+            self.parts = 0

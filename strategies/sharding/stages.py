@@ -1,0 +1,140 @@
+"""The stages of a pipeline: which rank has which, and how one rank runs its own."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from nn.batch import Batch
+from nn.layers import Shape
+from nn.layers.dropout import rows_of
+from nn.loss import cross_entropy
+from nn.model import Model
+from strategies.base import Refused, refuse_synchronised
+from strategies.sharding import cuts as stage_cuts
+from strategies.sharding.layout import Layout, MakeLayers, part_of
+from strategies.sharding.mailbox import Mailbox
+from strategies.sharding.schedules import Op, schedule
+
+Split = Callable[[Model, bool], tuple[MakeLayers, Layout]]
+"""From a stage of the net, and whether its dx is needed, to what a rank computes of it."""
+
+
+class Plan:
+    """Who has which layers and does what when, the same on every rank."""
+
+    def __init__(
+        self,
+        model: Model,
+        comm: MPI.Intracomm,
+        ranks: int,
+        micro_batches: int,
+        name: str,
+        cuts: str | Sequence[int],
+        chunks: int | None,
+    ):
+        refuse_synchronised(model)
+        if chunks is None:
+            chunks = 2 if name == "interleaved" else 1
+        self.schedule = schedule(name, ranks, micro_batches, chunks)
+        self.ranks, self.micro_batches, self.stages = ranks, micro_batches, ranks * chunks
+        self.bounds = stage_cuts.choose(model, self.stages, cuts, comm)
+        for i, layer in enumerate(model.layers[: self.bounds[-2]]):
+            if layer.rows_each > 1:
+                raise Refused(
+                    f"layer {i} makes {layer.rows_each} rows of each: a pipeline cannot be cut "
+                    f"behind it, as it is at layer {self.bounds[-2]}; choose other cuts"
+                )
+
+    def pieces(
+        self, model: Model, rank: int, split: Split
+    ) -> Iterator[tuple[int, Model, MakeLayers, Layout]]:
+        """For each stage of a rank: its number, its model, its layers and what they hold of it."""
+        for stage in range(rank, self.stages, self.ranks):
+            lo, hi = self.bounds[stage : stage + 2]
+            piece = model.stage(lo, hi)
+            yield stage, piece, *split(piece, lo > 0)
+
+    def layout(self, model: Model, rank: int, split: Split) -> Layout:
+        """What a rank holds of the whole model."""
+        return [
+            block.shifted(model.offsets[self.bounds[stage]])
+            for stage, _, _, blocks in self.pieces(model, rank, split)
+            for block in blocks
+        ]
+
+
+class StagedModel:
+    """The stages of one rank of a pipeline, as a model whose `gradients` passes messages."""
+
+    def __init__(self, model: Model, comm: MPI.Intracomm, plan: Plan, split: Split):
+        self.comm, self.micro_batches = comm, plan.micro_batches
+        self._ops = plan.schedule[comm.rank]
+        self._last = plan.stages - 1
+        self._bounds = plan.bounds
+        self._shapes = [model.row_shape(bound) for bound in plan.bounds]
+        self._stages = {
+            stage: part_of(piece, layers(), blocks)
+            for stage, piece, layers, blocks in plan.pieces(model, comm.rank, split)
+        }
+        self.live: dict[tuple[int, int], list] = {}
+        """(stage, micro-batch): contexts between its forward and its backward."""
+        self.offsets = [0, *np.cumsum([len(part.params) for part in self._stages.values()])]
+        params = np.concatenate([part.params for part in self._stages.values()])
+        self.bind(params, np.zeros_like(params))
+
+    def bind(self, params: NDArray, grads: NDArray) -> None:
+        """Move into other memory, like `nn.Model.bind`."""
+        self.params, self.grads = params, grads
+        for part, lo, hi in zip(self._stages.values(), self.offsets, self.offsets[1:]):
+            part.bind(params[lo:hi], grads[lo:hi])
+
+    def gradients(self, batch: Batch) -> float:
+        """Run this rank's operations in order. Returns the loss on the last stage, else 0.
+
+        Sends do not wait, and the message of the next operation can come while this one
+        computes: with blocking sends two neighbours that send to each other would both wait, as
+        1F1B lets them.
+        """
+        parts = [batch.shard(i, self.micro_batches) for i in range(self.micro_batches)]
+        self.live.clear()
+        post = Mailbox(
+            self.comm, self._last, self._shapes, [len(p) for p in parts], self.params.dtype
+        )
+        loss = 0.0
+        for op, upcoming in zip(self._ops, [*self._ops[1:], None]):
+            post.expect(op)
+            if upcoming:
+                post.expect(upcoming)
+            _, stage, i = op
+            part = self._stages[stage]
+            if op.kind == "F":
+                x = post.fetch(op) if stage > 0 else parts[i].x
+                with rows_of(parts[i]):
+                    y, self.live[stage, i] = part.forward(x)
+                if stage < self._last:
+                    self._check_shape(stage, y.shape, len(parts[i]))
+                    post.deliver(Op("F", stage + 1, i), y)
+                else:
+                    share, dy = cross_entropy(y, parts[i].y, batch.global_count)
+                    loss += share
+                    post.keep(Op("B", stage, i), dy)
+            else:
+                contexts = self.live.pop((stage, i))
+                dx = part.backward(post.fetch(op), contexts, need_dx=stage > 0, add=i > 0)
+                if dx is not None:
+                    post.deliver(Op("B", stage - 1, i), dx)
+        post.close()
+        return loss
+
+    def _check_shape(self, stage: int, found: Shape, rows: int) -> None:
+        """What the next stage has made room for. (MPI would say that a message was truncated.)"""
+        expected = rows, *self._shapes[stage + 1]
+        if found != expected:
+            lo, hi = self._bounds[stage : stage + 2]
+            raise ValueError(
+                f"stage {stage}, layers {lo} to {hi - 1}, made {found} of {rows} rows: expected "
+                f"{expected}; a pipeline cannot be cut behind layers that make rows whose shape or "
+                "number depends on the data: choose other cuts"
+            )

@@ -1,0 +1,130 @@
+"""Comparing with a baseline, from end to end on simulated cells."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from bench.gate import compare, launches
+from tests.bench.gate.simulated_grid import GRID, judged, save_baseline, verdicts, write_grid
+
+pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
+
+
+def test_the_same_code_is_green(project):
+    save_baseline()
+    assert judged() == (0, dict.fromkeys(GRID, "pass"))
+
+
+def test_a_slowed_cell_is_red_and_only_that_cell(project):
+    save_baseline()
+    write_grid(project, c={"parallel": 1.54})
+    code, outcomes = judged()
+    assert (code, outcomes.pop("c")) == (1, "slower")
+    assert set(outcomes.values()) == {"pass"}
+
+
+def test_fresh_launches_are_of_suspect_cells_only(project):
+    save_baseline()
+    write_grid(project, c={"parallel": 1.54})
+    judged()
+    assert verdicts()["c"]["launches"] == [3, 3, 5]
+    assert verdicts()["a"]["launches"] == [3, 3, 0]
+
+
+def test_a_larger_tolerance_lets_it_pass(project):
+    save_baseline()
+    write_grid(project, c={"parallel": 1.54})
+    assert judged("--tolerance", "15%")[0] == 0
+
+
+def test_a_vanished_cell_is_red(project):
+    save_baseline()
+    write_grid(project, d=None)
+    code, outcomes = judged()
+    assert (code, outcomes["d"]) == (1, "missing")
+
+
+def test_a_launch_that_crashes_is_red_for_what_it_did_not_measure(project):
+    save_baseline()
+    write_grid(project, d={"crash": True})
+    code, outcomes = judged()
+    assert code == 1
+    assert [outcomes[name] for name in "abcdef"] == ["pass"] * 3 + ["missing"] * 3
+
+
+def test_a_faster_sequential_arm_is_named(project):
+    save_baseline()
+    write_grid(project, b={"sequential": 1.7, "parallel": 1.4})
+    code, outcomes = judged()
+    assert (code, outcomes["b"]) == (1, "sequential arm faster")
+
+
+def test_another_machine_is_incomparable(project):
+    save_baseline()
+    (path,) = project.glob(".benchmarks/*/*_main.json")
+    content = json.loads(path.read_text())
+    content["lockstep"]["fingerprint"]["cpu"] = "Abacus"
+    path.write_text(json.dumps(content))
+    assert judged() == (3, {})
+    report = json.loads(Path("report.json").read_text())
+    assert any("Abacus" in difference for difference in report["incomparable"])
+
+
+def test_another_number_of_ranks_is_incomparable(project):
+    save_baseline()
+    assert judged("-n", "3") == (3, {})
+
+
+def test_background_load_makes_it_inconclusive(project, monkeypatch):
+    save_baseline()
+    monkeypatch.setattr(launches, "disturbed", lambda load, workers: True)
+    code, outcomes = judged()
+    assert code == 4
+    assert set(outcomes.values()) == {"inconclusive"}
+
+
+def test_oversubscribed_cells_do_not_fail(project):
+    write_grid(project, f={"parallel": 2.0, "oversubscribed": True})
+    save_baseline()
+    write_grid(project, f={"parallel": 4.0, "oversubscribed": True})
+    assert judged() == (0, dict.fromkeys("abcde", "pass") | {"f": "not gated"})
+
+
+def test_a_grid_without_a_gated_cell_is_no_pass(project):
+    only = {name: {"parallel": 2.0, "oversubscribed": True} for name in GRID}
+    write_grid(project, **only)
+    save_baseline()
+    assert judged()[0] == 4
+
+
+def test_reports_for_machines(project):
+    save_baseline()
+    write_grid(project, c={"parallel": 1.7}, d=None)
+    arguments = ["--junit", "out/report.xml", "--markdown", "summary.md"]
+    assert judged(*arguments)[0] == 1
+    suite = ET.parse("out/report.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("6", "2", "0")
+    failed = {case.get("name") for case in suite if case.find("failure") is not None}
+    assert failed == {"c", "d"}
+    summary = Path("summary.md").read_text()
+    assert "failed: 4 pass, 1 slower, 1 missing" in summary
+    table = [line.split(" | ")[0] for line in summary.splitlines() if line.startswith("| ")]
+    assert table == ["| cell", *(f"| {cell}" for cell in "cdabef")]  # worst first
+
+
+def test_the_worst_come_first(project, capsys):
+    save_baseline()
+    write_grid(project, c={"parallel": 1.7}, d=None)
+    judged()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows if row and row[0] in GRID] == list("cdabef")
+
+
+@pytest.mark.parametrize("text", ["0", "-5%", "100%", "five", "nan"])
+def test_refuses_a_tolerance_that_is_none(text, capsys):
+    with pytest.raises(SystemExit) as ended:
+        compare.main(["main", f"--tolerance={text}"])
+    assert ended.value.code == 2
+    assert "expected a slowdown such as 5%" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""Launches of real processes, and the file that they append cells to."""
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.gate import collect, launcher
+from bench.gate.launcher import CELLS, LAUNCHER
+from bench.gate.launches import Launch
+from tests.bench.gate.simulated_grid import GRID, write_grid
+
+pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
+
+FAKE = shlex.join([sys.executable, str(Path(__file__).with_name("fake_mpiexec.py"))])
+
+
+@pytest.fixture(autouse=True)
+def started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(LAUNCHER, FAKE)
+
+
+def test_takes_the_cells_of_a_launch(tmp_path):
+    write_grid(tmp_path)
+    launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
+    assert list(launch.cells) == list(GRID)
+    assert all(line["background_load"] >= 0 for line in launch.cells.values())
+    assert launch.failure is None
+
+
+def test_takes_cells_without_a_kind_and_no_other_kind(tmp_path, monkeypatch):
+    """Older checkouts write cells without a kind; newer ones write other records as well."""
+    lines = [
+        {"kind": "run", "id": "header"},
+        {"id": "old"},
+        {"kind": "transfer", "id": "transfer"},
+        {"kind": "cell", "id": "new"},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    writer = f"import os; open(os.environ[{CELLS!r}], 'a').write({text!r})"
+    monkeypatch.setenv(LAUNCHER, shlex.join([sys.executable, "-c", writer]))
+    launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
+    assert list(launch.cells) == ["old", "new"]
+
+
+def test_runs_named_cells_again(tmp_path):
+    write_grid(tmp_path)
+    runner = collect.Grid(2, root=tmp_path)
+    runner.launch()
+    again = runner.launch(["c", "e"])
+    assert (list(again.cells), again.requested) == (["c", "e"], frozenset("ce"))
+
+
+@pytest.mark.parametrize("named", ["bench/test_some.py", "bench/test_some.py::test_mlp"])
+def test_launches_what_is_named_and_no_more(tmp_path, monkeypatch, named):
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "test_some.py").touch()
+    started = []
+
+    def noted(ranks, command, root, label):
+        started.append(command)
+        return Launch({"a": {"nodeid": "bench/test_some.py::test_mlp[a]"}})
+
+    monkeypatch.setattr(collect, "start", noted)
+    runner = collect.Grid(2, ["--quick", named], tmp_path)
+    runner.launch()
+    runner.launch(["a"])
+    asked = [[part for part in command if "bench" in part] for command in started]
+    assert asked == [[named], ["bench/test_some.py::test_mlp[a]"]]
+
+
+def test_keeps_the_cells_of_a_crash_and_says_where_to_look(tmp_path):
+    write_grid(tmp_path, c={"crash": True})
+    launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
+    assert list(launch.cells) == ["a", "b"]
+    assert "ended with code 3, see .lockstep" in launch.failure
+
+
+def test_gives_up_on_a_launch_that_says_nothing(tmp_path, monkeypatch):
+    silent = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setenv(LAUNCHER, shlex.join(silent))
+    monkeypatch.setattr(launcher, "TIMEOUT", 0.3)
+    began = time.monotonic()
+    launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
+    assert "without a new cell" in launch.failure
+    assert time.monotonic() - began < 10
+
+
+def test_without_an_mpi_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv(LAUNCHER, "no-such-mpiexec --with-ft ulfm")
+    with pytest.raises(SystemExit, match="install an MPI"):
+        launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
+
+
+def test_the_variable_of_the_measuring_core():
+    """Each side has the name in its source, since neither may import the other."""
+    source = Path(__file__).parents[3].joinpath("bench", "conftest.py").read_text()
+    assert f'"{CELLS}"' in source

@@ -1,0 +1,116 @@
+"""Write a record of every test that ran into a run file, if nox runs the tests.
+
+The environment variable LOCKSTEP_SESSION says so, and names the file. Programs that tests start do
+not see it: their tests are no part of the run.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Generator
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from bench.report.proofs import Comparison, Proof
+from bench.report.run_file import FOLDER, SESSION, header, new_path
+from strategies.records import Record, RunFile
+from tests.ranks import groups
+from tests.ranks.mpi import MPI
+from tests.support import compared
+
+RUN = pytest.StashKey[RunFile]()
+PROOF = "proof"
+"""Name of the report's property that says what only the rank of a test knows."""
+
+SYNC = 1.0
+"""Seconds between two records that are waited for until they are on the disk: with 5,000 tests,
+each a millisecond or more, that would be felt. What is written in between survives the death of
+the process, though not of the machine."""
+
+
+@pytest.hookimpl(trylast=True)  # bench/conftest.py has read the variable then
+def pytest_configure(config: pytest.Config) -> None:
+    session = os.environ.pop(SESSION, "")
+    if not session or config.option.collectonly:
+        return
+    size = MPI.COMM_WORLD.size
+    run = RunFile(config.rootpath / new_path(session, FOLDER), lambda: header(session, size))
+    config.stash[RUN] = run
+    if MPI.COMM_WORLD.rank == 0:
+        config.pluginmanager.register(Proofs(run), "lockstep-proofs")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    comparisons = compared.take()
+    if report.when == "call" and RUN in item.config.stash:
+        workers = groups.workers_of(item, MPI.COMM_WORLD.size)
+        about = {"workers": workers, "comparisons": [asdict(c) for c in comparisons]}
+        report.user_properties.append((PROOF, json.dumps(about)))
+    return report
+
+
+class Proofs:
+    """Writes a record for each test that pytest reports on rank 0, whichever rank ran it."""
+
+    def __init__(self, run: RunFile) -> None:
+        self._run = run
+        self._phases: dict[str, list[pytest.TestReport]] = {}
+        self._synced = 0.0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._phases.setdefault(report.nodeid, []).append(report)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        reports = self._phases.pop(nodeid, [])
+        if not reports:
+            return
+        sync = time.monotonic() > self._synced + SYNC
+        self._run.append(proof(nodeid, reports), sync)
+        if sync:
+            self._synced = time.monotonic()
+
+
+def proof(test: str, reports: list[pytest.TestReport]) -> Proof:
+    """Sum up the phases of a test: failed if any of them failed."""
+    by_outcome = {_outcome(report): report for report in reports}
+    outcome = next(
+        (o for o in ("failed", "skipped", "xfailed", "xpassed") if o in by_outcome), "passed"
+    )
+    properties = dict(p for report in reports for p in report.user_properties)
+    about = json.loads(str(properties.get(PROOF, "{}")))
+    return Proof(
+        test,
+        outcome,
+        about.get("workers", 1),
+        sum(report.duration for report in reports),
+        _reason(by_outcome[outcome]) if outcome in by_outcome else "",
+        [Comparison(**c) for c in about.get("comparisons", [])],
+    )
+
+
+def _outcome(report: pytest.TestReport) -> str:
+    if hasattr(report, "wasxfail"):
+        return "xpassed" if report.passed else "xfailed"
+    return report.outcome
+
+
+def _reason(report: pytest.TestReport) -> str:
+    if hasattr(report, "wasxfail"):
+        return str(report.wasxfail)
+    if isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(getattr(crash, "message", report.longrepr or "")).partition("\n")[0]
+
+
+@pytest.fixture
+def keep(pytestconfig: pytest.Config) -> Callable[[Record], Any]:
+    """Keep a record in the run file of the session, if nox runs the tests."""
+    run = pytestconfig.stash.get(RUN, None)
+    return run.append if run else lambda record: None

@@ -9,12 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import psutil
 import pytest
 from mpi4py import MPI
 
 from bench.core import grid
-from bench.core.background_load import BackgroundLoad
+from bench.core.background_load import laps
 from bench.core.cell import Case, Cell, Measurement
 from bench.core.check import WrongTraining
 from bench.core.measure import measure
@@ -121,15 +120,8 @@ def record(
 
 @pytest.fixture
 def lap(comm: MPI.Intracomm) -> Callable[[], float]:
-    """End a lap, and return the background load during it, in cores; the same on every rank.
-
-    The first lap begins with the fixture. Do not call while timing: it looks at every process.
-    """
-    if comm.rank > 0:
-        return lambda: comm.bcast(None)
-    launched = MPI.COMM_WORLD.size > 1
-    load = BackgroundLoad(psutil.Process(os.getppid() if launched else None))
-    return lambda: comm.bcast(load.lap())
+    """End a lap, and return its background load: see `laps`. The first begins with the fixture."""
+    return laps(comm)
 
 
 @pytest.fixture

@@ -22,7 +22,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.kinds import History, Measurement, Mutant, Promise, Proof, Transfer, WrongCell
+from bench.report.kinds import (
+    History,
+    Measurement,
+    Mutant,
+    Promise,
+    Proof,
+    Race,
+    Transfer,
+    WrongCell,
+)
 from strategies.records import Record, Run, read
 
 MIN_WIDTH = 120
@@ -77,6 +86,8 @@ def _tables(group: Sequence[Record]) -> list[Table]:
         tables.append(_trainings(trainings))
     if promises := _only(Promise, group):
         tables.append(_promises(promises))
+    if races := _only(Race, group):
+        tables.append(_races(races))
     if proofs := _only(Proof, group):
         tables.append(_proofs(proofs))
     if mutants := _only(Mutant, group):
@@ -256,6 +267,25 @@ def _promises(promises: Sequence[Promise]) -> Table:
         style = "green" if p.kept else "b red"
         promised = "" if p.limit is None else f"at most {p.limit:g}"
         table.add_row(p.what, f"[{style}]{p.value:.3f}[/]", promised)
+    return table
+
+
+def _races(races: Sequence[Race]) -> Table:
+    """The speed of every contender over the first."""
+    table = _table("net", "workers", "batch", "contender", "ms/step", "speedup")
+    for race in races:
+        base = next(iter(race.rounds))
+        speedups = {base: 1.0} | race.over(base)
+        for name, times in race.rounds.items():
+            table.add_row(
+                race.net,
+                f"{race.workers}",
+                f"{race.batch_size}",
+                name,
+                f"{1e3 * np.median(times) / race.steps_per_round:.2f}",
+                f"{speedups[name]:.2f}",
+            )
+        table.add_section()
     return table
 
 

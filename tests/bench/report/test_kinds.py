@@ -5,7 +5,16 @@ import math
 import pytest
 
 from bench.core.cell import Cell
-from bench.report.kinds import History, Measurement, Mutant, Promise, Proof, Transfer, WrongCell
+from bench.report.kinds import (
+    History,
+    Measurement,
+    Mutant,
+    Promise,
+    Proof,
+    Race,
+    Transfer,
+    WrongCell,
+)
 from bench.report.proofs import Comparison
 from bench.report.table import main, render
 from strategies.records import Record, Run, RunFile, Unknown, from_dict, read
@@ -33,6 +42,7 @@ EXAMPLES = [
     MEASUREMENT,
     WrongCell(CELL, math.inf, "the weights differ"),
     Transfer("Allreduce", 2, 940_072, 0.00025, True),
+    Race("net", 2, 64, 10, {"plain": [0.4, 0.44], "ZeRO": [0.2, 0.2]}, 0.25),
     History(
         *("digits", 1000, 64, 2, 0, 0, "ZeRO", 2, "ahead"),
         loss=[2.5, 1.25],
@@ -110,6 +120,7 @@ def test_a_file_alone_gives_the_tables(tmp_path, monkeypatch, capsys):
         "WRONG  DataParallel: the weights differ",
         "3.76",  # GB/s
         "at most 1.5",
+        "20.00    2.10",  # of the race: milliseconds a step, and over plain
         "0.5000       128    1.2500  accuracy 0.875",
         "1e-04",  # of the tolerance
         "1 tests",

@@ -4,8 +4,9 @@ Every benchmark file asks one question; the first line of its docstring is that 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -96,12 +97,17 @@ def record(
 ) -> Callable[..., None]:
     """Keep a result on disk, and give its rounds to pytest-benchmark."""
 
-    def record(result: Record, said: str, seconds: list[float], extra: dict[str, Any]) -> None:
+    def record(
+        result: Record,
+        said: str = "",
+        seconds: Sequence[float] = (),
+        extra: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         node, stash = request.node, request.config.stash
         if comm.rank == 0:
-            about = {"question": _question(node), "nodeid": node.nodeid}
+            about: dict[str, Any] = {"question": _question(node), "nodeid": node.nodeid}
             if seconds and not isinstance(result, Measurement):  # which has all of its rounds
-                about["round_seconds"] = seconds
+                about["round_seconds"] = list(seconds)
             stash[RUN].append({**extra, **result.as_dict(), **about})
         stash[PROGRESS].said[node.nodeid] = said
         benchmark.extra_info.update(extra)

@@ -126,7 +126,7 @@ def train(
             run.step(batch)
             stops = batch.ends_epoch if every is None else run.position % every == 0
             saves = stops if checkpoint_every is None else run.position % checkpoint_every == 0
-            if run.stop(stops, saves):
+            if (stops or saves) and run.stop(stops, saves):
                 break
         else:
             run.stop(True, True)

@@ -7,6 +7,7 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from strategies.base import Refused
+from strategies.comm.node import on_one_node
 
 LINE = 64
 """Bytes of a cache line."""
@@ -27,10 +28,7 @@ class SharedWindow:
     """
 
     def __init__(self, comm: MPI.Intracomm, dtype: DTypeLike, rows: int, length: int):
-        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        on_node = node.size
-        node.Free()
-        if comm.allreduce(on_node, MPI.MIN) < comm.size:
+        if not on_one_node(comm):
             raise Refused(
                 f"{comm.size} ranks on more than one node cannot share memory: use DataParallel "
                 "across nodes, or a communicator of one node (comm.Split_type)"

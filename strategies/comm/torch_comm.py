@@ -1,7 +1,6 @@
 """Communication besides MPI: torch.distributed, by gloo between CPUs and by NCCL between GPUs."""
 
 import os
-import socket
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import accumulate
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 
 from strategies.base import Communicator, Refused
 from strategies.comm import json_codec
+from strategies.comm.node import place_on_node
+from strategies.comm.rendezvous import rendezvous
 
 Buffer = NDArray | torch.Tensor
 BACKENDS = ("gloo", "nccl")
@@ -103,20 +104,8 @@ class TorchComm(Communicator):
             ValueError: as for `world`, on every rank.
         """
         _check_backend(backend)
-        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        local, on_node = node.rank, node.size
-        node.Free()
-        one_node = comm.allreduce(on_node, MPI.MIN) == comm.size
-        host = "localhost" if one_node else comm.bcast(socket.gethostname())
-        _take_device(backend, local, on_node)
-        # Any free port, of which the others hear by MPI: two jobs on a node cannot clash.
-        port = 0
-        if comm.rank == 0:
-            store = _store(host, port, timeout, is_master=True)
-            port = store.port
-        port = comm.bcast(port)
-        if comm.rank > 0:
-            store = _store(host, port, timeout, is_master=False)
+        _take_device(backend, *place_on_node(comm))
+        store = rendezvous(comm, timeout)
         return cls(store, comm.rank, comm.size, backend, timeout)
 
     @property
@@ -320,16 +309,6 @@ def _take_device(backend: str, local: int, on_node: int) -> None:
             "fewer, or use gloo"
         )
     torch.cuda.set_device(local)
-
-
-def _store(host: str, port: int, timeout: float, is_master: bool) -> dist.TCPStore:
-    return dist.TCPStore(
-        host,
-        port,
-        is_master=is_master,
-        wait_for_workers=False,
-        timeout=timedelta(seconds=timeout),
-    )
 
 
 def _check_sum(op: MPI.Op) -> None:

@@ -13,6 +13,7 @@ from nn.batch import Batch
 from nn.layers.dropout import rows_of
 from nn.model import Model
 from strategies.base import Refused
+from strategies.comm.on_rank_0 import on_rank_0
 
 
 def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intracomm) -> list[int]:
@@ -63,21 +64,14 @@ def _automatic(model: Model, stages: int, comm: MPI.Intracomm) -> list[int]:
 
 
 def _common_costs(model: Model, comm: MPI.Intracomm) -> list[float]:
-    """One rank's clock decides for all, or they would cut in different places."""
-    costs, failure = [], None
-    if comm.rank == 0:
-        try:
-            costs = layer_costs(model)
-        except Exception as error:
-            failure = error
-    # Every rank learns how it went: none may wait while rank 0 raises.
-    costs, message = comm.bcast((costs, failure and repr(failure)))
-    if message:
+    """Let one rank's clock decide for all: with their own, they would cut in different places."""
+    try:
+        return on_rank_0(comm, lambda: layer_costs(model))
+    except Exception as error:
         raise ValueError(
-            f'cuts="auto" measures the layers, on rows of zeros, and met {message}; give cuts as '
-            "a list of layer numbers"
-        ) from failure
-    return costs
+            f'cuts="auto" measures the layers, on rows of zeros, and met {error!r}; give cuts as a '
+            "list of layer numbers"
+        ) from error
 
 
 def layer_costs(model: Model, rows: int = 32, rounds: int = 3) -> list[float]:

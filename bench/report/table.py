@@ -38,7 +38,11 @@ def render(run: Run, width: int, colour: bool) -> str:
     if cells:
         console.print(LEGEND)
     for question, tables in tables_by_question(run).items():
-        console.print("", Text(question, style="bold underline"), *tables, sep="\n")
+        console.print("", Text(question, style="bold underline"), sep="\n")
+        for i, table in enumerate(tables):
+            if i and not table.title:  # a title begins with a gap
+                console.print()
+            console.print(table)
     if said := notes(cells, _only(WrongCell, run.records)):
         console.print("", *said, sep="\n")
     for number, problem in run.damaged:

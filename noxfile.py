@@ -208,6 +208,13 @@ def bench_which(session: nox.Session) -> None:
 
 
 @shared
+def bench_results(session: nox.Session) -> None:
+    """Measure again what bench/RESULTS.md shows: all of it, or the parts that are named."""
+    add(session, "fonts")
+    python(session, "bench.report.results", *session.posargs)
+
+
+@shared
 def bench_compare(session: nox.Session) -> None:
     """Have speedups fallen since baseline NAME? [--tolerance 5%] [-n N] [--json F] ..."""
     judged(session, "bench.gate.compare", *session.posargs)

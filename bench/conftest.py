@@ -4,16 +4,16 @@ Every benchmark file asks one question; the first line of its docstring is that 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import psutil
 import pytest
 from mpi4py import MPI
 
 from bench.core import grid
-from bench.core.background_load import BackgroundLoad
+from bench.core.background_load import laps
 from bench.core.cell import Case, Cell, Measurement
 from bench.core.check import WrongTraining
 from bench.core.measure import measure
@@ -97,12 +97,17 @@ def record(
 ) -> Callable[..., None]:
     """Keep a result on disk, and give its rounds to pytest-benchmark."""
 
-    def record(result: Record, said: str, seconds: list[float], extra: dict[str, Any]) -> None:
+    def record(
+        result: Record,
+        said: str = "",
+        seconds: Sequence[float] = (),
+        extra: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         node, stash = request.node, request.config.stash
         if comm.rank == 0:
-            about = {"question": _question(node), "nodeid": node.nodeid}
+            about: dict[str, Any] = {"question": _question(node), "nodeid": node.nodeid}
             if seconds and not isinstance(result, Measurement):  # which has all of its rounds
-                about["round_seconds"] = seconds
+                about["round_seconds"] = list(seconds)
             stash[RUN].append({**extra, **result.as_dict(), **about})
         stash[PROGRESS].said[node.nodeid] = said
         benchmark.extra_info.update(extra)
@@ -115,15 +120,8 @@ def record(
 
 @pytest.fixture
 def lap(comm: MPI.Intracomm) -> Callable[[], float]:
-    """End a lap, and return the background load during it, in cores; the same on every rank.
-
-    The first lap begins with the fixture. Do not call while timing: it looks at every process.
-    """
-    if comm.rank > 0:
-        return lambda: comm.bcast(None)
-    launched = MPI.COMM_WORLD.size > 1
-    load = BackgroundLoad(psutil.Process(os.getppid() if launched else None))
-    return lambda: comm.bcast(load.lap())
+    """End a lap, and return its background load: see `laps`. The first begins with the fixture."""
+    return laps(comm)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from tests.ranks.mpi import MPI
 from tests.support import compared
 
 RUN = pytest.StashKey[RunFile]()
-PROOF = "proof"
-"""Name of the report's property that says what only the rank of a test knows."""
+WORKERS, COMPARISONS = "workers", "comparisons"
+"""Properties of a report, by which the rank that ran a test tells rank 0 about it."""
 
 SYNC = 1.0
 """Seconds between two records that are waited for until they are on the disk: with 5,000 tests,
@@ -48,10 +48,12 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     comparisons = compared.take()
-    if report.when == "call" and RUN in item.config.stash:
+    if RUN in item.config.stash and report.when == "setup":
         workers = groups.workers_of(item, MPI.COMM_WORLD.size)
-        about = {"workers": workers, "comparisons": [asdict(c) for c in comparisons]}
-        report.user_properties.append((PROOF, json.dumps(about)))
+        report.user_properties.append((WORKERS, workers))
+    elif RUN in item.config.stash and report.when == "call":
+        about = json.dumps([asdict(comparison) for comparison in comparisons])
+        report.user_properties.append((COMPARISONS, about))
     return report
 
 
@@ -83,14 +85,13 @@ def proof(test: str, reports: list[pytest.TestReport]) -> Proof:
         (o for o in ("failed", "skipped", "xfailed", "xpassed") if o in by_outcome), "passed"
     )
     properties = dict(p for report in reports for p in report.user_properties)
-    about = json.loads(str(properties.get(PROOF, "{}")))
     return Proof(
         test,
         outcome,
-        about.get("workers", 1),
+        int(str(properties.get(WORKERS, 1))),
         sum(report.duration for report in reports),
         _reason(by_outcome[outcome]) if outcome in by_outcome else "",
-        [Comparison(**c) for c in about.get("comparisons", [])],
+        [Comparison(**c) for c in json.loads(str(properties.get(COMPARISONS, "[]")))],
     )
 
 

@@ -27,6 +27,7 @@ from bench.core.silence import Silent
 from bench.core.turns import Contender, Turn, take_turns
 from nn.batch import Batch
 from strategies.base import Strategy
+from strategies.comm.on_rank_0 import sleeping_barrier
 
 THREADS_EVERY = 3
 """The arm of threads takes part in one round of this many: the cores cool down after each turn."""
@@ -98,15 +99,6 @@ def calls_in_turn(
     """Seconds per call of several functions of one process, in each round."""
     contenders = {name: Contender(clocked(call)) for name, call in calls.items()}
     return take_turns(contenders, rounds, shortest=SHORTEST_CALLS).per_step
-
-
-def sleeping_barrier(comm: MPI.Intracomm) -> None:
-    """Wait for all ranks without spinning: ranks sleep between looks."""
-    request = comm.Ibarrier()
-    nap = 5e-5
-    while not request.Test():
-        time.sleep(nap)
-        nap = min(1.2 * nap, 5e-3)
 
 
 def within(context: Callable[[], AbstractContextManager], turn: Turn) -> Turn:

@@ -8,11 +8,17 @@ system can: it knows how much processor time went to whom.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import psutil
 
 from bench.core.cores import allowed, available
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 LIMIT = 0.1
 """Cores' worth of background load that a cell bears beyond the cores it leaves free."""
@@ -55,6 +61,22 @@ class BackgroundLoad:
                 # the children_* fields hold what reaped descendants used
                 own += sum(process.cpu_times()[:4])
         return time.monotonic(), busy, own
+
+
+def laps(comm: MPI.Intracomm) -> Callable[[], float]:
+    """Make a function that ends a lap and returns its background load, the same on every rank.
+
+    The first lap begins now. All ranks of this host count as one program, also those that are not
+    in `comm`. Collective, as is every call; do not call while timing, for it looks at every
+    process.
+    """
+    if comm.rank > 0:
+        return lambda: comm.bcast(None)
+    from mpi4py import MPI  # imported here, since programs that start ranks must not import it
+
+    launched = MPI.COMM_WORLD.size > 1
+    load = BackgroundLoad(psutil.Process(os.getppid() if launched else None))
+    return lambda: comm.bcast(load.lap())
 
 
 def disturbed(load: float, workers: int) -> bool:

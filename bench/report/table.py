@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.kinds import Measurement, Mutant, Promise, Proof, Transfer, WrongCell
+from bench.report.kinds import Measurement, Mutant, Promise, Proof, Race, Transfer, WrongCell
 from strategies.records import Record, Run, read
 
 MIN_WIDTH = 120
@@ -43,21 +43,25 @@ def render(run: Run, width: int, colour: bool) -> str:
     console = Console(
         file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False
     )
-    questions: dict[str, list[Record]] = {}
-    for record in run.records:
-        questions.setdefault(record.other_keys.get("question", ""), []).append(record)
     cells = _only(Measurement, run.records)
     if cells:
         console.print(LEGEND)
-    for question, group in questions.items():
-        tables = _tables(group)
-        if tables:
-            console.print("", Text(question, style="bold underline"), *tables, sep="\n")
+    for question, tables in tables_by_question(run).items():
+        console.print("", Text(question, style="bold underline"), *tables, sep="\n")
     if notes := _notes(cells, _only(WrongCell, run.records)):
         console.print("", *notes, sep="\n")
     for number, problem in run.damaged:
         console.print(f"line {number} cannot be read: {escape(problem)}")
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def tables_by_question(run: Run) -> dict[str, list[Table]]:
+    """Tables of a run's results, for each question that has any."""
+    questions: dict[str, list[Record]] = {}
+    for record in run.records:
+        questions.setdefault(record.other_keys.get("question", ""), []).append(record)
+    tables = {question: _tables(group) for question, group in questions.items()}
+    return {question: found for question, found in tables.items() if found}
 
 
 def _tables(group: Sequence[Record]) -> list[Table]:
@@ -71,6 +75,8 @@ def _tables(group: Sequence[Record]) -> list[Table]:
         tables.append(_transfers(transfers))
     if promises := _only(Promise, group):
         tables.append(_promises(promises))
+    if races := _only(Race, group):
+        tables.append(_races(races))
     if proofs := _only(Proof, group):
         tables.append(_proofs(proofs))
     if mutants := _only(Mutant, group):
@@ -223,6 +229,25 @@ def _promises(promises: Sequence[Promise]) -> Table:
         style = "green" if p.kept else "b red"
         promised = "" if p.limit is None else f"at most {p.limit:g}"
         table.add_row(p.what, f"[{style}]{p.value:.3f}[/]", promised)
+    return table
+
+
+def _races(races: Sequence[Race]) -> Table:
+    """The speed of every contender over the first."""
+    table = _table("net", "workers", "batch", "contender", "ms/step", "speedup")
+    for race in races:
+        base = next(iter(race.rounds))
+        speedups = {base: 1.0} | race.over(base)
+        for name, times in race.rounds.items():
+            table.add_row(
+                race.net,
+                f"{race.workers}",
+                f"{race.batch_size}",
+                name,
+                f"{1e3 * np.median(times) / race.steps_per_round:.2f}",
+                f"{speedups[name]:.2f}",
+            )
+        table.add_section()
     return table
 
 

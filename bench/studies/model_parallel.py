@@ -21,16 +21,19 @@ from bench.marks import only_in_full_grid
 from bench.report.promises import Promise
 from nn import SGD, Batch, mlp
 from nn.batch import bounds
-from strategies import DataParallel, Pipeline, Sequential, TensorParallel, ZeRO
+from strategies import Pipeline, Sequential, TensorParallel, costs
+from strategies.catalog import CATALOG
 from strategies.sharding.schedules import SCHEDULES
 
-ITEM = 4
-"""Bytes of a float32."""
+ZERO = ("ZeRO-1", "ZeRO-2", "ZeRO-3")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A net of `depth` equal Linear layers with ReLUs between them, and how it is trained."""
+    """A net of `depth` equal Linear layers with ReLUs between them, and how it is trained.
+
+    `strategy` is a name of the catalog, or a pipeline's schedule.
+    """
 
     strategy: str = "1f1b"
     workers: int = 2
@@ -43,24 +46,21 @@ class Setting:
         return mlp([self.width] * (self.depth + 1))
 
     @property
+    def chunks(self) -> int:
+        """Stages of a rank."""
+        return 2 if self.strategy == "interleaved" else 1
+
+    @property
     def cuts(self) -> list[int]:
         """The first layer of every stage but the first, in front of its Linear."""
-        stages = self.workers * (2 if self.strategy == "interleaved" else 1)
+        stages = self.workers * self.chunks
         return [2 * bounds(s, stages, self.depth)[0] for s in range(1, stages)]
 
     def build(self, comm):
-        makers = {
-            "data": DataParallel,
-            "tensor": TensorParallel,
-            **{f"ZeRO-{stage}": partial(ZeRO, stage=stage) for stage in (1, 2, 3)},
-            **{
-                name: partial(
-                    Pipeline, micro_batches=self.micro_batches, schedule=name, cuts=self.cuts
-                )
-                for name in SCHEDULES
-            },
-        }
-        return makers[self.strategy](self.model(), SGD(0.01), comm)
+        entry = CATALOG.get(self.strategy) or partial(
+            Pipeline, micro_batches=self.micro_batches, schedule=self.strategy, cuts=self.cuts
+        )
+        return entry(self.model(), SGD(0.01), comm)
 
     def batches(self, rows: int) -> list[Batch]:
         rng = np.random.default_rng(0)
@@ -82,38 +82,21 @@ class Setting:
 
     @property
     def idle_share(self) -> float:
-        """Of the time of all ranks, by the schedule alone."""
-        p, m = self.workers, self.micro_batches
-        if self.strategy not in SCHEDULES:
-            return 0.0
-        if self.strategy == "naive":
-            return (p - 1) / p
-        return (p - 1) / ((2 if self.strategy == "interleaved" else 1) * m + p - 1)
+        """Share of the time of all ranks in which they wait, by the schedule alone."""
+        return float(costs.idle_share(self.strategy, self.workers, self.micro_batches, self.chunks))
 
     def bytes_sent(self, rank: int) -> int:
-        """That a rank gives to MPI in a step; of collectives, the buffer that it passes."""
-        p, b, w = self.workers, self.batch_size, self.width
-        layer = w * w + w
-        n = self.depth * layer
-        lo, hi = bounds(rank, p, n)
-        if self.strategy == "data":
-            return ITEM * (n + 1)  # and the loss
-        if self.strategy == "tensor":
-            # A pair sums its activations, all but the first also the gradient of its input. A last
-            # layer without a partner sums its activations and gathers the gradient of its input.
-            pairs, odd = divmod(self.depth, 2)
-            own = bounds(rank, p, w)
-            gathered = (own[1] - own[0]) * odd * (pairs > 0)
-            return ITEM * b * (w * (2 * pairs - (pairs > 0) + odd) + gathered)
-        if self.strategy.startswith("ZeRO"):
-            gathered = hi - lo
-            if self.strategy == "ZeRO-3":  # for forward and backward, which has the last one still
-                gathered += hi - lo - max(0, hi - max(lo, n - layer))
-            return ITEM * (n + gathered) + 8  # and the loss
-        stages = [0, *self.cuts, 2 * self.depth - 1]
-        mine = list(range(rank, len(stages) - 1, p)) if p > 1 else []
-        crossings = sum((s > 0) + (s < len(stages) - 2) for s in mine)
-        return ITEM * b * w * crossings + 8 * (rank == p - 1)
+        """Bytes that a rank gives to MPI in a step, by the formula of its strategy."""
+        net, ranks, rows = self.model(), self.workers, self.batch_size
+        if self.strategy == "DataParallel":
+            sent = costs.sent_by_data_parallel(net)
+        elif self.strategy == "TensorParallel":
+            sent = costs.sent_by_tensor_parallel(net, ranks, rank, rows)
+        elif self.strategy in ZERO:
+            sent = costs.sent_by_zero(net, ranks, rank, stage=1 + ZERO.index(self.strategy))
+        else:
+            sent = costs.sent_by_pipeline(net, self.cuts, ranks, rank, rows)
+        return sent.total()
 
 
 @pytest.fixture
@@ -140,7 +123,7 @@ def cost(comm, record):
 
 
 def _peak(build, setting, comm) -> int:
-    """Bytes at the worst moment of a step, of what the strategy and the step allocate."""
+    """The most bytes allocated at once during a step, by the strategy and the step itself."""
     batch = setting.batches(setting.batch_size)[0]
     tracemalloc.start()
     strategy = build(comm)
@@ -154,12 +137,12 @@ def _peak(build, setting, comm) -> int:
 
 
 def _varied(**values) -> list:
-    """Settings that differ from the usual one in one thing; --quick leaves them out."""
+    """Settings that differ from the default in one value; --quick leaves them out."""
     return [
         only_in_full_grid(replace(Setting(strategy), **{name: value}))
         for name, several in values.items()
         for value in several
-        for strategy in ("tensor", "1f1b")
+        for strategy in ("TensorParallel", "1f1b")
         if name != "micro_batches" or strategy == "1f1b"
     ]
 
@@ -178,7 +161,7 @@ def _id(setting: Setting) -> str:
 @pytest.mark.parametrize(
     "setting",
     [
-        *map(Setting, ("data", "ZeRO-1", "ZeRO-2", "ZeRO-3", "tensor", *SCHEDULES)),
+        *map(Setting, ("DataParallel", *ZERO, "TensorParallel", *SCHEDULES)),
         *_varied(
             micro_batches=[1, 2, 4, 16], batch_size=[64, 2048], depth=[2, 16], width=[128, 1024]
         ),
@@ -191,14 +174,14 @@ def test_cost(cost, workers, setting):
 
 @pytest.mark.full
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("strategy", ["tensor", "1f1b"])
+@pytest.mark.parametrize("strategy", ["TensorParallel", "1f1b"])
 def test_other_numbers_of_workers(cost, workers, strategy):
     cost(Setting(strategy, workers))
 
 
 @pytest.fixture
 def promise(comm, promise):
-    """Hold the time of a step against the time that it would take at best."""
+    """Promise that a step takes at most 1.15 times as long as it would at best."""
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     return lambda what, times, best: promise(what, ratio(times, best), 1.15, times)
@@ -206,10 +189,10 @@ def promise(comm, promise):
 
 @pytest.mark.workers(2)
 def test_pipeline_against_its_bubble(comm, promise):
-    """Bound: every stage computes all micro-batches at the measured pace, and waits as it must.
+    """At best every stage computes at the pace measured without messages, and waits as it must.
 
-    The slowest stage is never idle between its first and its last operation; before and after it
-    one micro-batch passes the others.
+    The slowest stage is never idle between its first and its last operation; before and after that
+    one micro-batch passes through the other stages.
     """
     setting = Setting("1f1b", batch_size=1024, width=1024)
     (batch, _) = setting.batches(1024)
@@ -219,7 +202,7 @@ def test_pipeline_against_its_bubble(comm, promise):
     paces, updates = [], []
 
     def compute(first: int, steps: int) -> float:
-        """A step of this rank's stage without messages: its pace and its update are kept."""
+        """Time a step of this rank's stage without messages; keep its pace and its update."""
         with silent.silence():
             comm.Barrier()
             begin = MPI.Wtime()

@@ -4,19 +4,19 @@ Runtime and accuracy of a training run as it is (the base), with batches read ah
 on each device. Not part of the common run: `nox -s bench_mpi -- -n 1 bench/studies/prefetching.py`.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.core.turns import ratio
+from bench.core.turns import Contender, Turn, ratio, take_turns
 from bench.report.promises import Promise
-from nn import SGD, cnn, data, mlp
+from nn import SGD, Batch, cnn, data, mlp
+from nn.data import Dataset
 from nn.data.prefetch import prefetch
-from strategies import Sequential
+from strategies import Sequential, train
 
 pytestmark = pytest.mark.workers(1)
 
@@ -38,6 +38,24 @@ class Net:
 
 IRIS = Net("iris", "iris", None, batch_size=16, epochs=20, lr=0.1)
 CNN = Net("cnn", "digits", 1000, batch_size=64, epochs=1, lr=0.05)
+
+
+@dataclass(frozen=True)
+class ReadAhead:
+    """A data set whose batches some threads read ahead."""
+
+    rows: Dataset
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return self.rows.name
+
+    def batches(self, *order: int) -> Iterator[Batch]:
+        batches = self.rows.batches(*order)
+        if not self.threads:
+            return batches
+        return prefetch(batches, ahead=2 * self.threads, threads=self.threads)
 
 
 every_net = pytest.mark.parametrize("net", [IRIS, CNN], ids=lambda net: net.name)
@@ -71,19 +89,22 @@ def compare(
     rows = data.load(net.dataset, net.size)
     models = {how: model() for how in READERS}
     runs = {how: Sequential(models[how], SGD(net.lr, momentum=0.9)) for how in READERS}
-    times: dict[str, list[float]] = {how: [] for how in runs}
-    order = list(runs)
-    for i in range(ROUNDS + 1):  # the first to warm up
-        for how in order:
-            batches = rows.batches(net.batch_size, epochs=net.epochs, seed=i)
-            start = time.perf_counter()
-            if threads := READERS[how]:
-                batches = prefetch(batches, ahead=2 * threads, threads=threads)
-            for batch in batches:
-                runs[how].step(batch)
-            times[how].append((time.perf_counter() - start) / net.epochs)
-        order.reverse()
-    times = {how: each[1:] for how, each in times.items()}
+
+    def turn(how: str) -> Turn:
+        dataset = ReadAhead(rows, READERS[how])
+
+        def epochs(first: int, count: int) -> float:
+            order = first // count  # another one in every round, the same for all
+            history = train(runs[how], dataset, batch_size=net.batch_size, epochs=count, seed=order)
+            record(replace(history, name=f"{net.name}, {computed_by}, {how}"))
+            return history.seconds[-1]
+
+        return epochs
+
+    contenders = {how: Contender(turn(how)) for how in READERS}
+    for contender in contenders.values():  # to warm up
+        contender.turn(ROUNDS * net.epochs, net.epochs)
+    times = take_turns(contenders, ROUNDS, steps=net.epochs).per_step
     seconds = {how: float(np.median(each)) for how, each in times.items()}
     base = runs["base"].weights()
     for how, run in runs.items():

@@ -6,9 +6,8 @@ cosine, so that the loss in the end is that of the arm and not of its last few b
 the common grid: name the file to run it.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,13 +17,13 @@ from scipy import stats
 
 import nn
 from bench.conftest import hold
-from bench.core.arms import sleeping_barrier
 from bench.report.promises import Promise
 from nn import SGD, Batch, Model, lr_schedules
 from nn.data import Dataset
 from nn.data.sets import topics
 from nn.layers import EmbeddingBag
-from strategies import Hogwild, SharedDataParallel, Strategy
+from strategies import History, Hogwild, SharedDataParallel, Strategy, train
+from strategies.comm.on_rank_0 import sleeping_barrier
 
 SEEDS = 8
 CONFIDENCE = 0.999
@@ -97,26 +96,25 @@ WORKLOADS = {
 }
 
 
-def train(workload: Workload, arm: str, data: Dataset, seed: int, comm: MPI.Intracomm):
-    """Seconds of training, and the loss over all training rows in the end; on rank 0."""
+def run(
+    workload: Workload, arm: str, data: Dataset, seed: int, comm: MPI.Intracomm
+) -> tuple[History | None, float]:
+    """The history and the loss over all training rows in the end, on the ranks that trained."""
     alone = arm == "one worker"
     ranks = MPI.COMM_SELF if alone else comm
     rows = workload.rows * ranks.size
     model = workload.model(data.classes, seed)
     lr = lr_schedules.cosine(workload.lr, workload.epochs * data.steps_per_epoch(rows))
     strategy = workload.arms[arm](model, SGD(lr), ranks)
-    seconds = 0.0
+    history, loss = None, 0.0
     if comm.rank == 0 or not alone:
-        batches = list(data.batches(rows, workload.epochs, seed))
-        ranks.Barrier()
-        start = time.perf_counter()
-        for batch in batches:
-            strategy.step(batch)
-        ranks.Barrier()
-        seconds = time.perf_counter() - start
+        history = train(strategy, data, batch_size=rows, epochs=workload.epochs, seed=seed)
+        history = replace(history, name=arm)
     strategy.close()
     sleeping_barrier(comm)
-    return seconds, float(model.gradients(Batch(data.x, data.y))) if comm.rank == 0 else 0.0
+    if comm.rank == 0:
+        loss = float(model.gradients(Batch(data.x, data.y)))
+    return history, loss
 
 
 @pytest.mark.workers(2)
@@ -125,11 +123,14 @@ def test_sparse_and_dense(comm, record, name):
     """The loss after as many samples is hardly above the interval of plain training's."""
     workload = WORKLOADS[name]
     data = workload.data()
-    result = np.array(
-        [[train(workload, arm, data, seed, comm) for arm in workload.arms] for seed in range(SEEDS)]
-    )
-    comm.Bcast(result)
-    seconds, loss = np.moveaxis(result, -1, 0)
+    seconds, loss = np.zeros((2, SEEDS, len(workload.arms)))
+    for seed, i in np.ndindex(loss.shape):
+        history, loss[seed, i] = run(workload, list(workload.arms)[i], data, seed, comm)
+        if history:
+            record(history, "", [], {})
+            seconds[seed, i] = history.seconds[-1]
+    comm.Bcast(seconds)
+    comm.Bcast(loss)
     plain = loss[:, 0]
     highest = round(COST * reach_of_median(plain), 3)
     losses = []

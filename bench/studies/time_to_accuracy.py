@@ -1,36 +1,44 @@
 """How soon is a net as good as is wanted, in seconds instead of steps per second?
 
 Trains a net on `digits` plainly and on all ranks, several times from different seeds, with the
-clock stopped while loss and accuracy are looked at. Leaves the curves beside the other results, as
-JSON and as a plot. Not part of the common grid: name the file to run it.
+clock stopped while loss and accuracy are looked at. Leaves each training as a record, and a plot of
+all of them beside the record file. Not part of the common grid: name the file to run it.
 """
 
-import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import psutil
 import pytest
 from mpi4py import MPI
+from numpy.typing import NDArray
 
 import nn
 from bench.conftest import RUN, hold
-from bench.core.arms import sleeping_barrier
 from bench.core.cores import available
 from bench.core.grid import MLP_SIZES, optimizer
 from bench.report.promises import Promise
 from nn import Batch
 from nn.data import Dataset
-from strategies import Hogwild, LocalSGD, Sequential, SharedDataParallel, Strategy
+from strategies import (
+    History,
+    Hogwild,
+    LocalSGD,
+    Sequential,
+    SharedDataParallel,
+    Strategy,
+    train,
+)
+from strategies.comm.on_rank_0 import sleeping_barrier
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -67,28 +75,9 @@ ARMS = [  # the first is what the others are compared with
 FREE_RUNNING = ("LocalSGD, period 10", "Hogwild")
 
 
-@dataclass
-class Curve:
-    """One training run: what had been reached after so many seconds of training.
-
-    Attributes:
-        seconds: of training alone, at each look; loss and accuracy likewise.
-        loss: mean over the first LOSS_ROWS training rows.
-        accuracy: share of the test rows.
-        classes: accuracy on each class at the end.
-    """
-
-    arm: str
-    seed: int
-    seconds: list[float] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
-    classes: list[float] = field(default_factory=list)
-
-    @property
-    def seconds_to_target(self) -> float:
-        """Infinity if it was never reached."""
-        return next((s for s, a in zip(self.seconds, self.accuracy) if a >= TARGET), np.inf)
+def seconds_to_target(history: History) -> float:
+    """Training time until TARGET was reached; infinity if it never was."""
+    return next((s for s, a in zip(*history.curve("accuracy")) if a >= TARGET), np.inf)
 
 
 @contextmanager
@@ -100,33 +89,35 @@ def training(arm: Arm, seed: int, comm: MPI.Intracomm) -> Iterator[Strategy]:
     strategy.close()
 
 
-def train(arm: Arm, seed: int, data: Dataset, comm: MPI.Intracomm) -> Curve:
-    """Train for EPOCHS. Collective; the curve is that of rank 0."""
-    curve = Curve(arm.name, seed)
-    batches = list(data.batches(arm.rows, EPOCHS, seed))
-    judge = nn.mlp(MLP_SIZES)
-    x, y = Batch(data.x, data.y).part(0, len(data.y) // LOSS_ROWS)
-    seconds = 0.0
+def run(
+    arm: Arm, data: Dataset, comm: MPI.Intracomm, seed: int = 0, **options: Any
+) -> History | None:
+    """Train on all ranks, or on rank 0 while the others sleep; the history is None on these."""
     with training(arm, seed, comm) as strategy:
-        for lo in range(0, len(batches), EVERY):
-            if comm.rank == 0 or not arm.alone:
-                strategy.comm.Barrier()
-                start = time.perf_counter()
-                for batch in batches[lo : lo + EVERY]:
-                    strategy.step(batch)
-                strategy.comm.Barrier()
-                seconds += time.perf_counter() - start
-                judge.params[:] = strategy.weights()
-            if comm.rank == 0:
-                right = judge.predict(data.x_test) == data.y_test
-                curve.seconds.append(seconds)
-                curve.loss.append(float(nn.cross_entropy(judge.forward(x)[0], y, len(y))[0]))
-                curve.accuracy.append(float(np.mean(right)))
-            sleeping_barrier(comm)
-    if comm.rank == 0:
-        of_class = [right[data.y_test == label] for label in range(data.classes)]
-        curve.classes = [float(np.mean(r)) for r in of_class]
-    return curve
+        history = None
+        if comm.rank == 0 or not arm.alone:
+            history = train(strategy, data, batch_size=arm.rows, seed=seed, **options)
+            history = replace(history, name=arm.name)
+        sleeping_barrier(comm)
+    return history
+
+
+def judge(data: Dataset) -> Callable[[NDArray], dict[str, float]]:
+    """Make a function that finds the loss over LOSS_ROWS training rows, and test accuracies."""
+    model = nn.mlp(MLP_SIZES)
+    x, y = Batch(data.x, data.y).part(0, len(data.y) // LOSS_ROWS)
+
+    def evaluate(weights: NDArray) -> dict[str, float]:
+        model.params[:] = weights
+        right = model.predict(data.x_test) == data.y_test
+        found = {
+            "loss": nn.cross_entropy(model.forward(x)[0], y, len(y))[0],
+            "accuracy": np.mean(right),
+        }
+        of_class = {f"class {k}": np.mean(right[data.y_test == k]) for k in range(data.classes)}
+        return found | of_class
+
+    return evaluate
 
 
 def load(arm: Arm, data: Dataset, comm: MPI.Intracomm) -> list[float]:
@@ -151,53 +142,44 @@ def load(arm: Arm, data: Dataset, comm: MPI.Intracomm) -> list[float]:
             last, then = now, at
 
     watcher = threading.Thread(target=watch)
-    steps = np.zeros(1, np.int64)
-    with training(arm, 0, comm) as strategy:
-        batches = list(data.batches(arm.rows))
-        if comm.rank == 0 or not arm.alone:
-            start = time.perf_counter()
-            for batch in batches:
-                strategy.step(batch)
-            steps[0] = LOAD_SECONDS / (time.perf_counter() - start) * len(batches)
-        comm.Bcast(steps)
-        if comm.rank == 0:
-            watcher.start()
-        if comm.rank == 0 or not arm.alone:
-            for batch in islice(cycle(batches), int(steps[0])):
-                strategy.step(batch)
+    epoch = run(arm, data, comm, epochs=1)
+    epochs = comm.bcast(epoch and max(1, round(LOAD_SECONDS / epoch.seconds[-1])))
+    if comm.rank == 0:
+        watcher.start()
+    run(arm, data, comm, epochs=epochs)
+    if comm.rank == 0:
         over.set()
-        sleeping_barrier(comm)
-        if comm.rank == 0:
-            watcher.join()
+        watcher.join()
     return cores
 
 
-def plot(curves: dict[str, list[Curve]], loads: dict[str, list[float]], path: Path) -> None:
+def plot(histories: dict[str, list[History]], loads: dict[str, list[float]], path: Path) -> None:
     """Loss and accuracy against time (median run and range over seeds), load, classes."""
     figure, ((loss, accuracy), (cores, classes)) = plt.subplots(
         2, 2, figsize=(12, 8), layout="constrained"
     )
-    for i, (name, runs) in enumerate(curves.items()):
-        seconds = np.median([run.seconds for run in runs], axis=0)
-        for axes, values in (
-            (loss, [run.loss for run in runs]),
-            (accuracy, [run.accuracy for run in runs]),
-        ):
+    for i, (name, runs) in enumerate(histories.items()):
+        seconds = np.median([run.curve("loss")[0] for run in runs], axis=0)
+        for axes, value in ((loss, "loss"), (accuracy, "accuracy")):
+            values = [run.curve(value)[1] for run in runs]
             axes.plot(seconds, np.median(values, axis=0), color=f"C{i}", label=name)
             low, high = np.min(values, axis=0), np.max(values, axis=0)
             axes.fill_between(seconds, low, high, color=f"C{i}", alpha=0.15, linewidth=0)
-        reached = float(np.median([run.seconds_to_target for run in runs]))
+        reached = float(np.median([seconds_to_target(run) for run in runs]))
         accuracy.plot(reached, TARGET, "o", color=f"C{i}")
         cores.plot(NAP * np.arange(1, len(loads[name]) + 1), loads[name], color=f"C{i}")
-        width = 0.8 / len(curves)
-        at = np.arange(len(runs[0].classes)) + (i - (len(curves) - 1) / 2) * width
-        classes.bar(at, np.mean([run.classes for run in runs], axis=0), width, color=f"C{i}")
+        width = 0.8 / len(histories)
+        last = [run.evaluations[-1].values for run in runs]
+        labels = [value for value in last[0] if value.startswith("class ")]
+        at = np.arange(len(labels)) + (i - (len(histories) - 1) / 2) * width
+        means = [np.mean([values[label] for values in last]) for label in labels]
+        classes.bar(at, means, width, color=f"C{i}")
     loss.set(yscale="log", ylabel="training loss", xlabel="seconds of training")
     accuracy.axhline(TARGET, color="grey", linewidth=0.8, linestyle="--")
     accuracy.set(ylim=(0.85, 1), ylabel="test accuracy", xlabel="seconds of training")
     cores.set(ylim=(0, available() + 0.2), ylabel="cores in use", xlabel="seconds of training")
     classes.set(ylim=(0.85, 1), ylabel="test accuracy", xlabel="class")
-    classes.set_xticks(range(len(runs[0].classes)))
+    classes.set_xticks(range(len(labels)))
     loss.legend()
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -208,21 +190,22 @@ def test_time_to_accuracy(request, comm, record, lap):
     """Free-running workers get there in less time than one thread."""
     data = nn.data.load("digits", 10_000)
     lap()
-    curves: dict[str, list[Curve]] = {arm.name: [] for arm in ARMS}
+    histories: dict[str, list[History]] = {arm.name: [] for arm in ARMS}
     for seed in range(SEEDS):
         for arm in ARMS:
-            curves[arm.name].append(train(arm, seed, data, comm))
+            options = {"epochs": EPOCHS, "every": EVERY, "evaluate": judge(data)}
+            if history := run(arm, data, comm, seed, **options):
+                record(history, "", [], {})
+                histories[arm.name].append(history)
     foreign = lap()
     loads = {arm.name: load(arm, data, comm) for arm in ARMS}
     seconds, cores = np.empty((len(ARMS), SEEDS)), np.empty(len(ARMS))
     if comm.rank == 0:
-        seconds[:] = [[run.seconds_to_target for run in runs] for runs in curves.values()]
+        seconds[:] = [[seconds_to_target(run) for run in runs] for runs in histories.values()]
         cores[:] = [np.mean(used) for used in loads.values()]
-        path = request.config.stash[RUN].path.with_name("time_to_accuracy.json")
+        path = request.config.stash[RUN].path.with_name("time_to_accuracy.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        runs = [asdict(run) for of_arm in curves.values() for run in of_arm]
-        path.write_text(json.dumps({"runs": runs, "cores_in_use": loads}))
-        plot(curves, loads, path.with_suffix(".png"))
+        plot(histories, loads, path)
     comm.Bcast(seconds)
     comm.Bcast(cores)
     ratios = []
@@ -231,5 +214,5 @@ def test_time_to_accuracy(request, comm, record, lap):
         over_first = float(np.median(times / seconds[0]))
         limit = 1.0 if arm.name in FREE_RUNNING else None
         ratios.append(Promise(f"{what} {ARMS[0].name}", over_first, limit))
-        record(ratios[-1], "", [], {})
+        record(ratios[-1], "", [], {"cores_in_use": loads[arm.name]})
     hold(ratios, foreign, comm.size)

@@ -2,13 +2,13 @@
 
     nox -s bench_which -- [-n 2] [--nets NAME ...] [--rounds R] [--markdown FILE]
 
-For every net and batch size all strategies take turns with plain training in rounds, in
-alternating order. On more ranks than there are cores nothing is timed: there it is only shown
-that every strategy, grids of all three kinds included, trains the same weights.
+For every net and batch size all exact strategies of the catalog with the use "race" take turns with
+plain training. On more ranks than cores nothing is timed: there the study only shows that every
+strategy, grids of all three kinds included, trains the same weights.
 """
 
 import argparse
-from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,20 +18,17 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.core.arms import alone, together, training
+from bench.core.background_load import laps
 from bench.core.check import equals_sequential
 from bench.core.cores import available
-from bench.core.turns import Contender, ratio, take_turns
-from nn import SGD, Batch, Model, mlp
-from strategies import (
-    DataParallel,
-    Hybrid,
-    Pipeline,
-    Sequential,
-    SharedDataParallel,
-    Strategy,
-    TensorParallel,
-    ZeRO,
-)
+from bench.core.turns import Contender, take_turns
+from bench.report.kinds import Race
+from bench.report.run_file import header, new_path
+from nn import SGD, Batch, mlp
+from strategies import Sequential, Strategy
+from strategies.base import Refused
+from strategies.catalog import select
+from strategies.records import RunFile
 
 NETS = {
     "wide, shallow": [784, 4096, 10],
@@ -43,70 +40,55 @@ NETS = {
 BATCH_SIZES = (16, 128, 512, 2048)
 PLAIN = "plain training"
 CHECK_ROWS = 19
-"""A number that divides by nothing."""
-
-Build = Callable[[Model, SGD, MPI.Intracomm], Strategy]
+"""A prime number, so that shards are uneven."""
 
 
-def strategies(sizes: list[int], comm: MPI.Intracomm) -> dict[str, Build]:
-    """What competes for a net on that many ranks, by name."""
-    pipeline = partial(Pipeline, cuts="auto")
-    competing: dict[str, Build] = {
-        "data": DataParallel,
-        "shared data": SharedDataParallel,
-        "ZeRO-1": ZeRO,
-        "tensor": TensorParallel,
-    }
-    if comm.size <= 2 * len(sizes) - 3:  # a stage needs a layer, of Linear or ReLU
-        competing |= {
-            "pipeline, 4 parts": partial(pipeline, micro_batches=4),
-            "pipeline, 8 parts": partial(pipeline, micro_batches=8),
-        }
-    if comm.size % 2 == 0 and comm.size > 2:
-        half = comm.size // 2
-        competing |= {
-            f"{half} x pipeline of 2": partial(Hybrid, data=half, stages=2, micro_batches=4),
-            f"{half} x tensor of 2": partial(Hybrid, data=half, tensor=2),
-            f"pipeline of {half} x tensor of 2": partial(
-                Hybrid, stages=half, tensor=2, micro_batches=4
-            ),
-        }
-    return competing
+def competing(sizes: list[int], comm: MPI.Intracomm) -> dict[str, Strategy]:
+    """Every strategy of the race that takes this net on so many ranks. Collective."""
+    strategies = {}
+    for name, entry in select("race", exact=True).items():
+        with suppress(Refused):  # too few ranks, or too few layers
+            strategies[name] = entry(mlp(sizes), SGD(0.01), comm)
+    return strategies
 
 
 def batch(rows: int, seed: int = 0) -> Batch:
-    """Data is of no matter here, only its size."""
+    """A batch of random rows: for timing, only its size matters."""
     rng = np.random.default_rng(seed)
     return Batch(rng.standard_normal((rows, 784)).astype(np.float32), rng.integers(0, 10, rows))
 
 
-def error(sizes: list[int], build: Build, comm: MPI.Intracomm) -> float:
-    """Largest difference from sequential weights over the distance that they moved."""
-    parallel = build(mlp(sizes), SGD(0.01), comm)
-    plain = Sequential(mlp(sizes), SGD(0.01))
-    check = equals_sequential(parallel, plain, [batch(CHECK_ROWS, i) for i in range(3)], comm)
-    parallel.close()
-    if check.problem or check.error is None:
-        raise SystemExit(f"{type(parallel).__name__} on {sizes}: {check.problem}")
-    return check.error
+def errors(sizes: list[int], comm: MPI.Intracomm) -> dict[str, float]:
+    """Largest difference of each strategy from sequential weights, over the distance they moved.
 
-
-def race(sizes: list[int], rows: int, comm: MPI.Intracomm, rounds: int) -> dict[str, float]:
-    """Speedup of each strategy over plain training: median over rounds of the ratio of times."""
-    data = batch(rows)
-    plain = Sequential(mlp(sizes), SGD(0.01))
-    running = {
-        name: build(mlp(sizes), SGD(0.01), comm) for name, build in strategies(sizes, comm).items()
-    }
-
-    contenders = {PLAIN: Contender(partial(alone, comm, training(plain.step, [data])))}
-    for name, strategy in running.items():
-        turn = partial(together, comm, training(strategy.step, [data]))
-        contenders[name] = Contender(turn, paces=False)
-    times = take_turns(contenders, rounds).seconds
-    for strategy in running.values():
+    Raises:
+        SystemExit: a strategy trains other weights.
+    """
+    batches, found = [batch(CHECK_ROWS, i) for i in range(3)], {}
+    for name, strategy in competing(sizes, comm).items():
+        plain = Sequential(mlp(sizes), SGD(0.01))
+        check = equals_sequential(strategy, plain, batches, comm)
         strategy.close()
-    return {name: ratio(times[PLAIN], times[name]) for name in running}
+        if check.problem or check.error is None:
+            raise SystemExit(f"{name} on {sizes}: {check.problem}")
+        found[name] = check.error
+    return found
+
+
+def race(net: str, rows: int, comm: MPI.Intracomm, rounds: int) -> Race:
+    """Let every strategy take turns with plain training, on one batch. Collective."""
+    sizes, data = NETS[net], [batch(rows)]
+    plain, strategies = Sequential(mlp(sizes), SGD(0.01)), competing(sizes, comm)
+    contenders = {PLAIN: Contender(partial(alone, comm, training(plain.step, data)))}
+    for name, strategy in strategies.items():
+        turn = partial(together, comm, training(strategy.step, data))
+        contenders[name] = Contender(turn, paces=False)
+    lap = laps(comm)
+    times = take_turns(contenders, rounds)
+    load = lap()
+    for strategy in strategies.values():
+        strategy.close()
+    return Race(net, comm.size, rows, times.steps, times.seconds, load)
 
 
 def main() -> None:
@@ -115,34 +97,38 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="write the table there too")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), metavar="NAME")
     arguments = parser.parse_args()
-    nets = {name: NETS[name] for name in arguments.nets}
     comm = MPI.COMM_WORLD
     console = Console(quiet=comm.rank > 0, width=120, highlight=False)
-    for name, sizes in nets.items():
-        errors = [error(sizes, build, comm) for build in strategies(sizes, comm).values()]
+    for name in arguments.nets:
+        found = errors(NETS[name], comm)
         console.print(
-            f"{name}: {len(errors)} strategies on {comm.size} ranks train the weights of plain "
-            f"training; largest difference {max(errors):.0e} of the distance moved"
+            f"{name}: {len(found)} strategies on {comm.size} ranks train the weights of plain "
+            f"training; largest difference {max(found.values()):.0e} of the distance moved"
         )
     if comm.size > available():
         console.print(f"{comm.size} ranks on {available()} cores: nothing to be timed")
         return
+    run = RunFile(new_path("bench_which"), lambda: header("bench_which", comm.size))
     rows = []
-    for name, sizes in nets.items():
-        row = [name, _short(sizes)]
+    for name in arguments.nets:
+        row = [name, _short(NETS[name])]
         for size in BATCH_SIZES:
-            speedups = race(sizes, size, comm, arguments.rounds)
+            result = race(name, size, comm, arguments.rounds)
+            if comm.rank == 0:
+                run.append(result)
+            speedups = result.over(PLAIN)
             row.append(_winner(speedups))
-            said = ", ".join(f"{each} {ratio:.2f}" for each, ratio in speedups.items())
+            said = ", ".join(f"{each} {speedup:.2f}" for each, speedup in speedups.items())
             console.print(f"{name}, batch {size}: {said}")
         rows.append(row)
-    header = ["net", "layers", *(f"batch {size}" for size in BATCH_SIZES)]
-    table = Table(*header, title=f"fastest strategy, {comm.size} workers (speedup)")
+    columns = ["net", "layers", *(f"batch {size}" for size in BATCH_SIZES)]
+    table = Table(*columns, title=f"fastest strategy, {comm.size} workers (speedup)")
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    console.print(f"results, as measured: {run.path}")
     if arguments.markdown and comm.rank == 0:
-        lines = [header, ["---"] * len(header), *rows]
+        lines = [columns, ["---"] * len(columns), *rows]
         arguments.markdown.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
 
 

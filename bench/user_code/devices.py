@@ -1,8 +1,8 @@
-"""`--device`: where tests and benchmarks that take a `device` compute.
+"""`--device`: the devices that tests and benchmarks with an argument `device` compute on.
 
-By default they run on each kind of device that torch knows, and are skipped with the reason where
-it finds none; those that are marked `devices("cpu")` run there alone unless they are asked. A
-device that is asked for has to be there.
+By default each runs on every kind of device that torch knows, and is skipped with the reason if
+torch finds none of that kind; one that is marked `devices("cpu")` runs on the CPU only. The devices
+of `--device` replace these, and must be there.
 """
 
 import pytest
@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "devices(name, ...): to run on if there is no --device")
+    config.addinivalue_line("markers", "devices(name, ...): devices to run on without --device")
     missing = [name for name in config.option.device or () if not _is_there(name)]
     if missing:
         raise pytest.UsageError(
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
-@pytest.hookimpl(trylast=True)  # so that the device comes last in the name of a test
+@pytest.hookimpl(trylast=True)  # so that the device comes last in a test's name
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "device" not in metafunc.fixturenames:
         return
@@ -43,11 +43,11 @@ def _or_skipped(name: str):
 
 def _is_there(name: str) -> bool:
     if name == "cpu":
-        return True  # and torch need not be asked
+        return True  # without importing torch
     return name in _devices() or name in {there.partition(":")[0] for there in _devices()}
 
 
 def _devices() -> list[str]:
-    from nn.torch.model import devices  # torch takes seconds to import: only for who needs it
+    from nn.torch.model import devices  # torch takes seconds to import
 
     return devices()

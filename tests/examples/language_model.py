@@ -1,4 +1,4 @@
-"""A language model of one's own, and sequences of tokens to train it on."""
+"""A user's language model, and sequences of tokens to train it on."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ WORDS, LENGTH = 11, 6
 
 
 def net() -> TorchModel:
-    """Which token comes next? For (n, 6) tokens logits of shape (n * 6, 11), one row a token."""
+    """Make a net that predicts the next token: (n, 6) tokens -> (n * 6, 11) logits."""
     return TorchModel(
         [
             torch.nn.Embedding(WORDS, 8),
@@ -24,7 +24,7 @@ def net() -> TorchModel:
 
 
 def tokens() -> Sequences:
-    """Rows of 7 tokens: 6 inputs, and what follows each. Most often it is the next number."""
+    """Draw rows of 7 tokens, 6 inputs and what follows each: most often the next number."""
     rng = np.random.default_rng(0)
     steps = rng.choice([1, 2], (300, LENGTH + 1), p=[0.8, 0.2])
     return Sequences(np.cumsum(steps, axis=1) % WORDS)

@@ -1,7 +1,7 @@
-"""A strategy of one's own, wrong on purpose: each rank's mean counts alike, however few its rows.
+"""A user's strategy, wrong on purpose: each rank's mean counts the same, however few its rows.
 
-It is what a loop that calls a mean loss on every rank and then averages the gradients does. With
-shards of equal size it is right, and on large uneven batches nothing in a loss curve shows it.
+A loop that takes a mean loss on every rank and then averages the gradients does this. With shards
+of equal size it is right, and with large uneven batches no loss curve shows the bug.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ class MeanOfMeans(Strategy):
 
     def gradients(self, batch: Batch) -> float:
         x, y = batch.part(self.comm.rank, self.comm.size)
-        return self.model.gradients(Batch(x, y))  # the bug: a batch of its own, of its own rows
+        return self.model.gradients(Batch(x, y))  # the bug: this batch counts its own rows only
 
     def reduce(self, loss: float) -> float:
         self.comm.Allreduce(MPI.IN_PLACE, self.model.grads, MPI.SUM)

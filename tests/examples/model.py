@@ -1,11 +1,11 @@
-"""A model of one's own, and rows to train it on."""
+"""A user's model, and rows to train it on."""
 
 import numpy as np
 import torch
 
 
 def net() -> torch.nn.Module:
-    """Two convolutions and a linear layer, for colour images of 8x8 pixels in 5 classes."""
+    """Make two convolutions and a linear layer, for colour images of 8x8 pixels in 5 classes."""
     return torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3, padding=1),
         torch.nn.GroupNorm(2, 4),
@@ -17,11 +17,11 @@ def net() -> torch.nn.Module:
     )
 
 
-net.input_shape = (3, 8, 8)  # type: ignore[attr-defined]  # of a row; a Linear knows its own
+net.input_shape = (3, 8, 8)  # type: ignore[attr-defined]  # the shape of a row; a Linear knows its own
 
 
 def rows() -> tuple[np.ndarray, np.ndarray]:
-    """Images of noise around one pattern a class."""
+    """Draw noisy images around one pattern for each class."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 200)
     patterns = rng.random((5, *net.input_shape))  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A strategy of one's own, right: the gradient is summed in a ring of the ranks."""
+"""A user's strategy, right: the gradient is summed in a ring of the ranks."""
 
 import numpy as np
 from mpi4py import MPI
@@ -9,7 +9,7 @@ from strategies import Strategy
 
 
 class RingDataParallel(Strategy):
-    """Data parallelism whose Allreduce is written out (Patarasuk and Yuan, 2009).
+    """Data parallelism with an Allreduce of its own (Patarasuk and Yuan, 2009).
 
     The gradient is cut into as many parts as there are ranks. In n - 1 rounds each rank passes
     one part to its right neighbour, which adds its own; then each rank holds the sum of one part,

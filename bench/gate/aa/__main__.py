@@ -22,6 +22,7 @@ from rich.console import Console
 
 from bench.gate.aa import report, trial
 from bench.gate.command_line import make_interruptible, rank_count
+from bench.report.marked_page import write_between
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--loaded", type=int, default=0)
     parser.add_argument("-n", dest="ranks", type=rank_count, default=2)
     parser.add_argument("--data", type=Path, default=trial.DATA)
-    parser.add_argument("--write", type=report.marked_page, nargs="?", const=str(report.PAGE))
+    parser.add_argument("--write", type=Path, metavar="PAGE", nargs="?", const=report.PAGE)
     options = parser.parse_args(argv)
     console = Console()
     trial.collect_trial(options.data, options.launches, options.ranks, False, console)
@@ -44,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = report.summarise(options.data, options.ranks)
     report.show(found, console)
     if options.write and found.rates:
-        report.write(found, options.write)
+        try:
+            write_between(options.write, report.MARKS, report.markdown(found))
+        except (OSError, ValueError) as error:
+            parser.error(f"{error} (the launches are kept: try again with --launches 0)")
     return 0 if found.rates else 1
 
 

@@ -1,8 +1,7 @@
-"""Show the gate's error rates, and write them between their marks on a page."""
+"""Show the gate's error rates as a table, in the terminal and in Markdown."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from bench.core.fingerprint import fingerprint
 from bench.gate import statistics
 from bench.gate.aa import trial
 from bench.gate.aa.error_rates import NEEDED, Rate, Sample, error_rates, undisturbed
-from nn.atomic_write import atomic_write
+from bench.report.marked_page import marks
 
 PAGE = Path("bench", "gate", "README.md")
-MARKS = ("<!-- error rates: written by nox -s bench_aa -->", "<!-- end of error rates -->")
+MARKS = marks("error rates", "nox -s bench_aa")
 HEADER = ("outcome", "launches", "comparisons", "rate", "95% interval")
 
 
@@ -72,25 +71,6 @@ def show(report: Report, console: Console) -> None:
         console.print(table)
     for note in report.notes:
         console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
-
-
-def marked_page(text: str) -> Path:
-    """Read an argument that is a page with the marks between which the table is written."""
-    path = Path(text)
-    content = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if any(content.count(mark) != 1 for mark in MARKS):
-        raise argparse.ArgumentTypeError(
-            f"{path} needs these two lines, between which the table is written: {MARKS}"
-        )
-    return path
-
-
-def write(report: Report, page: Path) -> None:
-    """Replace what stands between the marks of a page."""
-    head, rest = page.read_text(encoding="utf-8").split(MARKS[0])
-    _, tail = rest.split(MARKS[1])
-    with atomic_write(page, "w", encoding="utf-8") as file:
-        file.write(f"{head}{MARKS[0]}\n{markdown(report)}{MARKS[1]}{tail}")
 
 
 def markdown(report: Report) -> str:

@@ -1,13 +1,14 @@
 """What bench_aa reports on launches whose error rates are known."""
 
-import argparse
 import io
+import re
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from bench.gate.aa import error_rates, report, trial
+from bench.gate.aa.__main__ import main
 from bench.gate.aa.error_rates import AT_RANDOM, IN_A_ROW, Rate
 from bench.gate.aa.report import MARKS, Report
 from bench.gate.aa.trial import AMOUNTS, TrialLaunch
@@ -110,28 +111,43 @@ def test_a_busy_core_alarms_only_a_gate_that_ignores_it(reported):
     assert undecided.hits == undecided.comparisons
 
 
-def test_the_table_goes_between_its_marks_and_nowhere_else(tmp_path):
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
-    new = Report([Rate("found", AT_RANDOM, 3, 4)], ["a note"])
-    report.write(new, report.marked_page(str(page)))
-    table = report.markdown(new)
-    assert "| found | at random | 3 of 4 | 75.0% |" in table
-    assert page.read_text() == f"before\n{MARKS[0]}\n{table}{MARKS[1]}\nafter\n"
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Run the program with --write on launches that are enough; return its exit code and page."""
+    found = Report([Rate("found", AT_RANDOM, 3, 4)], ["a note"])
+    monkeypatch.setattr(report, "summarise", lambda path, ranks: found)
+    data, page = tmp_path / "aa.jsonl", tmp_path / "README.md"
+    data.touch()
 
-
-@pytest.mark.parametrize("content", [None, "no marks\n", f"{MARKS[0]}\n", f"{MARKS[0]}\n" * 2])
-def test_a_page_without_marks_is_refused(tmp_path, content):
-    page = tmp_path / "README.md"
-    if content:
+    def written(content):
         page.write_text(content)
-    with pytest.raises(argparse.ArgumentTypeError, match="two lines"):
-        report.marked_page(str(page))
+        command = ["--launches", "0", "--data", str(data), "--write", str(page)]
+        try:
+            code = main(command)
+        except SystemExit as ended:
+            code = ended.code
+        return code, page.read_text()
+
+    return written
 
 
-def test_the_page_of_the_gate_has_the_marks(pytestconfig, monkeypatch):
-    monkeypatch.chdir(pytestconfig.rootpath)
-    assert report.marked_page(str(report.PAGE)) == report.PAGE
+def test_the_table_goes_between_its_marks_and_nowhere_else(written):
+    code, content = written(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    head, table, tail = re.split("|".join(MARKS), content)
+    assert (code, head, tail) == (0, "before\n", "\nafter\n")
+    assert table.splitlines()[3] == "| found | at random | 3 of 4 | 75.0% | 19.4% to 99.4% |"
+    assert table.endswith("\n\n- a note\n")
+
+
+@pytest.mark.parametrize("content", ["no marks\n", f"{MARKS[0]}\n", f"{MARKS[0]}\n" * 2])
+def test_a_page_without_marks_is_refused_and_stays_as_it_was(written, capsys, content):
+    assert written(content) == (2, content)
+    assert MARKS[0] in capsys.readouterr().err
+
+
+def test_the_page_of_the_gate_has_the_marks(pytestconfig):
+    content = (pytestconfig.rootpath / report.PAGE).read_text()
+    assert [content.count(mark) for mark in MARKS] == [1, 1]
 
 
 def test_intervals_are_those_of_clopper_and_pearson():

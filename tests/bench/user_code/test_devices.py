@@ -1,6 +1,6 @@
 """Benchmarks on other devices: what `--device` chooses, and what is trained there.
 
-The device is played by the CPU, with memory of its own.
+The CPU stands in for the device, as if its memory were separate.
 """
 
 from dataclasses import replace
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.workers(1)
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Devices that models were put on."""
+    """The devices that models were put on."""
     asked = []
     monkeypatch.setattr(torch_layer, "in_host_memory", lambda device: False)
     monkeypatch.setattr(
@@ -38,7 +38,7 @@ def asked(monkeypatch):
 
 
 def chosen(monkeypatch, *marks, asked=None, there=("cpu", "cuda:0")):
-    """The devices that a test of these marks is to run on; a reason in place of a missing one."""
+    """List the devices that a test with these marks runs on; for a missing one, the reason."""
     monkeypatch.setattr(devices, "_devices", lambda: list(there))
     found = []
     devices.pytest_generate_tests(

@@ -1,6 +1,6 @@
-"""What is proven of a strategy of one's own: the right example passes, and every bug is caught.
+"""The proof of user code: the right example passes, and every bug is caught.
 
-Bugs are caught by the test that the documentation names for them (`bench/user_code/README.md`).
+The test that catches a bug is the one that `bench/user_code/README.md` names for it.
 """
 
 import numpy as np
@@ -143,7 +143,7 @@ def test_a_bug_is_caught_by_the_test_named_for_it(comm, bug, test):
 @pytest.mark.workers(2)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_means_of_means_are_right_on_even_shards(comm, optimizer):
-    """So that nothing but the uneven shards shows the bug."""
+    """Only uneven shards show the bug."""
     test_even_shards(Trial(MeanOfMeans, NET, comm, theirs=True), optimizer, comm.size)
 
 
@@ -179,8 +179,8 @@ def test_the_model_learns_from_its_own_rows(comm):
 
 
 def language_model():
-    door = "tests/examples/language_model.py"
-    return load_model(f"{door}:net", load_data(f"{door}:tokens"))
+    file = "tests/examples/language_model.py"
+    return load_model(f"{file}:net", load_data(f"{file}:tokens"))
 
 
 @pytest.mark.workers(1)

@@ -1,0 +1,130 @@
+"""The measured tables of bench/RESULTS.md: measure again, and write them between their marks.
+
+    nox -s bench_results                    # all of them, 15 minutes on a quiet machine
+    nox -s bench_results -- grid peers      # some
+    nox -s bench_results -- grid --from .benchmarks/lockstep/FILE.jsonl    # from a run on disk
+
+Each part says on which commit, day and machine, by how many ranks and by which command it was
+measured. A part that cannot be measured stays as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from bench.report.marked_page import marks, write_between
+from bench.report.table import tables_by_question
+from strategies.records import Run, read
+
+PAGE = Path("bench", "RESULTS.md")
+PROGRAM = "nox -s bench_results"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the page: the ranks and arguments of the module that measures it."""
+
+    ranks: int
+    module: str
+    arguments: tuple[str, ...] = ()
+    shown_as: str = ""
+
+    @property
+    def command(self) -> str:
+        """What a reader types to measure the part alone."""
+        if self.shown_as:
+            return self.shown_as
+        return shlex.join(["nox", "-s", "bench_mpi", "--", "-n", str(self.ranks), *self.arguments])
+
+
+def _study(name: str, ranks: int = 2) -> Part:
+    return Part(ranks, "pytest", (f"bench/studies/{name}.py",))
+
+
+PARTS = {
+    "grid": Part(2, "pytest", ("bench",), "nox -s bench_mpi -- -n 2"),
+    "model_parallel": _study("model_parallel"),
+    "which_strategy": Part(2, "bench.studies.which_strategy", (), "nox -s bench_which"),
+    "time_to_accuracy": _study("time_to_accuracy"),
+    "sparse_updates": _study("sparse_updates"),
+    "prefetching": _study("prefetching", ranks=1),
+    "peers": _study("against_peers"),
+}
+
+
+def measure(part: Part) -> Run:
+    """Launch a part, and read what it measured; a failed promise is a result like others.
+
+    Raises:
+        RuntimeError: it measured nothing.
+    """
+    launcher = shlex.split(os.environ.get("LOCKSTEP_MPIEXEC", "mpiexec"))
+    command = [*launcher, "-n", str(part.ranks), sys.executable, "-m", part.module]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "run.jsonl")
+        environment = os.environ | {"LOCKSTEP_CELLS": str(path), "LOCKSTEP_RANKS": str(part.ranks)}
+        done = subprocess.run([*command, *part.arguments], env=environment, check=False)
+        if not path.exists():
+            raise RuntimeError(f"{part.command} measured nothing (exit code {done.returncode})")
+        return read(path)
+
+
+def markdown(run: Run, command: str) -> str:
+    """Where and how a run was measured, and its tables."""
+    header = run.header
+    machine = header["fingerprint"]
+    dirty = " with changes" if header["dirty"] else ""
+    when = f"{header['date'][:10]}, commit `{header['commit'][:10]}`{dirty}"
+    where = f"{machine['cpu']}, {machine['cores']} cores, {header['ranks']} ranks"
+    lines = [f"`{command}`, {when}, on {where}, {machine['mpi']}.", ""]
+    for question, tables in tables_by_question(run).items():
+        lines += [f"**{question}**", "", *(line for table in tables for line in _rows(table))]
+    return "\n".join([*lines, ""])
+
+
+def _rows(table: Table) -> list[str]:
+    """A terminal's table in Markdown."""
+    title = [str(table.title).strip(), ""] if table.title else []
+    header = [_cell(str(column.header)) for column in table.columns]
+    cells = zip(*([_cell(str(cell)) for cell in column.cells] for column in table.columns))
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return [*title, *(f"| {' | '.join(row)} |" for row in (header, rule, *cells)), ""]
+
+
+def _cell(text: str) -> str:
+    return " ".join(Text.from_markup(text).plain.split()).replace("|", "\\|")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "nox -s bench_results --",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--from", dest="path", type=Path, help="a run on disk, for one part")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"{', '.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
+    if options.path and len(options.parts) != 1:
+        parser.error("--from is for one part: name it")
+    for name in options.parts or PARTS:
+        part = PARTS[name]
+        run = read(options.path) if options.path else measure(part)
+        write_between(PAGE, marks(name, PROGRAM), markdown(run, part.command))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

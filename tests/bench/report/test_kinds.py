@@ -1,0 +1,113 @@
+"""Every kind of result comes back from its file as it was written, and is shown in a table."""
+
+import math
+
+import pytest
+
+from bench.core.cell import Cell
+from bench.report.kinds import Measurement, Mutant, Promise, Proof, Transfer, WrongCell
+from bench.report.proofs import Comparison
+from bench.report.table import main, render
+from strategies.records import Record, Run, RunFile, Unknown, from_dict, read
+
+pytestmark = pytest.mark.workers(1)
+
+CELL = Cell("DataParallel", "mlp", 2, 64, 1000)
+MEASUREMENT = Measurement(
+    cell=CELL,
+    speedup=1.5,
+    speedup_low=1.4,
+    speedup_high=1.6,
+    efficiency=0.75,
+    bound=None,
+    threads_speedup=1.1,
+    oversubscribed=False,
+    check_error=1e-7,
+    samples_per_second=1234.5,
+    steps_per_round=10,
+    rounds={"sequential": [0.3, 0.31], "parallel": [0.2, 0.21]},
+    profile={"compute": [0.9, 0.8], "communication": [0.1, 0.1], "waiting": [0.0, 0.1]},
+)
+EXAMPLES = [
+    MEASUREMENT,
+    WrongCell(CELL, math.inf, "the weights differ"),
+    Transfer("Allreduce", 2, 940_072, 0.00025, True),
+    Promise("a / b", 1.2, 1.5),
+    Promise("no limit", math.nan),
+    Proof(
+        "tests/test_a.py::test_b[1-2]",
+        "passed",
+        2,
+        0.25,
+        comparisons=[Comparison("ZeRO", "Model(Linear(2, 3))", 3, 1e-16, 1e-12)],
+    ),
+    Proof("tests/test_a.py::test_c", "failed", 1, 0.5, "rank 0: AssertionError"),
+    Mutant("first_row_only", "Only the first row counts.", "nn/loss.py", ["tests/a.py::test"]),
+    Mutant("survivor", "Nobody sees it.", "nn/loss.py", []),
+]
+
+
+def all_kinds(base=Record):
+    for kind in base.__subclasses__():
+        if kind.__module__.partition(".")[0] in ("strategies", "bench") and kind is not Unknown:
+            yield kind
+        yield from all_kinds(kind)
+
+
+def test_every_kind_comes_back_as_the_same_object(tmp_path):
+    file = RunFile(tmp_path / "run.jsonl", {"session": "test"})
+    for example in EXAMPLES:
+        file.append(example)
+    back = read(file.path)
+    assert not back.damaged
+    assert [repr(record) for record in back.records] == [repr(record) for record in EXAMPLES]
+    assert {type(record) for record in EXAMPLES} == set(all_kinds())
+
+
+def test_a_cell_has_its_public_keys_on_the_first_level():
+    public = (
+        "strategy model workers batch_size dataset_size device speedup speedup_low speedup_high "
+        "efficiency bound threads_speedup oversubscribed check_error samples_per_second"
+    )
+    assert set(public.split()) < set(MEASUREMENT.as_dict())
+
+
+def test_a_cell_of_an_older_version_has_no_kind_and_is_read():
+    line = {"id": "speedup/x", "nodeid": "bench/test_speedup.py::test", **MEASUREMENT.as_dict()}
+    del line["kind"]
+    cell = from_dict(line)
+    assert cell == MEASUREMENT
+    assert cell.other_keys == {"id": "speedup/x", "nodeid": "bench/test_speedup.py::test"}
+
+
+def test_a_file_alone_gives_the_tables(tmp_path, monkeypatch, capsys):
+    """As the run that wrote it: the question stands beside each result."""
+    file = RunFile(tmp_path / "run.jsonl", {"session": "bench_mpi", "ranks": 2})
+    for example in EXAMPLES:
+        file.append({**example.as_dict(), "question": f"Is it a {example.kind}?"})
+    file.append({"kind": "of-tomorrow", "question": "What is that?"})
+    with file.path.open("a") as damage:
+        damage.write("not JSON\n")
+    monkeypatch.setattr("sys.argv", ["table", str(file.path)])
+    main()
+    shown = capsys.readouterr().out
+    assert render(read(file.path), 120, colour=False) in shown
+    for text in (
+        "session: bench_mpi",
+        "ranks: 2",
+        "Is it a cell?",
+        "1.40-1.60",
+        "WRONG  DataParallel: the weights differ",
+        "3.76",  # GB/s
+        "at most 1.5",
+        "1e-04",  # of the tolerance
+        "1 tests",
+        "survivor",
+        f"line {len(EXAMPLES) + 3} cannot be read: Expecting value",
+    ):
+        assert text in shown
+    assert "What is that?" not in shown
+
+
+def test_results_without_a_question_are_shown_too():
+    assert "1.40-1.60" in render(Run(records=[MEASUREMENT]), 120, colour=False)

@@ -1,4 +1,4 @@
-"""What is trained: layers, models, losses, optimizers and data. Knows nothing of MPI or pytest."""
+"""Layers, models, losses, optimizers and data. This package knows neither MPI nor pytest."""
 
 from nn import data
 from nn.batch import Batch

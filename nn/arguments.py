@@ -1,4 +1,4 @@
-"""Checks of arguments that functions everywhere share."""
+"""Checks of arguments, shared by all packages."""
 
 import math
 from collections.abc import Iterable
@@ -8,10 +8,10 @@ from typing import SupportsIndex
 
 
 def as_int(name: str, value: SupportsIndex, least: int, most: int | None = None) -> int:
-    """`value` as an int.
+    """Return `value` as an int.
 
     Raises:
-        TypeError: it is not a whole number (a bool is not one either).
+        TypeError: it is not a whole number; a bool is none.
         ValueError: it is less than `least` or more than `most`.
     """
     try:
@@ -27,11 +27,11 @@ def as_int(name: str, value: SupportsIndex, least: int, most: int | None = None)
 
 
 def as_row_shape(value: Iterable[SupportsIndex]) -> tuple[int, ...]:
-    """`value` as the input_shape of a model: that of one row of its data.
+    """Return `value`, the shape of one row of a model's data, as a tuple of ints.
 
     Raises:
         TypeError: it is not a sequence of whole numbers.
-        ValueError: one of them is below 0.
+        ValueError: a size is below 0.
     """
     if not isinstance(value, Iterable):
         raise TypeError(
@@ -41,13 +41,13 @@ def as_row_shape(value: Iterable[SupportsIndex]) -> tuple[int, ...]:
 
 
 def as_float(name: str, value: float, low: float, high: float = math.inf) -> float:
-    """`value` as a float.
+    """Return `value` as a float.
 
     Raises:
-        TypeError: it is not a number (a bool is not one either).
-        ValueError: it is not at least `low` and below `high`; a NaN never is.
+        TypeError: it is not a number; a bool is none.
+        ValueError: it is not at least `low` and below `high`; NaN never is.
     """
-    if not isinstance(value, Real) or isinstance(value, bool):  # numpy's numbers are Real too
+    if not isinstance(value, Real) or isinstance(value, bool):  # numpy's numbers are Real
         raise TypeError(f"{name}={value!r}: expected a number")
     if not low <= value < high:
         raise ValueError(f"{name}={value!r}: expected {low} <= {name} < {high}")

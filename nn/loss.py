@@ -1,27 +1,26 @@
-"""Softmax cross-entropy."""
+"""The loss: softmax cross-entropy."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def cross_entropy(logits: NDArray, labels: NDArray, n: int) -> tuple[float, NDArray]:
-    """Softmax cross-entropy summed over the rows given, divided by the *global* row count.
+    """Softmax cross-entropy, summed over the rows given and divided by the *global* count `n`.
 
-    Dividing by `n` instead of the rows at hand makes losses and gradients of shards add up to
-    those of the whole batch, however uneven the shards. Each row is shifted by its own maximum
-    (log-sum-exp; Goodfellow, Bengio, Courville, "Deep Learning", 4.1): one large row cannot
-    flush the others to zero.
+    Because of this divisor the losses and gradients of shards add up to those of the whole batch,
+    however uneven the shards are. Each row is shifted by its own maximum (log-sum-exp; Goodfellow,
+    Bengio, Courville, "Deep Learning", 4.1), so one large row cannot flush the others to zero.
 
     Args:
-        logits: (rows, classes), float; complex is taken too, for complex-step differentiation.
+        logits: (rows, classes), float; complex is allowed, for complex-step differentiation.
         labels: (rows,), integers from 0 to classes - 1.
-        n: rows of the global batch; at least 1.
+        n: number of rows (for sequences, of labels) in the global batch; at least 1.
 
     Returns:
-        The loss, and its gradient with respect to the logits (rows, classes).
+        The loss, and its gradient with respect to the logits, (rows, classes).
 
     Raises:
-        ValueError: shapes do not match, a label is out of range, or n < 1.
+        ValueError: shapes do not match, labels are not integers or out of range, or n < 1.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
@@ -33,7 +32,7 @@ def cross_entropy(logits: NDArray, labels: NDArray, n: int) -> tuple[float, NDAr
     if n < 1:
         raise ValueError(f"global row count {n}: expected at least 1")
     rows, classes = logits.shape
-    # One pass for both ends of the range: read as unsigned, a negative label is huge.
+    # One pass checks both ends of the range: read as unsigned, a negative label is huge.
     if rows and labels.astype(np.int64, copy=False).view(np.uint64).max() >= classes:
         raise ValueError(
             f"labels from {labels.min()} to {labels.max()}: the model has {classes} outputs, "

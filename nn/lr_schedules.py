@@ -1,11 +1,10 @@
 """Learning-rate schedules: functions from the number of steps taken to a learning rate."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from nn.arguments import as_int
-
-Schedule = Callable[[int], float]
+from nn.optim import Schedule
 
 
 def constant(lr: float) -> Schedule:
@@ -14,10 +13,10 @@ def constant(lr: float) -> Schedule:
 
 
 def milestones(lr: float, at: Sequence[int], factor: float = 0.1) -> Schedule:
-    """`lr`, multiplied by `factor` at each of the increasing step numbers `at`.
+    """`lr`, multiplied by `factor` at each step number in `at`.
 
     Raises:
-        ValueError: `at` is not increasing.
+        ValueError: the step numbers are not increasing.
     """
     if list(at) != sorted(set(at)):
         raise ValueError(f"milestones at {list(at)}: expected increasing step numbers")
@@ -25,11 +24,12 @@ def milestones(lr: float, at: Sequence[int], factor: float = 0.1) -> Schedule:
 
 
 def cosine(lr: float, steps: int, lr_min: float = 0.0) -> Schedule:
-    """Half a cosine from `lr` at step 0 to `lr_min` at `steps`, constant from there.
+    """Half a cosine from `lr` at step 0 to `lr_min` at step `steps`, and `lr_min` after it.
 
     Loshchilov and Hutter, "SGDR" (2017), equation 5, without restarts.
 
     Raises:
+        TypeError: steps is not a whole number.
         ValueError: steps < 1.
     """
     as_int("steps", steps, 1)
@@ -41,11 +41,14 @@ def cosine(lr: float, steps: int, lr_min: float = 0.0) -> Schedule:
 
 
 def warm_restarts(lr: float, period: int, factor: int = 1, lr_min: float = 0.0) -> Schedule:
-    """Cosine periods, each beginning at `lr` again and `factor` times as long as the last.
+    """Half cosines from `lr` to `lr_min`, each `factor` times as long as the one before it.
+
+    The first takes `period` steps.
 
     Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts" (2017), eq. 5.
 
     Raises:
+        TypeError: period or factor is not a whole number.
         ValueError: period or factor < 1.
     """
     as_int("period", period, 1)

@@ -1,4 +1,4 @@
-"""A model: consecutive layers over two flat vectors, one of parameters and one of gradients."""
+"""The model: consecutive layers over one flat vector of parameters and one of gradients."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,11 +17,12 @@ DTYPES = ("float32", "float64")
 
 
 def as_rows(x: NDArray, shape: Shape, dtype: np.dtype) -> NDArray:
-    """Rows x as a first layer takes them: of `shape` and `dtype`.
+    """Rows x as a first layer takes them: (len(x), *shape), of `dtype`.
+
+    Sides of length 1 do not count, and either shape may be the other one flattened.
 
     Raises:
-        ValueError: the rows of x have another shape. Sides of 1 do not count, and either may be a
-            vector: the other, flattened.
+        ValueError: the rows of x have another shape.
     """
     given, wanted = ([n for n in sides if n != 1] for sides in (x.shape[1:], shape))
     flat = min(len(given), len(wanted)) <= 1 and math.prod(given) == math.prod(wanted)
@@ -33,23 +34,22 @@ def as_rows(x: NDArray, shape: Shape, dtype: np.dtype) -> NDArray:
 class Model:
     """Consecutive layers whose parameters and gradients are two flat vectors.
 
-    Everything parallel follows from this: data parallelism is one collective on one buffer,
-    averaging is one operation, and another memory (a shared window, a communication buffer) is
-    entered by `bind`.
+    Parallel training builds on this: data parallelism is one collective on one buffer, averaging
+    is one operation, and `bind` moves the model into other memory, such as a shared window.
 
     Args:
-        layers: at least one layer; each must take the rows that the one before it makes.
+        layers: at least one layer; each must take the rows that the layer before it makes.
         dtype: "float32" or "float64".
-        seed: of the initial parameters. They are drawn in float64 from one generator, layer after
-            layer: two layers of one shape differ, both dtypes begin alike, and every rank that
-            builds the model from the same seed begins with the same weights.
-        input_shape: of one row, e.g. (1, 28, 28); a Linear first layer knows its own. Batches
-            may hold the rows flattened.
-        params: values to begin with instead of drawn ones, a flat vector; copied.
+        seed: seed of the initial parameters. They are drawn in float64 from one generator, layer
+            after layer. So two layers of one shape differ, both dtypes begin alike, and every rank
+            that builds the model from the same seed begins with the same weights.
+        input_shape: shape of one row, e.g. (1, 28, 28). It may be left out where a Linear comes
+            first. Batches may hold the rows flattened.
+        params: initial values in place of drawn ones, a flat vector; it is copied.
 
     Raises:
-        TypeError: something that is not a layer, or not the shape of a row.
-        ValueError: no layers, an unsupported dtype, unknown input shape, layers that do not fit
+        TypeError: a layer is not a Layer, or input_shape is not a sequence of whole numbers.
+        ValueError: no layers, an unsupported dtype, an unknown input shape, layers that do not fit
             each other, or params of another length.
     """
 
@@ -91,12 +91,12 @@ class Model:
 
     @property
     def params(self) -> NDArray:
-        """All parameters, a flat vector; layer after layer."""
+        """The parameters of all layers, one after the other, as a flat vector."""
         return self._params
 
     @property
     def grads(self) -> NDArray:
-        """The gradient of the loss of the last `gradients`, like `params`."""
+        """The gradient that the last call of `gradients` wrote, in the order of `params`."""
         return self._grads
 
     @property
@@ -104,13 +104,13 @@ class Model:
         return self.params.dtype
 
     def bind(self, params: NDArray, grads: NDArray) -> None:
-        """Move into other memory: `params` and `grads` become the vectors of this model.
+        """Make `params` and `grads` the vectors of this model.
 
-        Values are not copied; fill `params` before. Complex vectors are taken for complex-step
-        differentiation.
+        Values are not copied, so fill `params` first. Complex vectors are allowed, for
+        complex-step differentiation.
 
         Raises:
-            ValueError: a wrong length or memory layout, or two different dtypes.
+            ValueError: a vector has another length or is not contiguous, or the dtypes differ.
         """
         for name, vector in (("params", params), ("grads", grads)):
             if vector.shape != (self.offsets[-1],) or not vector.flags.c_contiguous:
@@ -125,20 +125,24 @@ class Model:
             layer.bind(params[lo:hi], grads[lo:hi])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Deep copies of views are arrays of their own: make them views again."""
+        """Make views again of the layers' arrays, which a deep copy has separated."""
         self.__dict__.update(state)
         self.bind(self._params, self._grads)
 
     def stage(self, lo: int, hi: int) -> "Stage":
-        """Layers lo to hi - 1 as a model of their own over the same memory.
+        """Layers lo to hi - 1 as a model that shares the memory of this one.
 
         Raises:
-            ValueError: unless 0 <= lo < hi <= number of layers.
+            ValueError: not 0 <= lo < hi <= number of layers.
         """
         return Stage(self, lo, hi)
 
     def row_shape(self, upto: int) -> Shape:
-        """Shape of one row after the first `upto` layers; of the input for 0."""
+        """Shape of one row after the first `upto` layers; the input shape for 0.
+
+        Raises:
+            ValueError: two layers do not fit each other.
+        """
         shape = self.input_shape
         for i, layer in enumerate(self.layers[:upto]):
             try:
@@ -148,7 +152,7 @@ class Model:
         return shape
 
     def forward(self, x: NDArray) -> tuple[NDArray, list[Any]]:
-        """Output of the last layer for rows x, and the layers' contexts for `backward`.
+        """Output of the last layer for rows x, and the contexts of all layers for `backward`.
 
         Raises:
             ValueError: the rows of x have another shape than the model's input, see `as_rows`.
@@ -168,10 +172,13 @@ class Model:
         add: bool = False,
         ready: Callable[[int], None] | None = None,
     ) -> NDArray | None:
-        """Write (or add) the gradient, return that of the input if it is asked for.
+        """Write the gradient of the parameters; return the gradient of the input if asked for.
 
         Args:
             dy: gradient of the loss with respect to the output; may be overwritten.
+            contexts: what `forward` returned.
+            need_dx: whether to compute the gradient of the input.
+            add: add to `grads` instead of replacing it.
             ready: called with i when the gradient of layer i is final, last layer first.
         """
         for i in reversed(range(len(self.layers))):
@@ -185,9 +192,18 @@ class Model:
     def gradients(
         self, batch: Batch, add: bool = False, ready: Callable[[int], None] | None = None
     ) -> float:
-        """Loss and gradient of the rows that `batch` holds, over its global row count.
+        """Write the gradient of the loss over the rows that `batch` holds; return the loss.
 
-        Shards of one batch therefore sum to the batch, and an empty shard adds nothing.
+        Both are sums over these rows, divided by the batch's global count. So the losses and
+        gradients of all shards add up to those of the batch, and an empty shard adds nothing.
+
+        Args:
+            batch: a batch or a shard of one.
+            add: add to `grads` instead of replacing it.
+            ready: called with i when the gradient of layer i is final, last layer first.
+
+        Raises:
+            ValueError: rows or labels do not fit the model.
         """
         logits, contexts = self.forward(batch.x)
         loss, dlogits = cross_entropy(logits, batch.y, batch.global_count)
@@ -195,7 +211,7 @@ class Model:
         return loss
 
     def predict(self, x: NDArray, rows: int = 1024) -> NDArray:
-        """Most likely class of each row of x, (n,) int64, computed `rows` at a time."""
+        """The most likely class of each row of x, (n,) int64, computed `rows` rows at a time."""
         parts = [
             self.forward(np.asarray(x[i : i + rows]))[0].argmax(axis=1)
             for i in range(0, len(x), rows)
@@ -207,7 +223,7 @@ class Model:
 
 
 class Stage(Model):
-    """Consecutive layers of a model, over the model's own memory, wherever that is bound."""
+    """Consecutive layers of a model that live in the model's memory, wherever it is bound."""
 
     def __init__(self, whole: Model, lo: int, hi: int):
         if not 0 <= lo < hi <= len(whole.layers):
@@ -220,7 +236,7 @@ class Stage(Model):
         self._start = whole.offsets[lo]
         self.offsets = [offset - self._start for offset in whole.offsets[lo : hi + 1]]
 
-    # Read through the whole, so that binding it after the stage was made cannot leave it stale.
+    # Read through the whole model, so that a later `bind` of it cannot leave the stage stale.
     @property
     def params(self) -> NDArray:
         return self.whole.params[self._start : self._start + self.offsets[-1]]
@@ -230,8 +246,12 @@ class Stage(Model):
         return self.whole.grads[self._start : self._start + self.offsets[-1]]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)  # the whole has bound the layers
+        self.__dict__.update(state)  # the whole model has bound the layers
 
     def bind(self, params: NDArray, grads: NDArray) -> None:
-        """Raises ValueError: bind the whole model; its stages follow."""
+        """Refuse: a stage follows the model that it belongs to.
+
+        Raises:
+            ValueError: always.
+        """
         raise ValueError("a stage shares its model's memory: bind the whole model instead")

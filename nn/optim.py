@@ -1,4 +1,4 @@
-"""Optimizers on flat vectors. The arithmetic is written once for numpy arrays and torch tensors."""
+"""Optimizers on flat vectors; one arithmetic serves numpy arrays and torch tensors."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,15 +11,18 @@ Vector = Any
 """A flat float vector: a numpy array or a torch tensor."""
 
 Schedule = Callable[[int], float]
+"""A function from the number of steps taken to a learning rate; see `nn.lr_schedules`."""
 
 
 def zeros_like(vector: Vector) -> Vector:
+    """A vector of zeros of the same kind, length and dtype."""
     return (
         np.zeros_like(vector) if isinstance(vector, np.ndarray) else vector.new_zeros(len(vector))
     )
 
 
 def multiply(vector: Vector, factor: float, out: Vector) -> None:
+    """Write vector * factor into `out`, without allocating memory."""
     if isinstance(vector, np.ndarray):
         np.multiply(vector, factor, out=out)
     else:
@@ -27,18 +30,22 @@ def multiply(vector: Vector, factor: float, out: Vector) -> None:
 
 
 class Optimizer:
-    """Updates a flat vector of parameters in place from the gradient of the same length.
+    """Base class: update a flat vector of parameters in place from a gradient of equal length.
 
     An optimizer keeps state for the vector that it is first given, which may be a slice of a
-    model's parameters (a strategy that shards the update passes the same slice every time). One
+    model's parameters: a strategy that shards the update passes the same slice every time. One
     optimizer object serves one strategy.
 
+    A new optimizer names its state vectors in `slots` and implements `apply`.
+
     Attributes:
+        lr: the learning rate, or a schedule.
         state: name -> vector, allocated by the first step.
-        steps: steps taken; what a schedule is called with, beginning at 0.
+        steps: number of steps taken. A schedule is called with it, beginning at 0.
     """
 
     slots: tuple[str, ...] = ()
+    """Names of the state vectors."""
 
     def __init__(self, lr: float | Schedule):
         if not callable(lr):
@@ -48,13 +55,15 @@ class Optimizer:
         self.steps = 0
 
     def step(self, params: Vector, grads: Vector) -> None:
-        """One update of `params`, in place; `grads` may be overwritten.
+        """Update `params` in place; `grads` may be overwritten.
 
         Raises:
-            ValueError: params and grads, or the state of earlier steps, differ in length.
+            ValueError: params, grads and the state of earlier steps are not of equal length.
         """
         if len(params) != len(grads):
-            raise ValueError(f"{len(params)} parameters and {len(grads)} gradients")
+            raise ValueError(
+                f"{len(params)} parameters and {len(grads)} gradients: expected equally many"
+            )
         for name in self.slots:
             if name not in self.state:
                 self.state[name] = zeros_like(params)
@@ -69,6 +78,7 @@ class Optimizer:
             self.apply(params, grads, float(lr))
 
     def apply(self, params: Vector, grads: Vector, lr: float) -> None:
+        """Update `params` in place. `steps` already counts this step, and `state` has all slots."""
         raise NotImplementedError
 
 
@@ -81,8 +91,9 @@ class SGD(Optimizer):
     outside the velocity, as in torch.optim.SGD.
 
     Raises:
-        TypeError, ValueError: a negative or non-numeric argument, momentum not in [0, 1), or
-            Nesterov without momentum.
+        TypeError: an argument is not a number.
+        ValueError: an argument is negative, momentum is not in [0, 1), or Nesterov momentum is
+            asked for with momentum 0.
     """
 
     def __init__(
@@ -110,7 +121,7 @@ class SGD(Optimizer):
             if self.nesterov:
                 grads += self.momentum * velocity
                 velocity = grads
-            # The gradient is spent: its memory takes the product, which saves an allocation.
+            # The gradient is used up: the product goes into its memory, without an allocation.
             multiply(velocity, lr, out=grads)
         else:
             grads *= lr
@@ -120,9 +131,11 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam: Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
 
+    Weight decay is L2 regularisation: weight_decay p is added to the gradient.
+
     Raises:
-        TypeError, ValueError: betas not in [0, 1), a negative eps or weight_decay (L2, added to
-            the gradient).
+        TypeError: an argument is not a number, or betas is not a pair.
+        ValueError: a beta is not in [0, 1), or eps or weight_decay is negative.
     """
 
     slots = ("mean", "square")
@@ -158,8 +171,11 @@ class Adam(Optimizer):
 class AdaGrad(Optimizer):
     """AdaGrad: Duchi, Hazan, Singer, "Adaptive subgradient methods" (2011), figure 1, diagonal.
 
+    Weight decay is L2 regularisation: weight_decay p is added to the gradient.
+
     Raises:
-        TypeError, ValueError: a negative eps or weight_decay (L2, added to the gradient).
+        TypeError: an argument is not a number.
+        ValueError: eps or weight_decay is negative.
     """
 
     slots = ("square",)

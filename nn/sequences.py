@@ -1,4 +1,4 @@
-"""Batches of token sequences, in which every token but the first is a label."""
+"""Batches of token sequences, for models that predict the next token."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -10,20 +10,20 @@ from nn.batch import Batch
 
 
 class Sequences(Batch):
-    """The batch for a language model: each row a sequence, each of its tokens to be predicted.
+    """A batch for a language model: each row is a sequence, each token but the first a label.
 
-    It is sharded by rows, as any batch; the loss is the mean over all labels of the global batch,
-    which are `length` for each row: `rows` counts these. A model for it makes logits of shape
+    It is sharded by rows, as any batch. The loss is the mean over all labels of the global batch,
+    `length` for each row, so `global_count` counts labels. A model for it makes logits of shape
     (rows * length, vocabulary), such as "gpt2" of `nn.torch.zoo`.
 
     Args:
-        tokens: (n, length + 1) whole numbers. Tokens 0 to length - 1 are inputs, and 1 to length
-            what comes next. Kept as it is, and read lazily, like x of a Batch.
-        index: rows that form the batch, as for a Batch.
+        tokens: (n, length + 1) whole numbers. Tokens 0 to length - 1 are the inputs, tokens 1 to
+            length the labels. Kept as it is and read lazily, like x of a Batch.
+        index: numbers of the rows that form the batch, as for a Batch.
 
     Raises:
-        ValueError: tokens that are no matrix of whole numbers with two columns or more, or an
-            index as for a Batch.
+        ValueError: tokens is no matrix of whole numbers with at least two columns, or the index
+            names rows that are not there.
     """
 
     def __init__(self, tokens: NDArray, index: Sequence[int] | NDArray | None = None):
@@ -36,22 +36,22 @@ class Sequences(Batch):
             )
         super().__init__(tokens, tokens[:, -1], index)
         self.length = tokens.shape[1] - 1
-        """Labels in each row."""
+        """Number of labels in each row."""
         self.global_count = len(self) * self.length
 
     @property
     def tokens(self) -> NDArray:
-        """The rows held, whole, (len(self), length + 1)."""
+        """The whole sequences held, (len(self), length + 1)."""
         return super().x
 
     @property
     def x(self) -> NDArray:
-        """Inputs of the rows held, (len(self), length)."""
+        """The inputs held, (len(self), length)."""
         return self.tokens[:, :-1]
 
     @property
     def y(self) -> NDArray:
-        """Labels of the rows held, (len(self) * length,)."""
+        """The labels held, (len(self) * length,)."""
         return self.tokens[:, 1:].ravel()
 
     def as_global(self) -> Self:

@@ -1,4 +1,4 @@
-"""The models that Lockstep trains, by name."""
+"""Models in numpy: a fully connected net, a convolutional net, and LeNet-5."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Si
 from nn.model import Model
 
 ACTIVATIONS: dict[str, Callable[[], Layer]] = {
-    "relu": lambda: ReLU(in_place=True),  # always behind a Linear here
+    "relu": lambda: ReLU(in_place=True),  # here it always follows a Linear
     "sigmoid": Sigmoid,
     "tanh": Tanh,
 }
@@ -40,14 +40,17 @@ def _linears(sizes: Sequence[int], activation: str) -> list[Layer]:
 def mlp(
     sizes: Sequence[int], activation: str = "relu", dtype: str = "float32", seed: int = 0
 ) -> Model:
-    """Fully connected net, e.g. `mlp([784, 256, 128, 10])`.
+    """A fully connected net, e.g. `mlp([784, 256, 128, 10])`.
 
     Args:
         sizes: inputs, hidden widths, classes.
         activation: "relu", "sigmoid" or "tanh", between the layers.
+        dtype: "float32" or "float64".
+        seed: seed of the initial parameters; see `Model`.
 
     Raises:
-        ValueError: fewer than two sizes, sizes below 1, an unknown activation or dtype.
+        ValueError: fewer than two sizes, a size that is not a whole number of at least 1, or an
+            unknown activation or dtype.
     """
     return Model(_linears(sizes, activation), dtype, seed)
 
@@ -55,11 +58,18 @@ def mlp(
 def cnn(
     classes: int = 10, input_shape: Shape = (1, 28, 28), dtype: str = "float32", seed: int = 0
 ) -> Model:
-    """Two convolutions of 32 and 64 channels (3x3, 2x2 pooling), then 128-64-classes.
+    """A net of two convolutions with 32 and 64 channels (3x3, 2x2 pooling), then 128-64-classes.
 
-    ReLU follows the pooling: max and ReLU commute, and a quarter of the elements is left.
+    ReLU follows the pooling, where only a quarter of the elements is left: the two commute.
+
+    Args:
+        classes: number of classes.
+        input_shape: (channels, height, width) of one image.
+        dtype: "float32" or "float64".
+        seed: seed of the initial parameters; see `Model`.
 
     Raises:
+        TypeError: input_shape is not a sequence of whole numbers.
         ValueError: images smaller than 10x10, or classes < 1.
     """
     input_shape = as_row_shape(input_shape)
@@ -75,8 +85,10 @@ def lenet(
 
     LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition"
     (1998), section II.B, in its usual modern form: max pooling, all maps connected, softmax.
+    Arguments are as for `cnn`.
 
     Raises:
+        TypeError: input_shape is not a sequence of whole numbers.
         ValueError: images smaller than 12x12, or classes < 1.
     """
     input_shape = as_row_shape(input_shape)
@@ -88,6 +100,7 @@ def lenet(
 def _with_head(
     body: list[Layer], sizes: list[int], activation: str, input_shape: Shape, dtype: str, seed: int
 ) -> Model:
+    """The model of the layers `body` and a fully connected net with these hidden and last sizes."""
     shape = input_shape
     for layer in body:
         shape = layer.row_shape(shape)

@@ -1,4 +1,4 @@
-"""Data sets: `load(name)` gives a `Dataset`, prepared once and memory-mapped from then on."""
+"""Data sets: `load(name)` prepares a `Dataset` once and memory-maps it from then on."""
 
 from nn.data.dataset import Dataset
 from nn.data.load import NAMES, load

@@ -1,4 +1,4 @@
-"""A prepared data set: mapped arrays, and the seeded order in which a training run takes them."""
+"""Prepared data sets: memory-mapped arrays, and the seeded order of the rows in a training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from nn.data.prefetch import prefetch as read_ahead
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training and test rows, read-only and memory-mapped: what is not touched is not read.
+    """Training and test rows, read-only and memory-mapped, so a row is read only when it is used.
 
     Attributes:
-        name: of the source.
+        name: name of the source.
         x: (n, d) float32 training inputs; images are flattened in C order, (1, 28, 28) to 784.
         y: (n,) int64 training labels, 0..classes-1.
         x_test: (m, d) float32 test inputs.
@@ -42,7 +42,12 @@ class Dataset:
         )
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Batches in an epoch, the last partial one included."""
+        """Number of batches in an epoch; a last, partial batch counts.
+
+        Raises:
+            TypeError: batch_size is not a whole number.
+            ValueError: batch_size < 1.
+        """
         return -(-len(self.x) // as_int("batch_size", batch_size, 1))
 
     def batches(
@@ -55,9 +60,9 @@ class Dataset:
         prefetch: int = 0,
         part: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
-        """Global batches in a seeded order, each epoch a new shuffle of every row exactly once.
+        """Iterate over global batches in a seeded order; each epoch shuffles all rows anew.
 
-        The order is a function of (seed, epoch) alone: every rank draws the same, and a run that
+        The order depends on (seed, epoch) only: every rank draws the same one, and a run that
         resumes after `start` steps continues as if it had not stopped. Batches are lazy: no row
         is read before a rank asks for its part. The order itself takes 4 bytes per row of the
         set on every rank (0.1% of a set of images).
@@ -65,14 +70,15 @@ class Dataset:
         Args:
             batch_size: rows per batch; the last batch of an epoch may be smaller.
             epochs: number of epochs, counted from the beginning, not from `start`.
-            seed: of the order.
-            start: batches already done; they are skipped without being read.
-            prefetch: batches that a thread reads ahead of the step (see `nn.data.prefetch`).
-            part: (k, n), what it reads of each: this rank's shard `k` of `n`.
+            seed: seed of the order.
+            start: number of batches already done; they are skipped without being read.
+            prefetch: number of batches that a thread reads ahead of the step; see
+                `nn.data.prefetch`.
+            part: (k, n): the thread reads shard `k` of `n` of each batch.
 
         Raises:
             TypeError: an argument is not a whole number.
-            ValueError: batch_size < 1, another is negative, or a part that does not exist.
+            ValueError: batch_size < 1, another number is negative, or there is no such part.
         """
         size = as_int("batch_size", batch_size, 1)
         first, last = as_int("start", start, 0), as_int("epochs", epochs, 0)
@@ -92,12 +98,12 @@ class Dataset:
             skip = 0
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes x, y, x_test, y_test and classes to a `.npz` or `.mat` file, all of it or none.
+        """Write x, y, x_test, y_test and classes to a `.npz` or `.mat` file, whole or not at all.
 
-        `load("file", path=path, normalise=False)` gives the same set back, bit for bit.
+        `load("file", path=path, normalise=False)` reads the same set back, bit for bit.
 
         Raises:
-            ValueError: the name ends in something else.
+            ValueError: the name ends in neither .npz nor .mat.
             OSError: the file cannot be written.
         """
         arrays.write(

@@ -1,8 +1,8 @@
-"""Images of a glyph (a digit, a letter), distorted as a hand might.
+"""Images of glyphs (digits, letters), distorted as by hand.
 
-Each is one glyph under a random affine map and a random elastic displacement field (P. Simard,
-D. Steinkraus and J. Platt, Best Practices for Convolutional Neural Networks Applied to Visual
-Document Analysis, ICDAR 2003, section 2).
+Each image is one glyph under a random affine map and a random elastic displacement field
+(P. Simard, D. Steinkraus and J. Platt, Best Practices for Convolutional Neural Networks Applied to
+Visual Document Analysis, ICDAR 2003, section 2).
 """
 
 import numpy as np
@@ -18,16 +18,18 @@ GLYPH_SIDE = 32
 """Width and height of a glyph before its distortion, dots."""
 
 _GLYPH = 21.0  # height of an undistorted glyph within the 28 pixels; MNIST has 20
-_ROTATION = 0.17  # largest distortions, drawn uniformly: radians either way (10 degrees),
-_SCALE = 0.1  # relative size along either axis,
-_SHEAR = 0.1  # horizontal offset per unit of height,
-_SHIFT = 0.75  # pixels,
-_ELASTIC = 10.0  # Simard's alpha, the strength of the displacement field in pixels,
-_SMOOTH = 4.0  # and his sigma, its width in pixels.
+# Largest distortions, drawn uniformly in both directions:
+_ROTATION = 0.17  # radians (10 degrees)
+_SCALE = 0.1  # logarithm of the size, along each axis
+_SHEAR = 0.1  # horizontal offset per unit of height
+_SHIFT = 0.75  # pixels
+# The displacement field:
+_ELASTIC = 10.0  # Simard's alpha, its strength in pixels
+_SMOOTH = 4.0  # Simard's sigma, its width in pixels
 
 
 def distort(glyphs: NDArray[np.float32], rng: Generator) -> NDArray[np.uint8]:
-    """One random distortion of each glyph: (n, 32, 32) ink -> (n, 28, 28) grey levels 0..255."""
+    """Distort each glyph once, at random: (n, 32, 32) ink -> (n, 28, 28) grey levels 0..255."""
     from scipy import ndimage
 
     n = len(glyphs)
@@ -51,13 +53,14 @@ def distort(glyphs: NDArray[np.float32], rng: Generator) -> NDArray[np.uint8]:
 
 
 def draw(ink: NDArray[np.float32], which: NDArray, seed: tuple[int, int]) -> NDArray[np.uint8]:
-    """A distortion of each of these glyphs.
+    """Draw a distortion of each of the glyphs `which`.
 
     Args:
         ink: (glyphs, 32, 32), from 0 to 1.
         which: (n,) numbers of glyphs.
+        seed: seed of the random numbers.
 
     Returns:
-        (n, 28, 28) grey levels.
+        (n, 28, 28) grey levels 0..255.
     """
     return raw.draw(lambda chunk, rng: distort(ink[chunk], rng), which, seed)

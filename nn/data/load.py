@@ -1,18 +1,18 @@
-"""Where rows come from, by the name of the data set. A new set is an entry here.
+"""Data sets by name. A new set is an entry in `MADE` or `READ`, and a line here.
 
-"cifar10": the user's CIFAR-10, a folder of the binary version's files. Without a path, painted
-    images of that shape (3x32x32, see `cifar10`), called "cifar10-shaped": size from 1,000 to
-    50,000 (10,000 by default), and a fifth as many test rows.
-"digits": real handwritten digits of scikit-learn at 28x28, distorted (see `digits`): size from
+"cifar10": the user's CIFAR-10, a folder with the files of the binary version. Without a path,
+    painted images of that shape (3x32x32, see `sets.cifar10`), named "cifar10-shaped": size from
+    1,000 to 50,000 (10,000 by default), and a fifth as many test rows.
+"digits": the handwritten digits of scikit-learn at 28x28, distorted (see `sets.digits`): size from
     1,000 to 70,000 (10,000 by default), and a sixth as many test rows.
-"file": any set of the user's, a `.npz` or `.mat` file with arrays x, y and, if it is divided,
-    x_test, y_test; as `Dataset.save` writes them.
+"file": any set of the user's: a `.npz` or `.mat` file with arrays x, y and, if it is divided,
+    x_test, y_test, as `Dataset.save` writes them.
 "iris": 150 flowers, 4 columns, 3 classes.
 "letters": the user's file of R. Kassel's handwritten letters, 16x8 bits, 26 classes. Without a
-    path, printed letters of that shape, distorted (see `letters`), called "letters-printed":
+    path, printed letters of that shape, distorted (see `sets.letters`), named "letters-printed":
     size from 1,000 to 70,000 (10,000 by default), and a sixth as many test rows.
-"mnist": the user's own MNIST files: a folder of IDX files (plain or gzip), one of them, or a
-    `.npz` or `.mat` file.
+"mnist": the user's MNIST: a folder of IDX files (plain or gzip), one of them, or a `.npz` or
+    `.mat` file.
 """
 
 from collections.abc import Callable
@@ -36,13 +36,13 @@ def _no_files() -> list[Path]:
 
 @dataclass(frozen=True)
 class Made:
-    """Rows that need no file of the user's.
+    """A set that needs no file of the user's.
 
     Attributes:
-        make: (training rows or None, seed) -> rows.
-        usual: training rows where none are asked for; None for all there are.
-        title: the set's name in outputs, where its own belongs to the files of another.
-        material: files that the rows depend on.
+        make: (number of training rows or None, seed) -> rows.
+        usual: number of training rows by default; None for all there are.
+        title: name of the set in outputs, if it differs from the name under which it is loaded.
+        material: a function that lists the files that the rows depend on.
     """
 
     make: Callable[..., Raw]
@@ -53,10 +53,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Files:
-    """Rows of the user's files.
+    """A set that is read from the user's files.
 
     Attributes:
-        find: path of the user -> the files behind it.
+        find: the user's path -> the files that it stands for.
         read: these files -> rows.
     """
 
@@ -92,12 +92,12 @@ def load(
     path: str | PathLike[str] | None = None,
     normalise: bool = True,
 ) -> Dataset:
-    """A data set, prepared as asked; from the cache where it was prepared before.
+    """Load a data set, prepared as asked: from the cache if it was prepared before.
 
-    Where a source has no test rows of its own, one row in seven is set aside (stratified, by
-    `seed`). Then `size` training rows are chosen (by `seed`), all are normalised, and projected
-    onto `features` principal components; mean, deviation and components are those of the
-    training rows. `prepare` has the details.
+    If a source has no test rows, one row in seven is set aside (stratified, by `seed`). Then `size`
+    training rows are chosen (by `seed`), and all rows are normalised and projected onto `features`
+    principal components. Mean, deviation and components are fitted on the training rows. The
+    module `prepare` has the details.
 
     Prepared sets lie in $LOCKSTEP_CACHE, or else in the user's cache folder. Any number of
     processes may call this at once with the same arguments: one prepares the set, the others
@@ -105,17 +105,19 @@ def load(
 
     Args:
         name: one of `NAMES`; the head of this file describes each.
-        size: training rows; all of them by default.
-        features: principal components to keep; by default the columns stay as they are.
-        seed: of the division into training and test rows, the choice of rows, the distortions.
-        path: the user's file or folder, for the sets that are read from files.
-        normalise: shift and scale to mean 0, deviation 1 over the training rows: all pixels of
-            images alike, else by column.
+        size: number of training rows; by default all, or as many as the set usually has.
+        features: number of principal components to keep; by default the columns stay.
+        seed: seed of the division into training and test rows, the choice of training rows, and
+            the distortions.
+        path: the user's file or folder, for sets that are read from files.
+        normalise: whether to shift and scale to mean 0 and standard deviation 1 over the training
+            rows: all pixels of images alike, other data by column.
 
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: an argument is out of range, or a file is damaged or makes no data set.
-        FileNotFoundError: `path` names nothing, or files are missing there.
+        FileNotFoundError: there is nothing at `path`, or files are missing there.
+        ModuleNotFoundError: "letters" is asked for without a path or matplotlib.
         OSError: the cache folder cannot be used.
     """
     if name not in NAMES:

@@ -11,23 +11,24 @@ from nn.batch import Batch, bounds
 def prefetch(
     batches: Iterable[Batch], ahead: int = 2, threads: int = 1, part: tuple[int, int] = (0, 1)
 ) -> Iterator[Batch]:
-    """The same batches in the same order, their rows read while earlier ones are trained on.
+    """Yield the same batches in the same order, with their rows read ahead by threads.
 
-    Pays where rows take long to read (large ones, from disk) and a core is free meanwhile; rows
-    that lie in memory and are small cost more to hand over between threads than to read.
+    Prefetching pays if rows take long to read (large rows, from disk) and a core is free meanwhile.
+    Small rows in memory cost more to hand over between threads than to read.
 
-    An error of reading a batch, or of `batches` itself, is raised where that batch would have
-    come. Threads end with the iterator: at its end, at an error, or when it is closed.
+    An error in reading a batch, or in `batches` itself, is raised in the place of that batch. The
+    threads end with the iterator: at its end, at an error, or when it is closed.
 
     Args:
-        ahead: batches kept ready.
-        threads: that read, each another batch.
-        part: (k, n), the part that this rank asks for: the shard `k` of `n`, (comm.rank,
-            comm.size) under data parallelism. Other rows stay lazy.
+        batches: the batches, still lazy.
+        ahead: number of batches kept ready.
+        threads: number of reading threads, each with a batch of its own.
+        part: (k, n): threads read shard `k` of `n` of each batch, and other rows stay lazy. Under
+            data parallelism it is (comm.rank, comm.size).
 
     Raises:
-        TypeError: an argument is not of its kind.
-        ValueError: ahead or threads below 1, or a part that does not exist.
+        TypeError: ahead or threads is not a whole number.
+        ValueError: ahead or threads is below 1, or there is no such part.
     """
     ahead, threads = as_int("ahead", ahead, 1), as_int("threads", threads, 1)
     k, n = part
@@ -42,7 +43,7 @@ def _prefetch(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
 
     def order() -> bool:
-        """Have one more batch read; whether there is one, or an error in its place."""
+        """Have one more batch read; return False if there is none."""
         try:
             coming.append(pool.submit(next(batches).read, k, n))
         except StopIteration:

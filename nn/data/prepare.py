@@ -1,13 +1,13 @@
-"""From raw rows to the float32 arrays of a prepared set, always in this order:
+"""The preparation of a data set: raw rows become float32 arrays in four steps.
 
 1. check: finite values, labels in range, shapes that fit (`raw.check`);
 2. divide into training and test rows, keep `size` training rows (`raw.divide`);
-3. normalise: mean 0, deviation 1 over the training rows; one mean and one deviation for all
-   pixels of images (their columns share a unit, and blank border pixels have no deviation), one
-   per column otherwise;
+3. normalise to mean 0 and standard deviation 1 over the training rows. All pixels of images share
+   one mean and one deviation (their columns share a unit, and blank border pixels have no
+   deviation); other columns have their own;
 4. project onto the first `features` principal components of the training rows.
 
-What is fitted is fitted on the training rows alone, and applied to the test rows.
+Everything is fitted on the training rows only, and then applied to the test rows.
 """
 
 from __future__ import annotations
@@ -20,18 +20,27 @@ from numpy.typing import NDArray
 
 from nn.data.raw import CHUNK, Raw, check, divide
 
-if TYPE_CHECKING:  # scikit-learn takes a second to import; a rank that maps a set needs none of it
+if (
+    TYPE_CHECKING
+):  # scikit-learn takes a second to import, and a rank that maps a set does not need it
     from sklearn.preprocessing import StandardScaler
 
 
 def prepare(
     raw: Raw, size: int | None, seed: int, features: int | None, normalise: bool
 ) -> Iterator[tuple[str, tuple[int, ...], Iterator[NDArray]]]:
-    """The arrays x, y, x_test, y_test of the prepared set as (name, shape, its rows in chunks).
+    """Yield the arrays x, y, x_test, y_test of the prepared set as (name, shape, rows in chunks).
+
+    Args:
+        raw: the rows.
+        size: number of training rows to keep, or None for all.
+        seed: seed of the division and of the choice of training rows.
+        features: number of principal components, or None to keep the columns.
+        normalise: whether to take step 3.
 
     Raises:
-        ValueError: the rows make no data set, `size` exceeds the training rows, or `features`
-            exceeds the training rows or the columns.
+        ValueError: the rows make no data set, `size` exceeds the number of training rows, or
+            `features` exceeds the number of training rows or of columns.
     """
     check(raw)
     x, y, x_test, y_test = divide(raw, size, seed)
@@ -60,8 +69,8 @@ def prepare(
     if features is not None:
         from sklearn.decomposition import PCA
 
-        # The eigenvectors of the d x d covariance: exact, and many times faster than the SVD of
-        # n x d for n >> d. The one step that holds the training rows as float32 in memory.
+        # The eigenvectors of the d x d covariance are exact, and many times faster than the SVD of
+        # n x d for n >> d. Only this step holds the training rows as float32 in memory.
         pca = PCA(features, svd_solver="covariance_eigh").fit(np.concatenate([*normal(x)]))
 
     width = columns if features is None else features
@@ -76,12 +85,16 @@ def _chunks(x: NDArray) -> Iterator[NDArray[np.float64]]:
 
 
 def _columns(chunk: NDArray, raw: Raw) -> NDArray:
-    """What is normalised together stands in one column: all pixels, or one quantity."""
+    """Rows for the scaler, which treats each column alike: all pixels of images in one column."""
     return chunk.reshape(-1, 1) if raw.images else chunk
 
 
 def _fit_scaler(x: NDArray, raw: Raw) -> StandardScaler:
-    """Means and deviations in float64; a constant column is only shifted."""
+    """Fit means and deviations in float64; a constant column is only shifted.
+
+    Raises:
+        ValueError: values are too large.
+    """
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()

@@ -1,4 +1,4 @@
-"""What every source hands over: rows as they are found, and the ways to divide them."""
+"""Rows as a source has them, checks of them, and their division into training and test rows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 ONE_IN = 7
-"""One row in seven is for testing where a source has no test rows: MNIST's 10,000 of 70,000."""
+"""One row in seven is for testing if a source has no test rows, as in MNIST (10,000 of 70,000)."""
 
 
 CHUNK = 4_096
-"""Rows converted at once: bounds the memory that a conversion takes."""
+"""Number of rows converted at once, which bounds the memory that a conversion takes."""
 
 DRAWN = 1_000
-"""Images drawn at once, for the same reason."""
+"""Number of images drawn at once, which bounds the memory that drawing takes."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Raw:
     """Rows before preparation, in memory.
 
     Attributes:
-        x: (n, d) training inputs, any real dtype; images as uint8.
+        x: (n, d) training inputs of any real dtype; images are uint8.
         y: (n,) int64 labels in 0..classes-1.
-        x_test: (m, d) test inputs, None where the source does not divide its rows.
-        y_test: (m,) test labels, None with `x_test`.
+        x_test: (m, d) test inputs, or None if the source does not divide its rows.
+        y_test: (m,) test labels, or None like `x_test`.
         classes: number of classes.
-        origin: where the rows come from, for messages.
-        images: the columns are pixels of one scale, not quantities each with its own unit.
+        origin: where the rows come from, for error messages.
+        images: whether columns are pixels of one scale, not quantities with units of their own.
     """
 
     x: NDArray
@@ -42,10 +42,10 @@ class Raw:
 
 
 def check(raw: Raw) -> None:
-    """Finite numbers, labels in range, shapes that fit.
+    """Check that numbers are finite, labels in range, and shapes fit each other.
 
     Raises:
-        ValueError: otherwise; the message names the origin and the place.
+        ValueError: they are not; the message names the origin and the place.
     """
     for name, x, y in (("x", raw.x, raw.y), ("x_test", raw.x_test, raw.y_test)):
         if x is None or y is None:
@@ -81,10 +81,10 @@ def check(raw: Raw) -> None:
 
 
 def stratified(y: NDArray, seed: int, origin: str) -> tuple[NDArray, NDArray]:
-    """Shuffled row numbers for training and for testing, every class in both in proportion.
+    """Divide row numbers, shuffled, into training and test rows, with every class in proportion.
 
     Raises:
-        ValueError: there are too few rows of some class to have it on both sides.
+        ValueError: some class has too few rows to occur on both sides.
     """
     from sklearn.model_selection import train_test_split  # slow to import; not needed when cached
 
@@ -103,13 +103,13 @@ def stratified(y: NDArray, seed: int, origin: str) -> tuple[NDArray, NDArray]:
 def divide(
     raw: Raw, size: int | None, seed: int
 ) -> tuple[NDArray, NDArray[np.int64], NDArray, NDArray[np.int64]]:
-    """x and y of `size` training rows, x and y of the test rows.
+    """Return x and y of `size` training rows, then x and y of the test rows.
 
-    Rows without test rows of their own are divided first (stratified). The training rows kept
-    are a seeded random choice, a smaller one being part of any larger one.
+    A source without test rows is divided first (stratified). The training rows kept are a random
+    choice by `seed`; a smaller choice is a part of every larger one.
 
     Raises:
-        ValueError: `size` is more than the training rows there are.
+        ValueError: there are fewer than `size` training rows, or too few to divide.
     """
     if raw.x_test is None or raw.y_test is None:
         train, test = stratified(raw.y, seed, raw.origin)
@@ -129,7 +129,7 @@ def divide(
 def draw(
     paint: Callable[[NDArray, Generator], NDArray], subjects: NDArray, seed: tuple[int, int]
 ) -> NDArray:
-    """`paint(subjects, random numbers)`, each chunk with a generator of its own."""
+    """Paint all subjects, chunk by chunk, each chunk with a random generator of its own."""
     return np.concatenate(
         [
             paint(subjects[lo : lo + DRAWN], np.random.default_rng((*seed, lo)))

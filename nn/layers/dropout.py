@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from nn.batch import Batch
 
 _forward: ContextVar[tuple[Batch, Counter] | None] = ContextVar("forward", default=None)
-"""The rows whose forward runs, and how often it has drawn masks of each key."""
+"""The rows whose forward is running, and how many masks it has drawn with each key."""
 
 
 @contextmanager
 def rows_of(batch: Batch) -> Iterator[None]:
-    """While forwards of the rows that `batch` holds run: masks belong to these rows.
+    """Let masks that are drawn in the `with` block belong to the rows that `batch` holds.
 
-    A row is known by its place in the data (`Batch.row_ids`), which neither splitting the batch nor
-    reading it ahead changes.
+    A row is known by its number in the data (`Batch.row_ids`), which neither sharding the batch
+    nor reading it ahead changes.
     """
     token = _forward.set((batch, Counter()))
     try:
@@ -29,22 +29,26 @@ def rows_of(batch: Batch) -> Iterator[None]:
 
 
 def mask(p: float, key: tuple[int, ...], units: int) -> NDArray[np.bool_]:
-    """Which units are kept, (rows, units), each with probability 1 - p.
+    """Draw which units are kept, (rows, units), each with probability 1 - p.
 
-    A hash of key, row and unit: counters taken through the finalizer of SplitMix64 (Steele, Lea,
-    Flood, "Fast splittable pseudorandom number generators", 2014, figure 14). A layer that is used
-    twice in one forward has another mask the second time.
+    The mask is a hash of key, row and unit: counters go through the finalizer of SplitMix64
+    (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014, figure 14). A layer
+    that is used twice in one forward has another mask the second time.
 
     Args:
-        p: probability of dropping, 0 <= p < 1.
-        key: numbers such as seed, layer and step, all of which matter.
+        p: probability of dropping a unit, 0 <= p < 1.
+        key: whole numbers of 0 or more, such as seed, layer and step; each changes the mask.
+        units: number of units in a row.
 
     Raises:
-        ValueError: no rows are known: the forward is not within `rows_of`.
+        ValueError: the forward does not run within `rows_of`, so its rows are unknown.
     """
     forward = _forward.get()
     if forward is None:
-        raise ValueError("dropout in training outside of rows_of(batch): whose masks are they?")
+        raise ValueError(
+            "dropout in training outside of rows_of(batch): expected the forward within it, since "
+            "masks belong to rows"
+        )
     batch, draws = forward
     state = np.zeros(1, np.uint64)
     for number in (*key, draws[key]):
@@ -59,6 +63,7 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finalizer of SplitMix64."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""Torch modules as models: `TorchModel` wraps a module, `build` makes a published net by name."""
+"""Torch modules as models: `TorchModel` wraps a module, `build` builds a published net by name."""
 
 from nn.torch.model import TorchModel
 from nn.torch.zoo import build

@@ -1,4 +1,4 @@
-"""Batch norm over the rows of all ranks: in training if asked for, in what it keeps always."""
+"""Batch norm on several ranks: synchronised in training on request, running statistics always."""
 
 from typing import Any, cast
 
@@ -11,9 +11,10 @@ from nn.torch.modules import hooked
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all ranks, on each of them. So is its gradient: all ranks' losses depend on it.
+    """The sum over all ranks, returned on each of them.
 
-    That is the gradient of the sum of the ranks' losses, which is the loss.
+    Its gradient is summed over the ranks too: the loss is the sum of the ranks' losses, and all of
+    them depend on this sum.
     """
 
     @staticmethod
@@ -34,14 +35,15 @@ def _sum(x: torch.Tensor, comm: Any) -> torch.Tensor:
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm whose mean and variance are those of the rows of all ranks together.
+    """Batch norm with mean and variance over the rows of all ranks together.
 
-    Ioffe and Szegedy, "Batch normalization" (2015), algorithm 1, over the whole batch, however it
-    is split over the ranks: two sums of one number a channel forward, and two backward.
+    This is algorithm 1 of Ioffe and Szegedy, "Batch normalization" (2015), over the whole batch,
+    however it is split over the ranks. It takes two sums of one number per channel forward, and
+    two backward.
 
     Args:
-        norm: the batch norm that it replaces, whose parameters and statistics it takes over.
-        comm: anything with `Allreduce(send, receive)` of numpy arrays, a sum.
+        norm: the batch norm to replace; its parameters and statistics are taken over.
+        comm: an object with `Allreduce(send, receive)` of numpy arrays, which sums over the ranks.
     """
 
     def __init__(self, norm: _BatchNorm, comm: Any):
@@ -50,24 +52,26 @@ class SyncBatchNorm(_BatchNorm):
         )
         for name, tensor in [*norm.named_parameters(), *norm.named_buffers()]:
             setattr(self, name, tensor)
-        # A function is not copied with the module, and nor is then the communicator in it.
+        # A function is shared by copies of the module, so the communicator in it is not copied.
         self.sum = lambda x: _Sum.apply(x, comm)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        """Any dimension will do."""
+        """Accept rows of any dimension."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
         computed_in = x.dtype
-        x = x.to(torch.promote_types(computed_in, torch.float32))  # sums of bfloat16 are none
+        x = x.to(
+            torch.promote_types(computed_in, torch.float32)
+        )  # sums in bfloat16 would be too coarse
         dims = [0, *range(2, x.ndim)]
         channels = [1, -1] + [1] * (x.ndim - 2)
         count = x.new_full((1,), x.numel() / x.shape[1])
         total = self.sum(torch.cat([x.sum(dims), count]))
         n = total[-1].detach()
         if n < 2:
-            raise ValueError("batch norm in training of one value a channel: expected more")
+            raise ValueError("batch norm in training over one value per channel: expected more")
         mean = total[:-1] / n
         centred = x - mean.view(channels)
         variance = self.sum((centred**2).sum(dims)) / n
@@ -86,23 +90,25 @@ class SyncBatchNorm(_BatchNorm):
         running_variance.lerp_(variance, part)
 
 
-REPLACED = (
+REPLACEABLE = (
     torch.nn.BatchNorm1d,
     torch.nn.BatchNorm2d,
     torch.nn.BatchNorm3d,
     torch.nn.SyncBatchNorm,
     SyncBatchNorm,
 )
+"""Kinds of batch norm in whose place `SyncBatchNorm` computes the same; subclasses may differ."""
 
 
 class RunningStatistics:
-    """What the batch norms of a net keep of the rows that they normalised in training.
+    """The running statistics of all batch norms of a net.
 
-    It holds their buffers and not the modules: a strategy that has copied its part of the
-    parameters out of a model can let go of the rest.
+    This object holds the buffers and not the modules, so that a strategy that has copied its part
+    of the parameters out of a model can release the rest.
 
     Args:
-        net: each of whose batch norms counts, in `seen`, its rows since statistics were gathered.
+        net: the net. Each of its batch norms counts in `seen` how many rows it has normalised in
+            training since the last `gather`.
     """
 
     def __init__(self, net: torch.nn.Module):
@@ -115,14 +121,14 @@ class RunningStatistics:
     def gather(self, comm: Any) -> None:
         """Give every rank the statistics over the rows of all ranks. Collective.
 
-        Each rank's are of the rows that it computed on; they become their mean, weighted by the
-        number of rows since they were gathered last.
+        Before, each rank has the statistics of the rows that it computed; after, all ranks have
+        their mean, weighted by the number of rows of each since the last `gather`.
 
         Args:
             comm: the communicator of a strategy.
         """
         if comm.size == 1:
-            return  # to the bit
+            return  # a weighted mean of one would round
         for seen, buffers in self._norms.values():
             weighted = (buffer.cpu().numpy().ravel() * seen for buffer in buffers.values())
             own = np.concatenate([seen, *weighted])
@@ -139,14 +145,14 @@ class RunningStatistics:
                 buffer.copy_(torch.from_numpy(value).view_as(buffer))
 
     def arrays(self) -> dict[str, NDArray]:
-        """Copies, by the name of the module and of what it is: "1.running_mean", ..."""
+        """Copies of the statistics by name, such as "1.running_mean" for module 1."""
         return {name: buffer.cpu().numpy().copy() for name, buffer in self._buffers().items()}
 
     def load(self, arrays: dict[str, NDArray]) -> None:
-        """Go on from what `arrays` returned.
+        """Take over statistics that `arrays` returned.
 
         Raises:
-            ValueError: it is of another model; nothing is changed then.
+            ValueError: they belong to another model; nothing is changed then.
         """
         own = self._buffers()
         shapes = {name: tuple(np.shape(value)) for name, value in arrays.items()}
@@ -166,11 +172,11 @@ class RunningStatistics:
 
 
 def synchronise(net: torch.nn.Module, comm: Any) -> None:
-    """Put `SyncBatchNorm` in the place of every batch norm in `net`.
+    """Replace every batch norm in `net` by `SyncBatchNorm`.
 
     Raises:
         TypeError: comm has no `Allreduce`.
-        ValueError: a batch norm that does something else than its kind, in a subclass or a hook.
+        ValueError: a batch norm does more than its kind, through a subclass or a hook.
     """
     if not callable(getattr(comm, "Allreduce", None)):
         raise TypeError(f"sync_batch_norm={comm!r}: expected the communicator of the strategy")
@@ -178,7 +184,7 @@ def synchronise(net: torch.nn.Module, comm: Any) -> None:
     for parent in list(net.modules()):
         for place, child in list(parent._modules.items()):  # named_children() leaves out repeats
             if isinstance(child, _BatchNorm):
-                if type(child) not in REPLACED or hooked(child):
+                if type(child) not in REPLACEABLE or hooked(child):
                     raise ValueError(
                         f"sync_batch_norm cannot replace {child}, which does more than batch norm: "
                         "expected torch.nn.BatchNorm1d to 3d themselves, without hooks"

@@ -1,4 +1,4 @@
-"""torch.nn.Dropout with masks that are the same however a batch is split."""
+"""Dropout for torch, with masks that do not depend on how a batch is split."""
 
 import math
 from collections.abc import Callable
@@ -12,9 +12,17 @@ from nn.torch.modules import hooked
 
 
 class Clock:
-    """Who counts the steps, in `steps`: what the user said, or else who took the last one.
+    """The step number that dropout masks depend on, read from whichever object counts the steps.
 
-    It holds no model: a strategy that has copied its part of one can let go of the rest.
+    A model has one clock, which all its dropout layers read. The clock does not hold the model, so
+    that a strategy that has copied its part of the parameters can release the rest.
+
+    Attributes:
+        fixed: the counter that the user chose (`TorchModel(..., clock=)`), an object with `steps`.
+            While it is not None, it alone counts.
+        current: the optimizer of the strategy that steps last. A strategy enters its optimizer here
+            at the beginning of every step, so one model may be trained by one strategy after
+            another.
     """
 
     def __init__(self, fixed: Any = None):
@@ -22,10 +30,10 @@ class Clock:
         self.current: Any = None
 
     def step(self) -> int:
-        """Steps taken so far.
+        """Number of steps taken so far.
 
         Raises:
-            ValueError: nobody counts.
+            ValueError: there is neither a fixed nor a current counter.
         """
         counter = self.current if self.fixed is None else self.fixed
         if counter is None:
@@ -37,15 +45,16 @@ class Clock:
 
 
 class Dropout(torch.nn.Module):
-    """In training each unit is 0 with probability p, and else multiplied by 1 / (1 - p).
+    """Dropout: in training a unit is 0 with probability p, and else multiplied by 1 / (1 - p).
 
     Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting" (2014),
     in the inverted form of torch.nn.Dropout.
 
     Args:
         p: probability of dropping a unit.
-        seed, number: of the net, and of this layer in it.
-        step: returns the number of steps taken; a function, which copies of the module share.
+        seed: seed of the net.
+        number: number of this layer among the dropout layers of the net.
+        step: returns the number of steps taken; a function, because copies of the module share it.
     """
 
     def __init__(self, p: float, seed: int, number: int, step: Callable[[], int]):
@@ -56,13 +65,13 @@ class Dropout(torch.nn.Module):
         if not self.training:
             return x
         if self.p == 1:
-            return torch.zeros_like(x)  # and not 0 / 0
+            return torch.zeros_like(x)  # the formula below would give 0 / 0
         units = math.prod(x.shape[1:])
         kept = mask(self.p, (self.seed, self.number, self.step()), units)
         if len(kept) != len(x):
             raise ValueError(
-                f"{self} of {len(x)} rows, where the batch has {len(kept)}: expected the rows of "
-                "the batch in the first dimension, e.g. dropout before Flatten(0, 1)"
+                f"{self} of {len(x)} rows, where the batch has {len(kept)}: expected the batch's "
+                "rows in the first dimension, e.g. dropout before Flatten(0, 1)"
             )
         return x * torch.from_numpy(kept).to(x.device).view_as(x) / (1 - self.p)
 
@@ -71,15 +80,14 @@ class Dropout(torch.nn.Module):
 
 
 def replace_dropout(net: torch.nn.Module, seed: int, step: Callable[[], int]) -> None:
-    """Put `Dropout` in the place of every torch.nn.Dropout in `net`, or one put there before.
-
-    Before a module is looked at, its parent's children have been replaced.
+    """Replace every torch.nn.Dropout in `net` by `Dropout`, and any older `Dropout` by a new one.
 
     Raises:
-        ValueError: another kind of dropout, inside another module, of whole channels, or one that
-            does something else in a subclass or a hook.
+        ValueError: the net has dropout of another kind: built into another module, of whole
+            channels, or changed by a subclass or a hook.
     """
     number = 0
+    # A module's parent comes before it, so what is left of torch's dropout here was not replaced.
     for name, parent in net.named_modules(remove_duplicate=False):
         inside = isinstance(parent, (torch.nn.MultiheadAttention, torch.nn.RNNBase))
         foreign = isinstance(parent, _DropoutNd) and parent.p

@@ -1,4 +1,4 @@
-"""Embeddings whose row numbers come as floats, as all rows do."""
+"""Embeddings that take row numbers as floats, because all rows of a batch are floats."""
 
 from typing import Any
 
@@ -8,27 +8,27 @@ EMBEDDINGS = (torch.nn.Embedding, torch.nn.EmbeddingBag)
 
 
 def take_floats(net: torch.nn.Module) -> None:
-    """Let every embedding in `net` take whole numbers of any dtype, and name one it cannot take.
+    """Let every embedding in `net` take whole numbers of any dtype, and check them.
 
-    Gradients are dense, as the vector is that they are written into.
+    Gradients become dense, because they are written into a dense vector.
 
     Raises:
-        ValueError: an embedding that changes its table as it computes, or whose gradient is of more
-            than its own rows; more rows than floats of its dtype count, 2**24 (float32) or 2**53
-            (float64).
+        ValueError: an embedding changes its table as it computes, scales gradients by how often
+            the batch holds each number, or has more rows than floats of its dtype can number:
+            2**24 (float32) or 2**53 (float64).
     """
     for module in net.modules():
         if not isinstance(module, EMBEDDINGS):
             continue
         if module.max_norm is not None:
             raise ValueError(
-                f"{module} rewrites the rows that it reads, on each rank others: expected "
-                "max_norm=None"
+                f"{module} rewrites the rows that it reads, and each rank reads other rows: "
+                "expected max_norm=None"
             )
         if module.scale_grad_by_freq:
             raise ValueError(
-                f"{module} divides gradients by how often a batch holds each number, of which a "
-                "rank sees its part: expected scale_grad_by_freq=False"
+                f"{module} divides gradients by how often a batch holds each number, but a rank "
+                "sees only a part of the batch: expected scale_grad_by_freq=False"
             )
         largest = int(2 / torch.finfo(module.weight.dtype).eps)
         if module.num_embeddings > largest:
@@ -36,16 +36,19 @@ def take_floats(net: torch.nn.Module) -> None:
                 f"{module} has more than {largest} rows, which {module.weight.dtype} cannot number"
             )
         module.sparse = False
-        if _to_numbers not in module._forward_pre_hooks.values():  # of a model's, given again
+        if (
+            _to_numbers not in module._forward_pre_hooks.values()
+        ):  # else the modules of a model are wrapped again
             module.register_forward_pre_hook(_to_numbers, with_kwargs=True)
 
 
 def _to_numbers(
     module: Any, inputs: tuple[torch.Tensor, ...], named: dict[str, Any]
 ) -> tuple[tuple[torch.Tensor, ...], dict[str, Any]]:
-    """
+    """Turn the input of an embedding into whole numbers, before its `forward`.
+
     Raises:
-        ValueError: a number that is not whole, or of no row of the table.
+        ValueError: a number is not whole, or the table has no such row.
     """
     given, *others = inputs or (named["input"],)
     numbers, rows = given.long(), module.num_embeddings

@@ -1,7 +1,7 @@
-"""GPT-2 (Radford et al., Language models are unsupervised multitask learners, 2019) in torch.
+"""GPT-2 in torch (Radford et al., Language models are unsupervised multitask learners, 2019).
 
-Blocks normalise what they read, not what they write (section 2.3); attention is causal, and the
-GELU is the one with tanh that the published weights were trained with. There is no dropout.
+Blocks normalise their input, not their output (section 2.3). Attention is causal, and the GELU is
+the one with tanh that the published weights were trained with. There is no dropout.
 """
 
 import math
@@ -29,27 +29,28 @@ def gpt2(
     vocabulary: int = 50_257,
     context: int = 1_024,
 ) -> Sequential:
-    """A net of GPT-2's shape, by default that of the smallest published one (124M parameters).
+    """Build a net of GPT-2's shape; by default the smallest published one (124M parameters).
 
-    It takes (rows, tokens) numbers of tokens, whole or as floats, and makes logits of shape
-    (rows * tokens, vocabulary): for each token what comes next. `nn.sequences` has batches with
-    such labels. Initial weights are drawn from torch's generator as the paper's: deviation 0.02,
-    and less by the square root of the number of residual branches where one ends.
+    It takes numbers of tokens, (rows, tokens), as whole numbers or floats, and makes logits of
+    shape (rows * tokens, vocabulary): for each token a prediction of the next. Batches with such
+    labels are in `nn.sequences`. Initial weights are drawn from torch's generator as in the paper:
+    with standard deviation 0.02, divided by the square root of the number of residual branches in
+    the last matrix of each branch.
 
-    The published net has one matrix for the first embedding and the output. Here they are two: a
-    pipeline would have to sum the gradient of a shared one across its first and last stage. So
-    there are vocabulary * width parameters more.
+    The published net shares one matrix between the first embedding and the output. Here there are
+    two, because a pipeline would have to sum the gradient of a shared one across its first and last
+    stage. So this net has vocabulary * width parameters more.
 
     Args:
         layers: number of blocks.
-        heads: of attention, in each block.
+        heads: number of attention heads in each block.
         width: features of a token; a multiple of heads.
         vocabulary: number of different tokens.
-        context: most tokens in a row.
+        context: largest number of tokens in a row.
 
     Raises:
-        TypeError, ValueError: an argument is no whole number of at least 1, or heads does not
-            divide width.
+        TypeError: an argument is not a whole number.
+        ValueError: an argument is below 1, or heads does not divide width.
     """
     sizes = dict(layers=layers, heads=heads, width=width, vocabulary=vocabulary, context=context)
     for name, value in sizes.items():
@@ -73,10 +74,10 @@ def gpt2(
 
 
 class Tokens(Module):
-    """The embedding of each token plus that of its place: (rows, tokens) -> (rows, tokens, width).
+    """Embedding of each token plus embedding of its place: (rows, tokens) -> (rows, tokens, width).
 
     Raises:
-        ValueError: rows of more tokens than the context.
+        ValueError: rows have more tokens than the context.
     """
 
     def __init__(self, vocabulary: int, context: int, width: int):
@@ -91,7 +92,7 @@ class Tokens(Module):
 
 
 class Block(Module):
-    """x + attention(norm(x)), then the same with a net of one hidden layer, 4 times as wide."""
+    """A block: x + attention(norm(x)), and then x + mlp(norm(x))."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -104,7 +105,7 @@ class Block(Module):
 
 
 class Attention(Module):
-    """Causal attention of several heads (Vaswani et al. 2017, section 3.2)."""
+    """Causal attention with several heads (Vaswani et al. 2017, section 3.2)."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -120,6 +121,8 @@ class Attention(Module):
 
 
 class MLP(Module):
+    """A net of one hidden layer, 4 times as wide as its input."""
+
     def __init__(self, width: int):
         super().__init__()
         self.c_fc, self.gelu, self.c_proj = (
@@ -133,30 +136,31 @@ class MLP(Module):
 
 
 def load_gpt2(net: Net, path: str | PathLike[str]) -> Net:
-    """Fills a net of `gpt2` with published weights, a local file in the safetensors format.
+    """Fill a net of `gpt2` with published weights from a local file in the safetensors format.
 
-    Names are those that the weights are published under (wte.weight, h.0.attn.c_attn.weight,
-    ..., ln_f.bias), with or without "transformer." before them. Matrices of blocks are stored
-    (inputs, outputs) there. The output takes a copy of wte.weight, unless the file has an
-    lm_head.weight. Which heads a file was trained with it does not say: give `gpt2` the number.
+    Tensors have the names under which the weights are published (wte.weight,
+    h.0.attn.c_attn.weight, ..., ln_f.bias), with or without "transformer." before them. The file
+    stores matrices of blocks as (inputs, outputs). The output gets a copy of wte.weight, unless the
+    file has a lm_head.weight. The file does not say how many heads the net has; tell `gpt2`.
 
     Args:
-        net: its parameters are overwritten, converted to their own dtype; of a `TorchModel` those
-            in its vector. (Its `module` alone is a copy on some devices.)
+        net: the net whose parameters are overwritten; they keep their dtype. Give the `TorchModel`
+            itself and not its `module`, which on some devices is a copy.
+        path: the file.
 
     Returns:
         net.
 
     Raises:
-        TypeError: `net` is none of `gpt2`.
+        TypeError: `net` was not built by `gpt2`.
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged; tensors are missing, of another shape, not of floats, or
-            more than the net has. Nothing is changed then.
+        ValueError: the file is damaged, or its tensors are not exactly the net's tensors, of the
+            same shapes and of floats. Nothing is changed then.
     """
     from safetensors import SafetensorError, safe_open
 
     if isinstance(net, TorchModel):
-        module = load_gpt2(net.module, path)  # its own memory, on some devices
+        module = load_gpt2(net.module, path)  # on some devices this is a copy
         net.params[:] = parameters_to_vector(module.parameters()).detach().cpu().numpy()
         return net
     path = Path(path)
@@ -193,7 +197,7 @@ def load_gpt2(net: Net, path: str | PathLike[str]) -> Net:
 
 
 def _published(net: Sequential) -> dict[str, Tensor]:
-    """The parameters as they are published: name -> view."""
+    """Views of the parameters under their published names and in their published shapes."""
     if not isinstance(net, Sequential) or not isinstance(next(iter(net), None), Tokens):
         raise TypeError(f"net is {type(net).__name__}: expected one that gpt2() has built")
     tokens, *blocks, norm, head, _ = net
@@ -207,6 +211,7 @@ def _published(net: Sequential) -> dict[str, Tensor]:
 
 
 def _list(what: str, names: list[str]) -> str:
+    """The first names for an error message; an empty string without names."""
     if not names:
         return ""
     return f"{what} {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}; "

@@ -1,4 +1,4 @@
-"""torch.nn.Linear as a layer whose neurons can be split over ranks."""
+"""Layers around torch.nn.Linear, whose neurons can be split over ranks."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from nn.torch.modules import hooked
 
 
 def splittable(module: torch.nn.Module) -> bool:
-    """Whether parts of the module are what `TorchLinear` makes."""
+    """Whether `TorchLinear` can split the module: a torch.nn.Linear itself, without hooks."""
     return type(module) is torch.nn.Linear and not hooked(module)
 
 
 class _RowByRow(TorchLayer):
-    """Of a torch.nn.Linear, which is known and need not be tried."""
+    """Base class for a torch.nn.Linear, which is known to keep rows apart and is not tried."""
 
     def row_shape(self, shape):
         expected, made = self.module.in_features, self.module.out_features
@@ -26,7 +26,7 @@ class _RowByRow(TorchLayer):
 
 
 class TorchLinear(_RowByRow, Linear):
-    """`TorchLayer` of a torch.nn.Linear, with or without a bias."""
+    """The layer of a torch.nn.Linear, with or without a bias."""
 
     @property
     def inputs(self) -> int:  # type: ignore[override]
@@ -37,18 +37,19 @@ class TorchLinear(_RowByRow, Linear):
         return self.shapes[0][0]
 
     def columns(self, outputs: int) -> "TorchLinear":
-        """A Linear for so many of the outputs, of parameters still to be bound."""
+        """A Linear with this number of outputs, whose parameters are still to be bound."""
         return TorchLinear(
             self._module(self.inputs, outputs, len(self.shapes) > 1), self.device, self.compute
         )
 
     def rows(self, inputs: int, comm: Any) -> "TorchRowLinear":
-        """A Linear for so many of the inputs, whose outputs are summed over `comm`."""
+        """A Linear with this number of inputs, whose outputs are summed over `comm`."""
         module = self._module(inputs, self.outputs, False)
         return TorchRowLinear(module, self.device, self.compute, comm, len(self.shapes) > 1)
 
     def _module(self, inputs: int, outputs: int, bias: bool) -> torch.nn.Linear:
-        """Made small and then given its size: torch warns of initial values for no neurons."""
+        """A torch.nn.Linear with parameters without values."""
+        # Made small and then given its size, because torch warns if there are no neurons.
         module = torch.nn.Linear(1, 1, bias)
         module.in_features, module.out_features = inputs, outputs
         empty = self._weights[0].new_empty
@@ -59,12 +60,17 @@ class TorchLinear(_RowByRow, Linear):
 
 
 class TorchRowLinear(_RowByRow):
-    """A Linear of which each rank holds the weights of some inputs, and all hold the whole bias.
+    """A Linear of which each rank has the weights of some inputs, and all ranks the whole bias.
 
-    As `sharding.split_layers.RowLinear`; the bias is added here, and no part of the module.
+    The bias is no part of the module: it is added here, after the sum over the ranks. The numpy
+    version of this layer is `strategies.sharding.split_layers.RowLinear`.
 
     Args:
-        comm: anything with `Allreduce(send, receive)` of numpy arrays, a sum.
+        module: a torch.nn.Linear without a bias, for this rank's inputs.
+        device: where the module computes.
+        compute: the lower precision of `TorchLayer`, or None.
+        comm: an object with `Allreduce(send, receive)` of numpy arrays, which sums over the ranks.
+        bias: whether there is a bias.
     """
 
     def __init__(self, module, device, compute, comm: Any, bias: bool):

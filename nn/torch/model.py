@@ -1,4 +1,4 @@
-"""Any torch module as a model over two flat vectors, so that every strategy trains it."""
+"""Torch modules as models over two flat vectors, so that every strategy can train them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,42 +31,42 @@ Modules = torch.nn.Module | Sequence[torch.nn.Module]
 
 
 class TorchModel(Model):
-    """`nn.Model` whose layers are torch modules.
+    """A `Model` whose layers are torch modules.
 
-    Each child of a `torch.nn.Sequential` is one layer (Sequentials inside are opened too), and so
-    is each module of a list. Any other module is a single layer: data parallelism does not mind,
-    but it cannot be cut into the stages of a pipeline.
+    Each child of a `torch.nn.Sequential` is one layer (Sequentials inside it are opened too), and
+    so is each module of a list. Any other module is a single layer: data parallelism can train it,
+    but a pipeline cannot cut it into stages.
 
     Args:
         modules: a Sequential, a list of modules, another module, or a function without arguments
-            that builds one of these. Modules are copied, and the copy is trained: see `module`.
-        device: where torch computes: "cpu", "cuda" (or "cuda:1", ...), "mps". The flat vectors
-            are numpy arrays in host memory on every device, and each call returns when its
-            results are there: whoever times it has waited for the device.
-        dtype: "float32" or "float64"; by default that of the module's parameters.
-        seed: of the initial parameters, equal on every rank. A function is called with torch's
-            generator seeded by it. Of modules that are given, Linear and convolution weights are
-            drawn as `nn` draws them (normal, standard deviation sqrt(2 / inputs), for a Linear
-            that no ReLU follows sqrt(1 / inputs); biases 0), so that numpy and torch versions of
-            one net begin alike; other modules by their `reset_parameters`, with torch's generator
-            seeded. None keeps the parameters that the modules have.
-        input_shape: of one row, e.g. (1, 28, 28); a Linear first layer knows its own. Batches may
-            hold the rows flattened.
-        params: values to begin with instead of drawn ones, a flat vector; copied.
-        clock: what counts the steps (in `steps`), by default the optimizer of the strategy that
-            takes them. Needed for dropout, whose masks are a function of seed, step, row and unit:
-            the same on however many ranks and micro-batches.
-        sync_batch_norm: a communicator, that of a data-parallel strategy, over whose ranks batch
-            norm takes mean and variance: the same as over the whole batch in one process. By
-            default each rank (and micro-batch) takes its own; see also `statistics`.
-        compute: "bfloat16" computes in mixed precision (torch.autocast): parameters, gradients
-            and what is sent stay in `dtype`, which must be float32.
+            that builds one of these. Modules are copied, and the copy is trained; see `module`.
+        device: where torch computes: "cpu", "cuda" (or "cuda:1", ...), "mps". On every device the
+            flat vectors are numpy arrays in host memory, and a call returns once its results are
+            there, so its time includes waiting for the device.
+        dtype: "float32" or "float64"; by default the dtype of the modules' parameters.
+        seed: seed of the initial parameters, equal on every rank. A function is called with torch's
+            generator seeded by it. If modules are given, weights of Linear and convolution are
+            drawn as in `nn` (normal with standard deviation sqrt(2 / inputs), or sqrt(1 / inputs)
+            for a Linear that no ReLU follows; biases 0), so numpy and torch versions of one net
+            begin alike. Other modules are drawn by their `reset_parameters`, with torch's
+            generator seeded. None keeps the parameters of the modules.
+        input_shape: shape of one row, e.g. (1, 28, 28). It may be left out where a Linear comes
+            first. Batches may hold the rows flattened.
+        params: initial values in place of drawn ones, a flat vector; it is copied.
+        clock: an object whose `steps` counts the steps; by default the optimizer of the strategy
+            that takes them. Dropout needs it: a mask depends on seed, layer, step, row and unit, so
+            it is the same for any number of ranks and micro-batches.
+        sync_batch_norm: the communicator of a data-parallel strategy. Batch norm then takes mean
+            and variance over the rows of all its ranks, as one process takes them over the whole
+            batch. By default each rank (and micro-batch) takes its own; see also `statistics`.
+        compute: "bfloat16" computes in mixed precision (torch.autocast); parameters, gradients and
+            messages stay in `dtype`, which must be float32.
 
     Raises:
-        TypeError: `modules` is none of these.
-        ValueError: what cannot be wrapped, and why: weights shared between layers, parameters of
-            another dtype, frozen or without a shape yet, a module that mixes rows; a device that is
-            not there; and as `nn.Model`.
+        TypeError: `modules` is of none of these kinds.
+        ValueError: the modules cannot be wrapped, and the message says why: layers share weights;
+            parameters have another dtype, are frozen, or have no shape yet; a module mixes rows.
+            Also a device that is not there, and whatever `Model` refuses.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class TorchModel(Model):
 
     @property
     def clock(self) -> Any:
-        """What counts the steps for dropout, in `steps`; None for the strategy that takes them."""
+        """The user's counter of steps for dropout; None if the strategy's optimizer counts."""
         return self.dropout_clock.fixed
 
     @clock.setter
@@ -147,17 +147,17 @@ class TorchModel(Model):
     def module(self) -> torch.nn.Sequential:
         """The modules being trained. Do not move or convert them.
 
-        On the device "cpu" their parameters are `params`, in both directions. On others they are a
-        copy of it, as it is now: what is written there is lost.
+        On the device "cpu" their parameters lie in `params`, so a change of either is a change of
+        both. On other devices they are a copy of `params` as it is now, and a change is lost.
         """
         self._whole.refresh()
         return self._whole.module  # type: ignore[return-value]
 
     def converted(self, dtype: str, device: str | None = None) -> "TorchModel":
-        """A copy in another dtype, "float32" or "float64", that has nothing in common with this.
+        """A copy in the dtype "float32" or "float64" that shares no memory with this model.
 
-        It has the same parameters, rounded, and is made with the same arguments, but for the
-        clock, which a strategy sets, for `compute` in float64, and for `device` if one is given.
+        It has the same parameters, rounded, and the same arguments, with three exceptions: it has
+        no clock, no `compute` in float64, and another `device` if one is given.
         """
         return TorchModel(
             self.module,
@@ -172,7 +172,7 @@ class TorchModel(Model):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TorchModel":
         twin = self.converted(str(self.dtype))
-        # Of a stage that is copied too the layers are those of the copy.
+        # A stage that is copied along with its model gets the layers of the copied model.
         memo.update((id(ours), theirs) for ours, theirs in zip(self.layers, twin.layers))
         return twin
 
@@ -181,7 +181,7 @@ class TorchModel(Model):
         self._whole.bind(params, grads)
 
     def forward(self, x: NDArray) -> tuple[NDArray, list[Any]]:
-        """As `nn.Model.forward`, but that all layers have one context."""
+        """Like `Model.forward`, with one context for all layers."""
         y, ctx = self._whole.forward(as_rows(x, self.input_shape, self.dtype))
         return y, [ctx]
 
@@ -205,14 +205,14 @@ class TorchModel(Model):
         self, batch: Batch, add: bool = False, ready: Callable[[int], None] | None = None
     ) -> float:
         with rows_of(batch):
-            # Layer by layer only for who wants to hear of each.
+            # Layer by layer only if `ready` has to be called for each.
             logits, contexts = (super().forward if ready else self.forward)(batch.x)
         loss, dlogits = cross_entropy(logits, batch.y, batch.global_count)
         self.backward(dlogits, contexts, add=add, ready=ready)
         return float(loss)
 
     def predict(self, x: NDArray, rows: int = 1024) -> NDArray:
-        """As `nn.Model.predict`, with the modules in evaluation mode."""
+        """Like `Model.predict`, with the modules in evaluation mode."""
         module = self._whole.module.eval()
         try:
             with torch.no_grad():

@@ -1,14 +1,14 @@
-"""Torch nets by name, each a `torch.nn.Sequential` of layers, so that a pipeline can cut it.
+"""Torch nets by name, each a `torch.nn.Sequential` of layers that a pipeline can cut.
 
-Sizes are those of 32x32 images (CIFAR-10) where a net was published for larger ones: the first
-layer, and what it halves, then keep their resolution.
+Nets that were published for larger images are sized for 32x32 images (CIFAR-10): their first layer
+keeps the resolution instead of halving it.
 
-Where a net has norm layers, `norm` chooses them:
-    "group": GroupNorm (Wu and He, Group normalization, ECCV 2018): each row by itself, so training
-        does not depend on how a batch is split. Of up to 8 groups; fewer where 8 does not divide
-        the channels.
-    "batch": BatchNorm, as most of the nets were published. Each worker then normalises by its own
-        rows.
+If a net has norm layers, `norm` chooses them:
+    "group": GroupNorm (Wu and He, Group normalization, ECCV 2018). It normalises each row by
+        itself, so training does not depend on how a batch is split. It has up to 8 groups; fewer
+        if 8 does not divide the channels.
+    "batch": BatchNorm, with which most of the nets were published. Each worker then normalises by
+        its own rows.
     "none": no norm layers; convolutions have biases instead.
 """
 
@@ -48,29 +48,30 @@ _ACTIVATIONS: dict[str, Callable[[], Module]] = {"relu": ReLU, "sigmoid": Sigmoi
 
 
 def build(name: str, norm: str | None = None, **arguments: Any) -> Sequential:
-    """The net of this name, with torch's initial weights.
+    """Build the net of this name, with torch's initial weights.
 
     Args:
-        name: one of `NETS`, whose functions say what else they take.
+        name: one of `NETS`.
         norm: "group", "batch" or "none"; by default the net's own choice.
+        arguments: further arguments of the net's function in `NETS`.
 
     Raises:
-        TypeError: an argument that the net does not take.
-        ValueError: no such net, no such norm, or a net whose norm is not to be chosen.
+        TypeError: the net does not take such an argument.
+        ValueError: there is no such net or norm, or the net has no choice of norm.
     """
     if name not in NETS:
         raise ValueError(f"{name!r}: no such net; expected one of {', '.join(NETS)}")
     if norm is None:
         return NETS[name](**arguments)
     if "norm" not in inspect.signature(NETS[name]).parameters:
-        raise ValueError(f"{name} has layer norm, in which rows do not meet: expected no norm=")
+        raise ValueError(f"{name} has layer norm and no other choice: expected no norm=")
     return NETS[name](norm=norm, **arguments)
 
 
 def mlp(
     sizes: Sequence[int] = (4, 50, 3), activation: str = "relu", norm: str = "none"
 ) -> Sequential:
-    """Fully connected net, as `nn.mlp`; by default the one for iris.
+    """A fully connected net, as `nn.mlp`; by default the one for iris.
 
     Args:
         sizes: inputs, hidden widths, classes.
@@ -120,7 +121,7 @@ def vgg11(
 ) -> Sequential:
     """VGG-11 (Simonyan and Zisserman 2015, table 1, column A) with one Linear layer at its end.
 
-    Images of 32x32 leave one pixel to the three Linear layers of the paper, made for 7x7.
+    The paper ends in three Linear layers for 7x7 pixels; of 32x32 images only one pixel is left.
 
     Args:
         width: channels of the first convolutions.
@@ -131,7 +132,7 @@ def vgg11(
 def vgg16(
     classes: int = 10, input_shape: Shape = (3, 32, 32), width: int = 64, norm: str = "group"
 ) -> Sequential:
-    """VGG-16 (column D of the same table); arguments as `vgg11`."""
+    """VGG-16 (column D of the same table); the arguments are the same as for `vgg11`."""
     return _vgg([2, 2, 3, 3, 3], classes, input_shape, width, norm)
 
 
@@ -147,7 +148,7 @@ def _vgg(depths: list[int], classes: int, input_shape: Shape, width: int, norm: 
 
 
 _MOBILENET = [(2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *5 * [(16, 1)], (32, 2), (32, 1)]
-"""Channels, as multiples of the first convolution's, and stride of each pair."""
+"""Channels (as a multiple of the first convolution's) and stride of each pair of convolutions."""
 
 
 def mobilenet(
@@ -204,10 +205,10 @@ def _resnet(
 
 
 class BasicBlock(Module):
-    """relu(shortcut(x) + f(x)), f of two 3x3 convolutions (He et al. 2015, section 3.3).
+    """relu(shortcut(x) + f(x)), where f has two 3x3 convolutions (He et al. 2015, section 3.3).
 
-    Where rows change their shape the shortcut is a 1x1 convolution (`project`, the paper's option
-    B), or takes every second pixel and fills new channels with zeros (option A).
+    If f changes the shape of rows, the shortcut is a 1x1 convolution (`project`, the paper's option
+    B), or it takes every second pixel and fills new channels with zeros (option A).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: str, project: bool):
@@ -235,7 +236,11 @@ class BasicBlock(Module):
 
 
 def _image(shape: Shape, least: int) -> Shape:
-    """`shape`, if it is that of images large enough for a net that halves them so often."""
+    """Return `shape`, the shape of images with sides of at least `least` pixels.
+
+    Raises:
+        ValueError: it is not.
+    """
     if len(shape) != 3 or min(shape) < 1 or min(shape[1:]) < least:
         raise ValueError(
             f"input_shape={shape}: expected (channels, height, width), images of at least "
@@ -253,7 +258,7 @@ def _conv(
     padding: int = 1,
     groups: int = 1,
 ) -> list[Module]:
-    """A convolution and its norm, whose shift makes a bias of the convolution needless."""
+    """A convolution and its norm, or a convolution with a bias if there is no norm to shift it."""
     as_int("width", outputs, 1)
     after = _norm(norm, outputs, 2)
     bias = not after
@@ -261,6 +266,7 @@ def _conv(
 
 
 def _norm(kind: str, channels: int, dimensions: int) -> list[Module]:
+    """The norm layer of this kind for rows of `dimensions` dimensions, or none."""
     if kind not in NORMS:
         raise ValueError(f"norm={kind!r}: expected one of {', '.join(NORMS)}")
     if kind == "group":
@@ -271,6 +277,7 @@ def _norm(kind: str, channels: int, dimensions: int) -> list[Module]:
 
 
 def _head(channels: int, classes: int) -> list[Module]:
+    """The average over all pixels, and a Linear layer."""
     return [AdaptiveAvgPool2d(1), Flatten(), Linear(channels, as_int("classes", classes, 1))]
 
 

@@ -1,4 +1,4 @@
-"""Arguments may be numpy's numbers, and must be numbers."""
+"""Arguments may be numpy's numbers; anything but a number is refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Batches: every row exactly once, the global row count kept, and only own rows read."""
+"""Shards hold every row once, keep the global count, and read only their own rows."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_nested_shards_hold_every_row_once(rows, n, m, shuffled):
 
 
 class Recorder:
-    """Stands for a memory map; remembers which rows were read."""
+    """A stand-in for a memory map that records which rows are read."""
 
     def __init__(self, array):
         self.array, self.shape, self.ndim, self.dtype = array, array.shape, array.ndim, array.dtype

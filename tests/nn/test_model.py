@@ -1,4 +1,4 @@
-"""Models: two vectors, many views."""
+"""Models are two vectors into which layers and stages have views."""
 
 import numpy as np
 import pytest
@@ -122,7 +122,7 @@ def test_rows_may_be_flattened_or_without_sides_of_1(model, shapes):
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (4, 16, 3), (3, 64)])
 def test_rows_of_as_many_elements_in_another_order_are_refused(shape):
-    """Images whose channels come last would be taken for others."""
+    """Images with the channels last would be taken for other images."""
     model = Model([Conv2d(3, 2, 3), Flatten(), Linear(72, 2)], input_shape=(3, 8, 8))
     with pytest.raises(ValueError, match=r"rows of shape \(.*\): expected \(3, 8, 8\)"):
         model.forward(np.zeros((2, *shape)))

@@ -1,4 +1,4 @@
-"""Optimizers and schedules against torch's."""
+"""Optimizers and schedules equal torch's."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Batches of sequences: what is an input, what is a label, and what the loss is over."""
+"""Batches of sequences have the right inputs and labels, and their loss is over all labels."""
 
 from functools import partial
 
@@ -54,7 +54,7 @@ def test_wrong_tokens(tokens):
 
 
 def test_the_loss_is_the_mean_over_every_next_token():
-    """Loss and gradient as torch has them; no token sees what comes after it."""
+    """Loss and gradient equal torch's, and no prediction depends on later tokens."""
     sizes = dict(layers=2, heads=2, width=8, vocabulary=7, context=5)
     model = TorchModel(partial(build, "gpt2", **sizes), dtype="float64", input_shape=(4,))
     tokens = np.random.default_rng(0).integers(0, 7, (6, 5))

@@ -1,6 +1,6 @@
 """The IDX format of MNIST (Y. LeCun, C. Cortes, C. Burges), plain or gzip.
 
-A file is a magic number (two zero bytes, a type code, the number of dimensions n), n sizes as
+A file holds a magic number (two zero bytes, a type code, the number of dimensions n), n sizes as
 big-endian 32-bit integers, and the values in C order.
 """
 
@@ -22,24 +22,29 @@ _KIND = {3: "images (number, height, width)", 1: "labels (number)"}
 
 
 def read_images(path: Path) -> NDArray[np.uint8]:
-    """Images of an IDX file, one a row: (n, height * width) uint8.
+    """Read the images of an IDX file, one per row: (n, height * width) uint8.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or holds something else; the message names it.
+        ValueError: the file is damaged or holds something else; the message names the file.
     """
     images = _read(path, 3)
     return images.reshape(len(images), -1)
 
 
 def read_labels(path: Path) -> NDArray[np.int64]:
-    """Labels of an IDX file, (n,) int64. Raises as `read_images`."""
+    """Read the labels of an IDX file, (n,) int64.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or holds something else; the message names the file.
+    """
     return _read(path, 1).astype(np.int64)
 
 
 def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
     with path.open("rb") as file:
-        # By content, not by name: browsers and tools unpack and rename silently.
+        # Recognised by content, not by name: browsers and tools unpack and rename silently.
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         try:
@@ -72,8 +77,8 @@ def _parse(stream: IO[bytes] | io.BufferedIOBase, path: Path, dimensions: int) -
             f"{path}: the IDX header says {shape}, {count:,} values; "
             f"expected at most {LARGEST_VALUES:,}"
         )
-    # One byte more than the header says, so that an overlong file shows; in pieces, so that a
-    # header's claim allocates nothing that the file does not hold.
+    # One byte more than the header says is asked for, so that an overlong file shows. It is read
+    # in pieces, so that a header that claims too much allocates no memory for it.
     values = bytearray()
     while piece := stream.read(min(_CHUNK, count + 1 - len(values))):
         values += piece
@@ -87,6 +92,7 @@ def _parse(stream: IO[bytes] | io.BufferedIOBase, path: Path, dimensions: int) -
 
 
 def _name(magic: bytes) -> str:
+    """A magic number for people."""
     if len(magic) == 4 and magic[:3] == bytes([0, 0, _UBYTE]) and magic[3] in _KIND:
         return f"{int.from_bytes(magic)}, which means {_KIND[magic[3]]}"
     return repr(magic) if len(magic) < 4 else str(int.from_bytes(magic))

@@ -1,8 +1,8 @@
-"""Numeric arrays of MATLAB files, versions 4 to 7, by scipy.io.
+"""Reader of numeric arrays in MATLAB files, versions 4 to 7, by scipy.io.
 
 scipy believes what a version 5 to 7 file says: a damaged type code crashes the process, and a
-small compressed array may expand without bound. So the elements of such a file are walked first
-(MathWorks, MAT-File Format, chapter 1), and scipy is given the sound numeric arrays alone.
+small compressed array may expand without bound. So this module checks the elements of such a file
+first (MathWorks, MAT-File Format, chapter 1), and gives scipy only the sound numeric arrays.
 """
 
 import io
@@ -19,18 +19,19 @@ from nn.data.formats.limits import LARGEST_VALUES, check_shape
 
 _MATRIX, _COMPRESSED = 14, 15
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 9: 8, 12: 8, 13: 8}
-"""Bytes per number of each data type; the type of names is 1, of dimensions 5, of flags 6."""
+"""Bytes per number of each data type. Names have type 1, dimensions type 5, flags type 6."""
 _OTHER_CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse"}
 _NUMERIC_CLASSES = range(6, 16)
 _COMPLEX = 0x0800
-_HEAD, _PIECE = 1 << 16, 1 << 20  # bytes: surely holds all that stands before the numbers; at once
+_HEAD = 1 << 16  # bytes; all that stands before the numbers of an array fits in them
+_PIECE = 1 << 20  # bytes expanded at once
 
 
 def read(path: Path, wanted: Container[str]) -> dict[str, NDArray]:
-    """The arrays whose names are wanted, by name.
+    """Read the arrays whose names are wanted, by name.
 
     Raises:
-        ValueError, or whatever scipy raises: the file is damaged, or holds something else.
+        Exception: the file is damaged or holds something else; scipy raises nearly any kind.
     """
     from scipy import io as matlab
 
@@ -54,7 +55,7 @@ def read(path: Path, wanted: Container[str]) -> dict[str, NDArray]:
 
 
 def _elements(file: IO[bytes], order: str, wanted: Container[str]) -> Iterator[bytes]:
-    """Elements that hold wanted arrays, checked, as they stand in the file."""
+    """Yield the elements that hold wanted arrays, checked, as they stand in the file."""
     while tag := file.read(8):
         kind, length = struct.unpack(f"{order}2I", tag)
         if kind not in (_MATRIX, _COMPRESSED):
@@ -73,7 +74,7 @@ def _elements(file: IO[bytes], order: str, wanted: Container[str]) -> Iterator[b
 
 
 def _expand(content: bytes) -> tuple[bytes, int]:
-    """The first bytes of what is compressed, and how many there are; kept is no more."""
+    """Expand compressed data; return its first bytes and its length, and keep no more of it."""
     inflate, head, size = zlib.decompressobj(), b"", 0
     while not inflate.eof:
         piece = inflate.decompress(content, _PIECE)
@@ -90,16 +91,16 @@ def _sound(head: bytes, size: int, order: str, wanted: Container[str]) -> bool:
     """Whether an array of `size` bytes that begin with `head` is wanted.
 
     Raises:
-        ValueError: it is, and is not an array of real numbers with all its bytes.
+        ValueError: it is wanted, but is no array of real numbers, or not complete.
     """
 
     def tag(at: int) -> tuple[int, int, int, int]:
-        """Type, number of bytes, where they begin, and where the next element does."""
+        """Type, number of bytes, where they begin, and where the next element begins."""
         try:
             kind, count = struct.unpack_from(f"{order}2I", head, at)
         except struct.error:
             raise ValueError("an array is cut off within its header") from None
-        if kind >> 16:  # up to four bytes share the tag's eight
+        if kind >> 16:  # up to four bytes of data stand within the tag's eight
             return kind & 0xFFFF, kind >> 16, at + 4, at + 8
         return kind, count, at + 8, at + 8 + count + -count % 8
 
@@ -108,7 +109,7 @@ def _sound(head: bytes, size: int, order: str, wanted: Container[str]) -> bool:
         raise ValueError("an array without flags")
     flags = struct.unpack_from(f"{order}I", head, at)[0]
     if flags & 0xFF not in (*_OTHER_CLASSES, *_NUMERIC_CLASSES):
-        return False  # functions and objects have no name where arrays have it
+        return False  # functions and objects have no name in this place
     kind, count, at, after = tag(after)
     if kind != 5 or count % 4 or at + count > len(head):
         raise ValueError("an array without dimensions")

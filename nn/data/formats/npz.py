@@ -1,4 +1,4 @@
-"""Numeric arrays of numpy's `.npz` files. Never pickle, and nothing that a header only claims."""
+"""Reader of numeric arrays in numpy's `.npz` files, which trusts neither pickles nor headers."""
 
 import math
 import zipfile
@@ -13,10 +13,10 @@ from nn.data.formats.limits import check_shape
 
 
 def read(path: Path, wanted: Container[str]) -> dict[str, NDArray]:
-    """The arrays whose names are wanted, by name.
+    """Read the arrays whose names are wanted, by name.
 
     Raises:
-        ValueError, or whatever zipfile raises: the file is damaged, or holds something else.
+        Exception: the file is damaged or holds something else; zipfile raises several kinds.
     """
     arrays = {}
     with zipfile.ZipFile(path) as archive:
@@ -29,7 +29,7 @@ def read(path: Path, wanted: Container[str]) -> dict[str, NDArray]:
 
 
 def _read(stream: IO[bytes], member: zipfile.ZipInfo) -> NDArray:
-    """One array. Nothing is read before the header agrees with the length of the member."""
+    """Read one array, once its header agrees with the length of the member."""
     form = np.lib.format
     read_header = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
     version = form.read_magic(stream)

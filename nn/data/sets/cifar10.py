@@ -1,8 +1,8 @@
-"""The user's CIFAR-10 in its binary version, and painted images of that shape without a download.
+"""CIFAR-10: the user's files in the binary version, or painted images of the same shape.
 
 CIFAR-10 (A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009) has 60,000
-photographs of 32x32 in 10 classes. A file of its binary version holds 10,000 rows of a label byte
-and 3,072 bytes of pixels: the red plane, the green, the blue, each row by row.
+photographs of 32x32 pixels in 10 classes. A file of its binary version holds 10,000 rows of one
+label byte and 3,072 bytes of pixels: the red, the green and the blue plane, each row by row.
 """
 
 from pathlib import Path
@@ -18,13 +18,13 @@ SIDE = 32
 """Width and height of an image, pixels."""
 
 ROWS = 10_000
-"""Images in each file."""
+"""Number of images in each file."""
 
 _TRAIN, _TEST = [f"data_batch_{i}" for i in range(1, 6)], "test_batch"
 _PIXELS, _CLASSES = 3 * SIDE * SIDE, 10
-_HUE = 0.15  # deviation of the hue about that of the class, in turns: classes are 0.1 apart
-_NOISE = 0.06  # deviation of every pixel, of full brightness
-_UNPACKED = "cifar-10-batches-bin"  # the folder in the archive of the binary version
+_HUE = 0.15  # standard deviation of an image's hue, in turns; hues of classes are 0.1 apart
+_NOISE = 0.06  # standard deviation of every pixel, as a share of full brightness
+_UNPACKED = "cifar-10-batches-bin"  # the folder in the binary version's archive
 _BINARY = (
     "expected the folder of the binary version (cifar-10-binary.tar.gz, unpacked) with "
     "data_batch_1.bin to data_batch_5.bin and test_batch.bin"
@@ -32,11 +32,11 @@ _BINARY = (
 
 
 def find(path: Path) -> list[Path]:
-    """The six files in the folder `path`, or in the folder that the archive unpacks to there.
+    """Find the six files in the folder `path`, or in the folder that the archive unpacks to there.
 
     Raises:
-        FileNotFoundError: one of them is missing.
-        ValueError: it is the pickled version, or no folder.
+        FileNotFoundError: a file is missing.
+        ValueError: `path` is no folder, or holds the pickled version.
     """
     folder = path / _UNPACKED if (path / _UNPACKED).is_dir() else path
     found = [folder / f"{name}.bin" for name in (*_TRAIN, _TEST)]
@@ -47,8 +47,8 @@ def find(path: Path) -> list[Path]:
     named = path.name.startswith("cifar-10-python") or path.name in (_TEST, *_TRAIN)
     if named or any(file.exists() for file in pickled):
         raise ValueError(
-            f"{path}: the Python version of CIFAR-10 is pickled, and a pickle runs whatever it "
-            f"says when it is read, so it never is; {_BINARY}"
+            f"{path}: the Python version of CIFAR-10 is pickled, and reading a pickle can run "
+            f"any code, so it is never read; {_BINARY}"
         )
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path}: not a folder; {_BINARY}")
@@ -56,10 +56,10 @@ def find(path: Path) -> list[Path]:
 
 
 def read(paths: list[Path]) -> Raw:
-    """50,000 training and 10,000 test images from the files that `find` gave.
+    """Read 50,000 training and 10,000 test images from the files that `find` found.
 
     Raises:
-        ValueError: a file is not as long as it should be, or holds a label above 9.
+        ValueError: a file has the wrong length, or holds a label above 9.
     """
     rows = np.concatenate([_read(path) for path in paths])
     x, y = rows[:, 1:], rows[:, 0].astype(np.int64)
@@ -83,7 +83,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
 
 
 def make(size: int, seed: int) -> Raw:
-    """`size` training images and a fifth as many test images, of uint8: painted, no photographs.
+    """Paint `size` training images and a fifth as many test images, uint8; no photographs.
 
     Raises:
         ValueError: size is not from 1,000 to 50,000.
@@ -96,12 +96,12 @@ def make(size: int, seed: int) -> Raw:
 
 
 def paint(labels: NDArray[np.int64], rng: Generator) -> NDArray[np.uint8]:
-    """One random image of each class asked for: (n,) labels 0..9 -> (n, 3072) levels 0..255.
+    """Paint one random image for each label: (n,) labels 0..9 -> (n, 3072) levels 0..255.
 
-    A flower of 2 + label % 5 petals, full (labels 0 to 4) or with a hole, of any size, place and
-    rotation, before a cloudy background. The petals need features that a convolution learns; the
-    hue, which overlaps between classes, alone leads some way beyond chance, as colour does in
-    photographs.
+    An image shows a flower of 2 + label % 5 petals, full (labels 0 to 4) or with a hole (5 to 9),
+    of random size, place and rotation, before a cloudy background. Telling the petals apart needs
+    features that a convolution learns. The hue, which overlaps between classes, is better than
+    chance by itself, as colour is in photographs.
     """
     from scipy import ndimage
 
@@ -126,5 +126,5 @@ def paint(labels: NDArray[np.int64], rng: Generator) -> NDArray[np.uint8]:
 
 
 def _colour(hue: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) hues in turns -> (n, 3, 1, 1) red, green, blue from 0 to 1."""
+    """Colours of these hues: (n,) in turns -> (n, 3, 1, 1) red, green, blue from 0 to 1."""
     return (0.5 + 0.4 * np.cos(2 * np.pi * (hue[:, None] - np.arange(3) / 3)))[:, :, None, None]

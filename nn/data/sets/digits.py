@@ -1,8 +1,8 @@
-"""Handwritten digits at MNIST's size without a download: real ones, distorted as a hand might.
+"""Handwritten digits of MNIST's size without a download: real digits, distorted as by hand.
 
 The originals are the 1,797 digits of 8x8 pixels that come with scikit-learn (E. Alpaydin and
-C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998). Each generated image is one of
-them, enlarged, under a random distortion of its own.
+C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998). Each image is an original,
+enlarged, under a random distortion of its own.
 """
 
 from functools import cache
@@ -26,20 +26,20 @@ def originals() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     ink = digits.images.astype(np.float32) / 16
     zoom = GLYPH_SIDE / ink.shape[1]  # the bitmaps had 32x32 dots, counted in blocks of 4x4
     ink = ndimage.zoom(ink, (1, zoom, zoom), order=3, mode="grid-constant", grid_mode=True)
-    # The cubic enlargement blurs the pen's edge over some 4 dots: a steeper one looks like ink.
+    # The cubic enlargement blurs the pen's edge over some 4 dots; a steeper edge looks like ink.
     return np.clip(1.6 * (ink - 0.5) + 0.5, 0, 1), digits.target.astype(np.int64)
 
 
 def split(seed: int) -> tuple[NDArray, NDArray]:
-    """Numbers of the originals behind the training and behind the test images: disjoint."""
+    """Numbers of the originals of the training images, and of the test images; disjoint."""
     return stratified(originals()[1], seed, "digits")
 
 
 def make(size: int, seed: int) -> Raw:
-    """`size` training images and a sixth as many test images, of uint8.
+    """Make `size` training images and a sixth as many test images, uint8.
 
-    Each original serves nearly equally often. Training and test images come from different
-    originals, so that no test image is a distortion of a training one.
+    All originals are used nearly equally often. Training and test images come from different
+    originals, so no test image is a distortion of an original that was trained on.
 
     Raises:
         ValueError: size is not from 1,000 to 70,000.

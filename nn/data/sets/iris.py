@@ -1,10 +1,10 @@
-"""Fisher's iris: 150 flowers, 4 measurements, 3 species (R. A. Fisher, Annals of Eugenics 1936)."""
+"""Iris: 150 flowers, 4 measurements, 3 species (R. A. Fisher, Annals of Eugenics, 1936)."""
 
 from nn.data.raw import Raw
 
 
 def make() -> Raw:
-    """All rows as scikit-learn has them, in centimetres, not divided."""
+    """Return all rows as scikit-learn has them, in centimetres, not divided."""
     from sklearn.datasets import load_iris
 
     flowers = load_iris()

@@ -1,15 +1,16 @@
-"""The 26 lower-case letters in 16x8 bits: the user's handwritten ones, or printed ones, distorted.
+"""Lower-case letters in 16x8 bits, 26 classes: the user's handwritten letters, or printed ones.
 
-The handwritten ones were collected by R. Kassel (MIT Spoken Language Systems Group), rasterised
-and normalised by B. Taskar, C. Guestrin and D. Koller (Max-Margin Markov Networks, NIPS 2003):
-52,152 letters of 6,877 words, a line of tab-separated columns each (ai.stanford.edu/~btaskar/ocr):
+The handwritten letters were collected by R. Kassel (MIT Spoken Language Systems Group), rasterised
+and normalised by B. Taskar, C. Guestrin and D. Koller (Max-Margin Markov Networks, NIPS 2003).
+There are 52,152 letters of 6,877 words, each a line of tab-separated columns
+(ai.stanford.edu/~btaskar/ocr):
 
-    id        of the letter, from 1
+    id        number of the letter, from 1
     letter    a to z
-    next_id   of the next letter in the word, -1 at its end
-    word_id   of the word
-    position  of the letter in the word; words begin at 2, capitals having been left out
-    fold      0 to 9, of cross-validation; a word lies within one fold
+    next_id   id of the next letter in the word, -1 at its end
+    word_id   number of the word
+    position  place of the letter in the word; words begin at 2, because capitals were left out
+    fold      fold of cross-validation, 0 to 9; a word lies within one fold
     p_i_j     128 columns, 0 or 1: the pixel in row i of 16, column j of 8, row by row
 """
 
@@ -24,16 +25,16 @@ from nn.data.raw import ONE_IN, Raw
 
 SMALLEST, LARGEST, USUAL = 1_000, 70_000, 10_000
 HEIGHT, WIDTH = 16, 8
-"""Of an image, pixels."""
+"""Height and width of an image, pixels."""
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
-_BEFORE, _PIXELS = 6, HEIGHT * WIDTH  # columns before the pixels; of pixels
+_BEFORE, _PIXELS = 6, HEIGHT * WIDTH  # number of columns before the pixels; of pixel columns
 _FOLDS = [str(fold) for fold in range(10)]
-_TEST = 0  # the fold that is for testing
+_TEST = 0  # the fold for testing
 
 
 def find(path: Path) -> list[Path]:
-    """The file `path`, or letter.data in the folder `path`.
+    """Find the file `path`, or letter.data in the folder `path`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -45,12 +46,12 @@ def find(path: Path) -> list[Path]:
 
 
 def read(paths: list[Path]) -> Raw:
-    """All letters of the file that `find` gave: fold 0 for testing, the others for training.
+    """Read the letters of the file that `find` found: fold 0 for testing, others for training.
 
-    So no word has letters on both sides. A file of a single fold comes undivided.
+    So no word has letters on both sides. If fold 0 is alone or missing, rows are not divided.
 
     Raises:
-        ValueError: the file is damaged, or holds something else; the message says where.
+        ValueError: the file is damaged or holds something else; the message says where.
     """
     (path,) = paths
     bits, labels, folds = bytearray(), [], []
@@ -86,13 +87,13 @@ _FACES = {
     "STIXGeneral": ("", "Bol", "Italic", "BolIta"),
     "cm": ("b10", "mi10", "r10", "ss10", "tt10"),
 }
-_TALL, _WIDE = 30, 17  # dots that a letter may take of the 32 x 32 before its distortion
-_WINDOW = (slice(2, 26), slice(8, 20))  # of the 28x28 distorted pixels, what the letter fills
-_INK = 0.35  # share of a pixel that makes it 1; thin strokes break at a half
+_TALL, _WIDE = 30, 17  # height and largest width of a letter before its distortion, of 32 dots
+_WINDOW = (slice(2, 26), slice(8, 20))  # the part of the 28x28 distorted pixels with the letter
+_INK = 0.35  # share of ink from which a pixel is 1; at a half, thin strokes would break
 
 
 def faces() -> list[Path]:
-    """The fonts that matplotlib carries, those with letters.
+    """Files of the fonts with letters that come with matplotlib.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -112,7 +113,7 @@ def faces() -> list[Path]:
 
 @cache
 def originals() -> NDArray[np.float32]:
-    """Every letter of every face, as tall as all others: (21, 26, 32, 32) ink from 0 to 1."""
+    """Every letter of every face, all equally tall: (21, 26, 32, 32) ink from 0 to 1."""
     from PIL import Image, ImageDraw, ImageFont
 
     ink = np.zeros((len(faces()), len(LETTERS), GLYPH_SIDE, GLYPH_SIDE), np.float32)
@@ -130,17 +131,17 @@ def originals() -> NDArray[np.float32]:
 
 
 def split(seed: int) -> tuple[NDArray, NDArray]:
-    """Numbers of the faces behind the training and behind the test images: disjoint."""
+    """Numbers of the faces of the training images, and of the test images; disjoint."""
     order = np.random.default_rng(seed).permutation(len(originals()))
     test = len(order) // ONE_IN
     return order[test:], order[:test]
 
 
 def make(size: int, seed: int) -> Raw:
-    """`size` training images of printed letters and a sixth as many test images, of 0 and 1.
+    """Make `size` training images of printed letters and a sixth as many test images, 0 or 1.
 
-    Each letter of each face serves nearly equally often. Training and test images come from
-    different faces, so that no test image is a distortion of a training one.
+    All letters of all faces are used nearly equally often. Training and test images come from
+    different faces, so no test image is a distortion of an original that was trained on.
 
     Raises:
         ValueError: size is not from 1,000 to 70,000.
@@ -156,7 +157,7 @@ def make(size: int, seed: int) -> Raw:
 def _print(
     chosen: NDArray, rows: int, seed: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """This many distorted letters of the chosen faces in turn, (rows, 128), and their labels."""
+    """Distorted letters of the chosen faces in turn, (rows, 128), and labels, (rows,)."""
     from scipy import ndimage
 
     ink = originals()[chosen]

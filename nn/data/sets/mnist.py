@@ -1,4 +1,4 @@
-"""The user's own MNIST files: IDX, plain or gzip, in a folder or by name; `.npz`; `.mat`."""
+"""MNIST from the user's files: IDX, plain or gzip, in a folder or by name; `.npz`; `.mat`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +12,16 @@ _FORMS = {"images": "idx3-ubyte", "labels": "idx1-ubyte"}
 
 
 def find(path: Path) -> list[Path]:
-    """The files behind `path`, as `read` takes them: one set of arrays, or IDX images and labels.
+    """Find the files that `path` stands for: one set of arrays, or IDX images and labels.
 
     Args:
-        path: a `.npz` or `.mat` file; an IDX file of images or of labels, its partner beside it;
-            or a folder with IDX files under their usual names (train-images-idx3-ubyte,
-            train-labels-idx1-ubyte, t10k-..., also with a dot before idx, also with .gz), both
-            parts or one.
+        path: a `.npz` or `.mat` file; an IDX file of images or of labels, with its partner beside
+            it; or a folder with IDX files under their usual names (train-images-idx3-ubyte,
+            train-labels-idx1-ubyte, t10k-..., also with a dot before idx, also with .gz), of both
+            parts or of one.
 
     Raises:
-        FileNotFoundError: there is nothing there, or images without labels or labels without
-            images.
+        FileNotFoundError: there are no such files, or images without labels or the reverse.
     """
     if path.is_dir():
         found = [file for part in _PARTS for file in _pair(path, part)]
@@ -40,7 +39,7 @@ def find(path: Path) -> list[Path]:
         for place, kind in enumerate(_FORMS):
             if path.name in _names(part, kind):
                 pair = _pair(path.parent, part)
-                pair[place] = path  # the one asked for, where it lies there plain and zipped
+                pair[place] = path  # the file asked for, if it is there both plain and zipped
                 return pair
     raise FileNotFoundError(
         f"{path}: not a name of an MNIST file; expected train-images-idx3-ubyte or the like, "
@@ -49,10 +48,10 @@ def find(path: Path) -> list[Path]:
 
 
 def read(paths: list[Path]) -> Raw:
-    """Rows of 784 pixels and labels 0..9 from the files that `find` gave.
+    """Read rows of 784 pixels and labels 0..9 from the files that `find` found.
 
     Raises:
-        ValueError: a file is damaged, or holds something else; the message names it.
+        ValueError: a file is damaged or holds something else; the message names the file.
     """
     if len(paths) == 1:
         raw = arrays.read(paths[0])
@@ -72,11 +71,12 @@ def read(paths: list[Path]) -> Raw:
 
 
 def _names(part: str, kind: str) -> list[str]:
+    """All names that a file of this part and kind may have."""
     return [f"{part}-{kind}{mark}{_FORMS[kind]}{end}" for mark in "-." for end in ("", ".gz")]
 
 
 def _pair(folder: Path, part: str) -> list[Path]:
-    """Images and labels of one part, or nothing where the folder has neither."""
+    """Files of the images and labels of one part; none if the folder has neither."""
     found = {
         kind: [folder / name for name in _names(part, kind) if (folder / name).is_file()]
         for kind in _FORMS

@@ -1,7 +1,8 @@
-"""A small set for the cache, and a process that wants it: `python -m tests.nn.data.small`.
+"""A small set for the cache, and a process that asks for it: `python -m tests.nn.data.small`.
 
-The process takes a file that notes who makes the set, and "sleep" or "die": what the maker does
-when half is written. It waits for a line of input first, so that several begin at once.
+The process takes two arguments: a file in which the maker of the set notes its process id, and
+"sleep" or "die", which the maker does when half is written. It waits for a line of input first, so
+that several processes can begin at once.
 """
 
 import os
@@ -20,7 +21,7 @@ ROWS = np.arange(12, dtype=np.float32).reshape(6, 2)
 
 
 def fetch(halfway: Callable[[], object] = lambda: None) -> dict:
-    """The set, by way of the cache; its maker calls `halfway` when half of x is written."""
+    """The set from the cache; while it is made, `halfway` is called when half of x is written."""
     return cache.fetch("small", {"a": 1}, lambda: ({"classes": 6}, arrays(halfway)))
 
 

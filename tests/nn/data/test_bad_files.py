@@ -1,4 +1,4 @@
-"""Damaged, foreign and hostile files: an error that names the file, never a wrong set."""
+"""Damaged, foreign and hostile files raise an error that names the file, and never make a set."""
 
 import gzip
 import io
@@ -38,7 +38,7 @@ def mat(compress: bool = False, **arrays: object) -> bytes:
 
 
 def npy(header: str, values: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
-    """A .npz whose x has this header."""
+    """A .npz file whose array x has this header."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         start = b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header.encode()
@@ -249,7 +249,7 @@ def test_no_python_object_is_ever_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["npz", "mat", "compressed mat", "gzip"])
 def test_whatever_is_flipped_or_cut_the_error_is_ours(tmp_path: Path, kind: str) -> None:
-    """40 random damages each. A flip within the numbers of an unchecked format may go unseen."""
+    """Files are damaged at random, 40 times. A flip within numbers without a checksum may pass."""
     rng = np.random.default_rng(0)
     x, y = X[:20, :4, :4].reshape(20, -1), Y[:20] % 2
     if kind == "gzip":

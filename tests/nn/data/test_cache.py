@@ -1,4 +1,4 @@
-"""Prepared sets on disk: made once, whole or not at all, whoever asks and whoever dies."""
+"""Prepared sets are made once, whole or not at all, even if processes compete or are killed."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def refuse() -> tuple[dict, cache.Arrays]:
 
 
 def sets(folder: Path) -> list[str]:
-    """What is in the cache, lock files aside."""
+    """Names in the cache folder, without lock files."""
     return [file.name for file in folder.iterdir() if file.suffix != ".lock"]
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 of the user's files, and the painted set of its shape."""
+"""CIFAR-10 is read from the user's files; without them, a set of its shape is painted."""
 
 import tarfile
 from collections.abc import Callable
@@ -22,7 +22,7 @@ NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The six files of the binary version, of 20 rows each."""
+    """A folder with the six files of the binary version, each with 20 rows."""
     monkeypatch.setattr(cifar10, "ROWS", ROWS)
     for number, name in enumerate(NAMES):
         (tmp_path / name).write_bytes(b"".join(row(number, i) for i in range(ROWS)))
@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def row(file: int, number: int) -> bytes:
-    """A label and the planes, as the authors' page has them: a gradient down, one across, a dot."""
+    """A label and three planes in the authors' format: a gradient down, one across, and a dot."""
     red = b"".join(bytes([file * 8 + line]) * 32 for line in range(32))
     green = bytes(range(32)) * 32
     blue = bytes(number) + b"\xff" + bytes(1023 - number)
@@ -70,7 +70,9 @@ def test_a_folder_may_have_any_name_and_other_files(folder: Path) -> None:
     mine.mkdir()
     for name in NAMES:
         (folder / name).rename(mine / name)
-    (mine / "data_batch_1").write_bytes(b"pickled")  # of the other version, and not read
+    (mine / "data_batch_1").write_bytes(
+        b"pickled"
+    )  # a file of the pickled version, which is not read
     assert len(load("cifar10", path=mine).x) == 100
     (mine / "data_batch_1").unlink()
     (mine / NAMES[-1]).unlink()
@@ -183,7 +185,7 @@ def test_the_painted_set_is_not_called_by_another_name() -> None:
 
 
 def test_labels_are_the_number_of_petals_and_the_hole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted in white flowers on black, by the strongest harmonic around their middle."""
+    """Petals are counted in white flowers on black, by the strongest harmonic around the middle."""
     hues = []
 
     def black_then_white(hue: NDArray) -> NDArray:

@@ -1,4 +1,4 @@
-"""The user's own files: what is in them is what comes out."""
+"""Data sets from the user's files hold exactly what is in the files."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""The letters of the user's file, and the printed set of their shape."""
+"""Letters are read from the user's file; without it, a set of their shape is printed."""
 
 import gzip
 import sys
@@ -22,13 +22,13 @@ def line(number: int, letter: str, fold: int, bits: str, end: str = "\t\n") -> s
 
 
 def picture(number: int) -> str:
-    """128 bits: the number of the row in binary, and the first pixel of the last line."""
+    """A row of 128 bits: its number in binary, and the first pixel of the last line."""
     return f"{number:0120b}10000000"
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file as it is published: a tab ends each line. Word i is in fold i % 10."""
+    """Write a file in the published format: a tab ends each line. Word i is in fold i % 10."""
     text, number = "", 0
     for i, word in enumerate(WORDS):
         for letter in word:
@@ -137,7 +137,7 @@ def test_no_test_image_is_a_distortion_of_a_training_image(monkeypatch: pytest.M
         raw = letters.make(3_000, seed)
         assert raw.x_test is not None
         kept = [{image.tobytes() for image in x} for x in (raw.x, raw.x_test)]
-        # Undistorted, an image is that of its original; in 16x8 bits a few faces' agree.
+        # Undistorted, images of one original are equal; in 16x8 bits a few faces look equal too.
         assert 400 < len(kept[0]) <= 18 * 26
         assert 70 < len(kept[1]) <= 3 * 26
 

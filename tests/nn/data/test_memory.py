@@ -1,4 +1,4 @@
-"""What a rank holds does not grow with the rows that are not its own."""
+"""The memory of a rank does not grow with the rows of other ranks."""
 
 import mmap
 import tracemalloc
@@ -28,12 +28,12 @@ def dataset(rows: int) -> Dataset:
 
 
 def peak_of_a_step(rows: int, batch_size: int, parts: int) -> int:
-    """Bytes held at most, with the set open, while a rank reads its part of a batch."""
-    dataset(rows)  # made before, as it is for every rank but one
+    """Peak of bytes held, with the set open, while a rank reads its part of a batch."""
+    dataset(rows)  # prepared beforehand, so that only a prepared set is opened below
     tracemalloc.start()
     try:
         mapped = dataset(rows)
-        tracemalloc.reset_peak()  # what opening took for a moment hides what the step takes
+        tracemalloc.reset_peak()  # opening needs more for a moment than the step does
         x, _ = next(mapped.batches(batch_size)).part(0, parts)
         assert x.shape == (batch_size // parts, COLUMNS)
         return tracemalloc.get_traced_memory()[1]

@@ -1,4 +1,4 @@
-"""The order of an epoch: every row once, the same for all, resumable."""
+"""An epoch has every row once, in an order that is the same for all ranks and can be resumed."""
 
 import dataclasses
 from typing import Any
@@ -7,15 +7,9 @@ import numpy as np
 import pytest
 
 from nn import Batch
-from nn.data import Dataset
+from tests.nn.data.samples import numbered
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
-
-
-def numbered(rows: int) -> Dataset:
-    """A set whose rows say their own number."""
-    x = np.arange(rows, dtype=np.float32)[:, None]
-    return Dataset("numbered", x, np.arange(rows), x[:1], np.arange(1), classes=rows)
 
 
 def order(batches: list[Batch]) -> list[int]:

@@ -10,20 +10,14 @@ import pytest
 from torch.nn import Dropout, Linear
 
 from nn import SGD, Batch
-from nn.data import Dataset
 from nn.data.prefetch import prefetch
 from nn.sequences import Sequences
 from nn.torch.model import TorchModel
 from strategies import DataParallel, LocalSGD, Pipeline, Sequential, TensorParallel
+from tests.nn.data.samples import numbered
 from tests.support.oracles import STEP_TOLERANCE
 
 pytestmark = pytest.mark.workers(1)  # little here depends on the number of ranks
-
-
-def numbered(rows: int) -> Dataset:
-    """A set whose rows say their own number."""
-    x = np.arange(rows, dtype=np.float32)[:, None]
-    return Dataset("numbered", x, np.arange(rows), x[:1], np.arange(1), classes=rows)
 
 
 def threads() -> int:
@@ -31,7 +25,7 @@ def threads() -> int:
 
 
 class Reads(np.ndarray):
-    """Rows that remember who read them, or fail to be read."""
+    """Rows that record which thread reads them, or raise when they are read."""
 
     readers: list[str]
     fails_at = -1
@@ -102,7 +96,7 @@ def test_no_row_of_others_is_read() -> None:
 
 
 def test_rows_of_a_map_that_are_neighbours_are_read_too(tmp_path: Path) -> None:
-    """A slice of a map reads nothing: what is written to the file later would be seen."""
+    """A slice of a memory map reads nothing, so later writes to the file would show in it."""
     np.save(tmp_path / "x.npy", np.arange(6.0))
     lazy = Batch(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(6))
     (ready,) = prefetch([lazy], part=(0, 2))
@@ -132,7 +126,7 @@ def dropping() -> TorchModel:
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("strategy", [Sequential, DataParallel, TensorParallel, Pipeline, LocalSGD])
 def test_strategies_train_alike_on_what_was_read_ahead(comm, strategy, whole) -> None:
-    """Rows keep the dropout masks of their places in the data; 7 rows are uneven shards."""
+    """Rows keep the dropout masks of their numbers in the data; 7 rows make uneven shards."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((21, 4)), rng.integers(0, 3, 21)
     plain = [Batch(x, y, index) for index in rng.permutation(21).reshape(3, 7)]

@@ -1,4 +1,4 @@
-"""All ranks ask for the same set at once, and read rows of their own."""
+"""All ranks may ask for one set at once, and each reads rows of its own."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from tests.nn.data.small import ROWS, fetch
 
 @pytest.fixture
 def one_cache(world: MPI.Intracomm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache folder of rank 0 for all."""
+    """Let all ranks use the cache folder of rank 0."""
     monkeypatch.setenv("LOCKSTEP_CACHE", world.bcast(os.environ["LOCKSTEP_CACHE"]))
 
 

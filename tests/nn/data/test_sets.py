@@ -1,4 +1,4 @@
-"""The embedded sets, and what preparation does to rows."""
+"""The sets that need no file are as described, and preparation does to rows what it says."""
 
 import numpy as np
 import pytest

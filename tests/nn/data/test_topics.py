@@ -1,4 +1,4 @@
-"""The topics of Python's language reference, as rows of hashed words."""
+"""The topics of Python's language reference are rows of hashed words."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,6 @@ def test_rows_name_features_and_every_topic_occurs() -> None:
         assert set(y) == set(range(data.classes))
     assert len(data.x_test) == (len(data.x) + len(data.x_test)) // 7
     assert data.classes > 10
-    # The first word of a row has one number wherever it stands; a pair has a number of its own.
     assert len(np.unique(data.x[:, : topics.WINDOW])) > 1_000
 
 

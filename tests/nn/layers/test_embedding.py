@@ -1,4 +1,4 @@
-"""EmbeddingBag is one-hot features times a matrix, and writes to the named rows alone."""
+"""EmbeddingBag equals one-hot features times a matrix, and writes only to the rows it was given."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def net():
 
 
 def batches(rows, steps):
-    """Numbers from -1, padding; some occur twice in a row."""
+    """Batches of numbers from -1, which is padding; some numbers occur twice in a row."""
     rng = np.random.default_rng(0)
     return [
         Batch(rng.integers(-1, VOCABULARY, (rows, LENGTH)), rng.integers(0, CLASSES, rows))

@@ -1,8 +1,8 @@
-"""Every layer's gradient against three independent oracles.
+"""The gradient of every layer equals three independent oracles.
 
-Complex-step differentiation (Squire and Trapp, 1998) has no subtraction and so no rounding error:
-it checks to 1e-12 wherever the function is holomorphic. Central differences check the others, and
-torch's autograd checks all.
+Complex-step differentiation (Squire and Trapp, 1998) does not subtract, so it has no cancellation:
+it checks holomorphic layers to 1e-12. Central differences check the other layers, and torch's
+autograd checks all.
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ KINKED = [
 
 
 def torch_twin(layer):
-    """The torch function of the same name, of (x, *parameters)."""
+    """The torch function of the same name, as a function of (x, *parameters)."""
     f = torch.nn.functional
     match layer:
         case Linear():
@@ -54,7 +54,7 @@ def torch_twin(layer):
 
 
 def bound(layer, rng, dtype="float64"):
-    """Random parameters for the layer; returns (parameter vector, gradient vector)."""
+    """Bind random parameters to the layer; return (parameter vector, gradient vector)."""
     params = rng.standard_normal(layer.n_params).astype(dtype)
     grads = np.full(layer.n_params, 7.0, dtype)  # must be overwritten
     layer.bind(params, grads)

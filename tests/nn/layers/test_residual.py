@@ -1,4 +1,4 @@
-"""The residual block's gradient by complex-step differentiation, and what it refuses."""
+"""The residual block has the gradient of complex-step differentiation, and refuses misuse."""
 
 import copy
 
@@ -53,7 +53,7 @@ def test_first_layer_skips_the_gradient_of_its_input():
 
 
 def test_a_copy_has_layers_of_its_own():
-    """Strategies copy layers and bind the copies elsewhere."""
+    """Strategies copy layers and bind the copies to other memory."""
     layer = block()
     layer.bind(np.zeros(layer.n_params), np.zeros(layer.n_params))
     other = copy.copy(layer)

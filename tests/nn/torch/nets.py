@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 
 
 class Block(tnn.Module):
-    """x + f(x), one layer."""
+    """x + f(x) as one layer."""
 
     def __init__(self, width):
         super().__init__()
@@ -30,14 +30,14 @@ class Block(tnn.Module):
 
 
 class Detached(tnn.Module):
-    """A frozen feature: what comes before it has a gradient of 0."""
+    """A layer that lets no gradient through, so earlier layers have a gradient of 0."""
 
     def forward(self, x):
         return x.detach() + 1
 
 
 class Constant(tnn.Module):
-    """Trained, and blind to its input."""
+    """A layer with parameters whose output does not depend on its input."""
 
     def __init__(self):
         super().__init__()
@@ -48,19 +48,19 @@ class Constant(tnn.Module):
 
 
 def without_gradient(module):
-    """A first layer behind which `module` lets no gradient through."""
+    """A builder of a net in which `module` keeps the gradient from the first layer."""
     return lambda: tnn.Sequential(tnn.Linear(5, 4), module(), tnn.Tanh(), tnn.Linear(4, 3))
 
 
 def repeated():
-    """Modules that stand twice, in a Sequential and in one inside of it."""
+    """A net with modules that stand twice, in a Sequential and in a Sequential inside it."""
     relu, flat = tnn.ReLU(), tnn.Flatten()
     inner = tnn.Sequential(tnn.Linear(4, 4), relu, flat)
     return tnn.Sequential(tnn.Linear(5, 4), relu, inner, tnn.Linear(4, 4), relu, flat)
 
 
 class Opaque(tnn.Module):
-    """What is inside, as one layer."""
+    """A module as one layer that cannot be opened."""
 
     def __init__(self, inner):
         super().__init__()
@@ -116,7 +116,7 @@ def reused(net):
 
 @cache
 def trained(net):
-    """Plain training: 7 rows are uneven shards, 2 rows leave some empty."""
+    """Recorded plain training. 7 rows make uneven shards, and 2 rows leave some shards empty."""
     oracle = Sequential(build(net), momentum())
     return Recorded(
         oracle, [b for rows in (7, 2) for b in random_batches(oracle.model, rows, steps=2)]

@@ -1,7 +1,7 @@
-"""Batch norm: of each shard by itself as in one process, or of the whole batch; and what it keeps.
+"""Batch norm normalises shard by shard, or synchronised over the batch, as one process would.
 
-Running statistics do not enter a training step: weights are compared by the oracles of other
-nets, statistics with what one process collects that normalises shard by shard.
+Running statistics have no effect on a training step: weights are compared with the oracles that
+other nets use, and statistics with those of one process that normalises shard by shard.
 """
 
 from copy import copy
@@ -42,12 +42,12 @@ def build(sync=None, part=0.1):
 
 @cache
 def untrained():
-    """For its shapes and first statistics: building takes longer than a step."""
+    """A model that is built once and used only for its shapes and first statistics."""
     return build()
 
 
 class Ghosts(MatchedOrder):
-    """One process that normalises shard by shard, with running statistics for each.
+    """One process that normalises shard by shard, with running statistics for each shard.
 
     Hoffer, Hubara, Soudry, "Train longer, generalize better" (2017), algorithm 1.
     """
@@ -78,7 +78,7 @@ class Ghosts(MatchedOrder):
 
 @cache
 def trained_on_shards(rows, shards):
-    """What an oracle does on such batches, and the statistics that it keeps then."""
+    """The recorded steps of the oracle that normalises by shards, and its statistics after them."""
     oracle = Ghosts(build(), momentum(), shards)
     recorded = Recorded(oracle, random_batches(oracle.model, rows))
     return recorded, oracle.statistics()
@@ -86,7 +86,7 @@ def trained_on_shards(rows, shards):
 
 @cache
 def trained_on_whole_batches(rows, part):
-    """What plain training does, and the model then."""
+    """The recorded steps of plain training, and its model after them."""
     oracle = Sequential(build(None, part), momentum())
     return Recorded(oracle, random_batches(oracle.model, rows)), oracle.model
 
@@ -101,7 +101,7 @@ def assert_statistics(model, expected):
 @pytest.mark.parametrize("strategy", DATA_PARALLEL)
 @pytest.mark.parametrize("rows", [9, 2])
 def test_equals_ghost_batches(comm, strategy, rows):
-    """9 rows are uneven shards; of 2 rows, some of 3 workers or more have none."""
+    """9 rows make uneven shards; with 2 rows and 3 workers or more, some have no rows."""
     model = build()
     parallel = EXACT[strategy](model, momentum(), comm)
     oracle, statistics = trained_on_shards(rows, comm.size)
@@ -116,7 +116,7 @@ def test_equals_ghost_batches(comm, strategy, rows):
 @pytest.mark.parametrize("part", [0.1, None])
 @pytest.mark.parametrize("strategy", ["DataParallel", "SharedDataParallel", "ZeRO-3", "TopK-all"])
 def test_synchronised_equals_the_whole_batch(comm, strategy, rows, part):
-    """Weights, statistics and predictions; `part` None keeps a mean over all steps."""
+    """Weights, statistics and predictions are equal; `part` None means a mean over all steps."""
     model = build(comm, part)
     parallel = EXACT[strategy](model, momentum(), comm)
     oracle, single = trained_on_whole_batches(rows, part)
@@ -131,7 +131,7 @@ def test_synchronised_equals_the_whole_batch(comm, strategy, rows, part):
 
 @pytest.mark.workers(1, 2)
 def test_synchronised_computes_as_torch_does_in_bfloat16(comm):
-    """Rows come and go in bfloat16; sums, statistics and messages are of float32."""
+    """Rows are bfloat16; sums, statistics and messages are float32."""
 
     def mixed(sync):
         layers = [tnn.Linear(5, 4), tnn.BatchNorm1d(4), tnn.ReLU(), tnn.Linear(4, 3)]
@@ -149,7 +149,7 @@ def test_synchronised_computes_as_torch_does_in_bfloat16(comm):
 
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_a_pipeline_normalises_micro_batches(comm, micro_batches):
-    """Each stage keeps the statistics of its layers; measuring the stages leaves none."""
+    """Each stage keeps the statistics of its layers; measuring the stages does not change them."""
     model, single = build(), build()
     parallel = Pipeline(model, momentum(), comm, micro_batches)
     oracle = MatchedOrder(single, momentum(), micro_batches)
@@ -166,7 +166,7 @@ def test_a_resumed_run_goes_on_with_the_statistics(comm, tmp_path, strategy):
     before, after = random_batches(untrained(), 9, steps=2)
     first.step(before)
     save(path, first)
-    resumed.step(random_batches(untrained(), 5, steps=1)[0])  # of which nothing may remain
+    resumed.step(random_batches(untrained(), 5, steps=1)[0])  # no trace of this step may remain
     load(path, resumed)
     for each in (first, resumed):
         each.step(after)
@@ -180,7 +180,7 @@ def test_a_resumed_run_goes_on_with_the_statistics(comm, tmp_path, strategy):
 
 
 def test_gathering_weighs_rows_since_the_last_time(comm):
-    """Twice is once; and the last rank, alone in having rows after that, counts alone."""
+    """A second `gather` changes nothing; if then only the last rank has rows, only these count."""
     model = build()
     batches = random_batches(model, 8, steps=2)
     model.gradients(batches[0].shard(comm.rank, comm.size))
@@ -199,7 +199,7 @@ def test_gathering_weighs_rows_since_the_last_time(comm):
 
 @pytest.mark.workers(2)
 def test_the_number_of_batches_is_the_nearest_whole_one_to_the_mean(comm):
-    """2 batches of 2 rows and 3 of 4: each row saw 2.75."""
+    """2 batches of 2 rows and 3 batches of 4 rows have a mean of 2.75, weighted by rows."""
     model = build()
     for batch in random_batches(model, 2 * (comm.rank + 1), steps=2 + comm.rank):
         model.gradients(batch)
@@ -208,7 +208,7 @@ def test_the_number_of_batches_is_the_nearest_whole_one_to_the_mean(comm):
 
 
 class Shared(tnn.Module):
-    """One batch norm under two names."""
+    """A module with one batch norm under two names."""
 
     def __init__(self):
         super().__init__()
@@ -246,7 +246,7 @@ def test_predictions_use_the_running_statistics():
 @pytest.mark.workers(2)
 @pytest.mark.deadline(10)
 def test_synchronised_batch_norm_is_refused_where_ranks_do_different_things(comm):
-    """Or do them at their own pace, or with weights of their own."""
+    """It is also refused where ranks keep their own pace or their own weights."""
     doing_different_things = Pipeline, TensorParallel, lambda *a: Hybrid(*a, data=2)
     for strategy in (*doing_different_things, ParameterServer, Hogwild, LocalSGD):
         with pytest.raises(Refused, match=r"sync_batch_norm=\.\.\. is for strategies whose"):

@@ -19,7 +19,7 @@ from tests.support.oracles import assert_trains_like, random_batches
 
 @pytest.mark.workers(1, 2)
 def test_devices_learn_the_same(comm, device):
-    """`device` is parametrized by the plugin bench.user_code.devices."""
+    """The plugin bench.user_code.devices provides `device`."""
 
     def single(device):
         return TorchModel(NETS["conv"][0](), device, "float32", 1, (2, 6, 6))
@@ -36,7 +36,7 @@ def test_devices_learn_the_same(comm, device):
 @every_strategy
 @pytest.mark.workers(2)
 def test_a_device_with_memory_of_its_own(comm, net, strategy, monkeypatch):
-    """Played by the CPU: modules hold copies of their parameters and compute on these."""
+    """The CPU simulates a device: modules compute on copies of their parameters."""
     oracle = Sequential(build(net), momentum())
     monkeypatch.setattr(torch_layer, "in_host_memory", lambda device: False)
     model = build(net)
@@ -60,7 +60,7 @@ def test_modules_elsewhere_are_shown_as_they_are_now(monkeypatch):
 @pytest.mark.workers(1)
 @pytest.mark.parametrize("strategy", [partial(Pipeline, micro_batches=1), TensorParallel])
 def test_parts_of_a_model_compute_in_bfloat16_too(comm, strategy):
-    """On one rank to the bit, where no bias is added after the sum instead of in the product."""
+    """One rank rounds as plain training does, because layers without a bias compute alike."""
 
     def mixed(compute="bfloat16"):
         layers = [tnn.Linear(5, 8, bias=False), tnn.ReLU(), tnn.Linear(8, 3, bias=False)]
@@ -87,7 +87,7 @@ def test_computing_in_bfloat16_keeps_float32_parameters(comm):
     assert 0 < abs(losses[0] - losses[1]) < 1e-2
     assert 0 < np.abs(model.grads - single.grads).max() < 2e-2 * np.abs(single.grads).max()
     assert model.grads.dtype == model.params.dtype == np.float32
-    # Steps of 1e-5 are nothing to a bfloat16 near 1, and do add up in the parameters.
+    # Steps of 1e-5 would vanish in a bfloat16 near 1, but add up in float32 parameters.
     parallel = DataParallel(mixed(), SGD(1e-4), comm)
     start = parallel.weights()
     for _ in range(10):

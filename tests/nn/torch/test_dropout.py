@@ -1,4 +1,4 @@
-"""Dropout drops the same units of the same rows, however a batch is split."""
+"""Dropout drops the same units of a row, however a batch is split."""
 
 from copy import copy
 from functools import cache
@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 
 class Block(tnn.Module):
-    """Dropout inside a layer."""
+    """A layer with dropout inside."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ def trained():
 
 @pytest.mark.parametrize("strategy", [*EXACT, "copies_and_micro_batches"])
 def test_equals_sequential(comm, strategy):
-    """7 rows are uneven shards, of which pipelines make uneven micro-batches."""
+    """7 rows make uneven shards, and uneven micro-batches in pipelines."""
     make = EXACT.get(strategy, lambda *a: Hybrid(*a, data=a[-1].size, micro_batches=2))
     parallel, oracle = build(make, comm), trained()
     assert_trains_like(copy(oracle), parallel, oracle.batches, comm)
@@ -130,7 +130,7 @@ def test_every_layer_and_every_step_draws_anew():
 
 
 class Twice(tnn.Module):
-    """One dropout used twice."""
+    """A layer that uses one dropout twice."""
 
     def __init__(self):
         super().__init__()
@@ -142,7 +142,7 @@ class Twice(tnn.Module):
 
 @pytest.mark.workers(1)
 def test_one_object_in_several_places_has_a_mask_for_each():
-    """In a Sequential, in a module that stands there twice, and in one that uses it twice."""
+    """Places: a Sequential, a module that stands in it twice, a module that uses dropout twice."""
     drop, part = tnn.Dropout(0.5), Twice()
     optimizer, x = SGD(0.1), np.ones((1, 4000))
     for layers, masks in (
@@ -172,7 +172,7 @@ def test_a_strategy_says_who_counts_the_steps():
 
 @pytest.mark.workers(1)
 def test_the_strategy_that_steps_counts_unless_a_clock_was_given(comm):
-    """The optimizer of one that was refused, or trains no more, leaves the masks as they are."""
+    """The optimizer of a strategy that was refused or is closed has no effect on the masks."""
     batch = Batch(np.ones((5, 4)), np.arange(5) % 3)
     for given in (None, SGD(0.1)):
         model = TorchModel([tnn.Dropout(0.5), tnn.Linear(4, 3)], input_shape=(4,), clock=given)
@@ -189,7 +189,7 @@ def test_the_strategy_that_steps_counts_unless_a_clock_was_given(comm):
 
 @pytest.mark.workers(1)
 def test_modules_of_a_model_make_another():
-    """With dropout of its own: another clock, and another seed if it is given one."""
+    """The new model has its own dropout: another clock, and another seed if one is given."""
     batch = shuffled(8, 1)[0]
     first = build(Sequential)
     first.step(batch)

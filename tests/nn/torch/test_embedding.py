@@ -11,7 +11,7 @@ from nn.torch.model import TorchModel
 
 
 class Placed(tnn.Module):
-    """The embedding of the place is declared before anything is computed of x."""
+    """The embedding of places is the first module, but does not take x."""
 
     def __init__(self):
         super().__init__()
@@ -73,7 +73,7 @@ def test_a_word_that_is_not_in_the_table_is_named(token, shown):
 @pytest.mark.workers(1)
 @pytest.mark.parametrize(("dtype", "largest"), [("float32", 2**24), ("float64", 2**53)])
 def test_a_table_of_more_rows_than_floats_can_number_is_refused(dtype, largest):
-    """It is one without memory."""
+    """The table takes no memory: it is on torch's device "meta"."""
 
     def table(rows):
         with torch.device("meta"):

@@ -40,7 +40,7 @@ def test_equals_sequential(comm, strategy, net):
 
 @cache
 def deep():
-    """A net, and steps of plain training: batch, state before, weights before and after."""
+    """A deep net, and its steps in plain training: batch, state, weights before and after."""
     layers = [tnn.Linear(5, 4), tnn.ReLU()]
     for _ in range(10):
         layers += [tnn.Linear(4, 4), tnn.Tanh()]
@@ -55,10 +55,10 @@ def deep():
 
 @pytest.mark.parametrize(
     "strategy",
-    [name for name in STRATEGIES if name != "TopK-all"],  # which has a state of its own
+    [name for name in STRATEGIES if name != "TopK-all"],  # its state has more than the oracle's
 )
 def test_a_chaotic_net_gradient_by_gradient(comm, strategy):
-    """Twelve narrow layers, with batches of 2 rows: every step from the state of the oracle."""
+    """Rounding grows in twelve narrow layers, so every step begins from the state of the oracle."""
     model, path = deep()
     parallel = STRATEGIES[strategy](model(), SGD(0.5), comm)
     for batch, state, before, after in path:
@@ -98,9 +98,9 @@ def test_equals_a_plain_torch_loop(net, optimizer, theirs):
 
 
 def test_hogwild_with_a_torch_model(comm):
-    """One rank is Sequential; several reach a low loss, whoever writes last.
+    """One rank equals Sequential; several reach a low loss, in whatever order they write.
 
-    They keep step with each other: the last to run alone would fit the rows of its own.
+    They keep step with each other, because a rank that ran alone last would fit its own rows.
     """
     (batch,) = random_batches(build("residual"), 12, steps=1)
     hogwild = Hogwild(build("residual"), SGD(0.1), comm)
@@ -134,7 +134,7 @@ def test_equals_sequential_in_float32(comm):
 
 @pytest.mark.workers(2)
 def test_one_model_by_one_strategy_after_the_other(comm):
-    """The layers of a stage are joined for its rows, whatever rows they had in the one before."""
+    """Layers that one strategy has joined are joined anew for the rows of the next strategy."""
     model = build("linear")
     start = model.params.copy()
     for make in (TensorParallel, partial(Pipeline, micro_batches=2, cuts=[1]), DataParallel):
@@ -150,7 +150,7 @@ def test_one_model_by_one_strategy_after_the_other(comm):
     ("make", "copied"),
     [
         (partial(Pipeline, micro_batches=2, cuts=[3]), (3, 4)),
-        # Its Linears are made anew, of their parts.
+        # TensorParallel makes its Linears anew from parts.
         (TensorParallel, (3, 3)),
     ],
     ids=["Pipeline", "TensorParallel"],

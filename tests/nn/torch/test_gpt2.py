@@ -1,4 +1,4 @@
-"""GPT-2 is the published net, and takes the published weights."""
+"""GPT-2 is the published net, and takes weights in the published format."""
 
 import struct
 
@@ -18,7 +18,7 @@ SIZES = dict(layers=LAYERS, heads=HEADS, width=WIDTH, vocabulary=WORDS, context=
 
 
 def published(dtype=np.float32) -> dict[str, np.ndarray]:
-    """Weights of no use, under the names and in the shapes of the published ones."""
+    """Random weights under the published names and in the published shapes."""
     block: dict[str, tuple[int, ...]] = {
         "ln_1.weight": (WIDTH,),
         "ln_1.bias": (WIDTH,),
@@ -45,7 +45,7 @@ def published(dtype=np.float32) -> dict[str, np.ndarray]:
 
 
 def logits(weights: dict[str, np.ndarray], tokens: list[int]) -> np.ndarray:
-    """The net by its formulas: one sequence, token by token and head by head."""
+    """Logits of one sequence by the formulas of the paper, token by token and head by head."""
     w = {name: value.astype(np.float64) for name, value in weights.items()}
 
     def norm(x, name):

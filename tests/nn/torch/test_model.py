@@ -31,7 +31,7 @@ def test_modules_compute_in_the_flat_vector_wherever_it_is_bound():
 
 @pytest.mark.workers(1)
 def test_zero_grad_of_torch_does_not_stop_training():
-    """It sets `.grad` to None, which cuts off a view that lies there."""
+    """`zero_grad` sets `.grad` to None, which would cut off a view that lies there."""
     model, oracle = build(), Sequential(build(), SGD(0.1))
     ours = Sequential(model, SGD(0.1))
     for batch in random_batches(model, 5, steps=3):
@@ -113,7 +113,7 @@ def test_data_that_is_read_only_reversed_or_flat_is_taken():
 
 
 class Centred(tnn.Module):
-    """Writes into its input."""
+    """A module that writes into its input."""
 
     def forward(self, x):
         x -= x.mean(dim=-1, keepdim=True)
@@ -143,7 +143,7 @@ def test_a_module_that_writes_into_its_input_writes_into_a_copy(by_layer):
 
 @pytest.mark.workers(1)
 def test_converted_is_the_same_model_in_another_dtype():
-    """Arguments, dropout's masks and all; and nothing in common."""
+    """The copy has equal arguments and dropout masks, and shares no memory."""
 
     def build():
         layers = [tnn.Linear(5, 4), tnn.Dropout(0.5), tnn.BatchNorm1d(4), tnn.Linear(4, 3)]

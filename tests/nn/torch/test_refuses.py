@@ -43,14 +43,14 @@ class Less(tnn.Module):
 
 
 class Ragged(tnn.Module):
-    """As many features as the row needs that needs most."""
+    """As many features as the row with most non-zero features has."""
 
     def forward(self, x):
         return x[:, : int((x != 0).sum(dim=1).max())]
 
 
 class Tagger(tnn.Module):
-    """An LSTM that takes rows for places in a sequence."""
+    """An LSTM that treats rows as places in a sequence."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ class Tagger(tnn.Module):
 
 
 class Gated(tnn.Module):
-    """x + gate * attention(x) that takes rows for places in a sequence; the gate begins (nearly) 0.
+    """x + gate * attention(x), which treats rows as places in a sequence; the gate begins near 0.
 
     Bachlechner et al., "ReZero is all you need" (2020).
     """
@@ -101,7 +101,7 @@ def with_hook(module):
 
 
 def patched(module):
-    """Its `forward` is replaced in this one object."""
+    """Replace `forward` in this one object."""
     module.forward = MethodType(lambda self, x: type(self).forward(self, x) + 1, module)
     return module
 
@@ -248,7 +248,7 @@ def test_parameters_without_reset_are_taken_from_a_function():
 
 @pytest.mark.workers(2)
 def test_a_stage_that_cannot_be_copied_is_an_error_on_every_rank(comm):
-    """Nobody waits for the rank that alone has it."""
+    """Only one rank has the stage, and no rank waits for it."""
     model = TorchModel([tnn.Linear(4, 4), tnn.Tanh(), tnn.Linear(4, 3)], seed=1)
     model.layers[2].module.kept = torch.ones(2, requires_grad=True) * 2  # of a graph
     with pytest.raises(RuntimeError, match="deepcopy"):
@@ -264,7 +264,7 @@ def test_a_pipeline_of_one_module_says_why_not(comm):
 
 @pytest.mark.workers(2, 3)
 def test_a_pipeline_is_not_cut_behind_a_layer_that_makes_more_rows(comm):
-    """On every rank, before any of them waits for a message; and where it is last, it trains."""
+    """All ranks refuse before any of them waits for a message; as the last layer it trains."""
 
     def make(*behind):
         layers = tnn.Embedding(7, 4), tnn.Tanh(), tnn.Linear(4, 7), tnn.Flatten(0, 1), *behind

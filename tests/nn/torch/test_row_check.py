@@ -20,7 +20,7 @@ from tests.support.oracles import random_batches
     ("dtype", "compute"), [("float32", None), ("float32", "bfloat16"), ("float64", None)]
 )
 def test_modules_that_keep_rows_apart_are_taken(dtype, compute):
-    """By the trial of rows together and alone: deep nets round, and batch norm is known to mix."""
+    """Rounding in deep nets does not look like mixing, and batch norm may mix rows."""
     deep = [tnn.Sequential(tnn.Linear(64, 64), tnn.ReLU()) for _ in range(50)]
     for module, shape in (
         (Opaque(tnn.Sequential(*deep)), (64,)),
@@ -51,7 +51,7 @@ class Noise(tnn.Module):
 
 
 class Clipped(tnn.Module):
-    """Changes its parameters as it computes."""
+    """A module that changes its parameters as it computes."""
 
     def __init__(self):
         super().__init__()
@@ -83,7 +83,7 @@ def test_what_depends_on_how_rows_are_split_is_refused_when_it_shows(module, cha
 
 
 class Positions(tnn.Module):
-    """Keeps a table that it makes when it first sees rows."""
+    """A module that makes a table when it first sees rows, and keeps it."""
 
     def __init__(self, grows):
         super().__init__()
@@ -113,7 +113,7 @@ def test_a_table_may_be_made_at_the_first_call_but_not_change_at_the_next():
 
 
 class WrittenForAutocast(tnn.Module):
-    """Computes in bfloat16 by itself, and counts on autocast for the rest."""
+    """A module that computes in bfloat16 by itself, and relies on autocast for the rest."""
 
     def __init__(self, mixes=False):
         super().__init__()
@@ -151,7 +151,7 @@ def test_other_generators_of_numpy_are_watched_too():
 
 @pytest.mark.workers(1)
 def test_of_no_rows_nothing_shows_yet():
-    """A rank may have none at first, where batch norm is synchronised."""
+    """With synchronised batch norm a rank may have no rows at first."""
     layer = torch_layer.TorchLayer(Noise(torch.rand_like))
     layer._collective = True
     layer.forward(np.empty((0, 4), "float32"))
@@ -161,7 +161,7 @@ def test_of_no_rows_nothing_shows_yet():
 
 @pytest.mark.workers(1)
 def test_a_device_has_random_numbers_of_its_own(monkeypatch):
-    """Two of them, played; a module may draw of the host's generator all the same."""
+    """Two devices are simulated. A module may still draw from the host's generator."""
     drawn = {"cuda:0": 0, "cuda:1": 0}
     monkeypatch.setattr(
         torch.cuda, "get_rng_state", lambda device: torch.tensor(drawn[str(device)])

@@ -1,9 +1,9 @@
 """The torch nets are the published ones; every exact strategy trains them as Sequential does.
 
-Every net by every strategy: as it is published on 1 to 4 ranks; on two, with group norm, where that
-is not its own, and three of them with batch norm. Batch norm is held against one process that
-normalises the rows of each shard or micro-batch by themselves; synchronised, by the strategies that
-do not refuse it, against one that normalises the batch.
+Every strategy trains every net in its published form on 1 to 4 ranks. On 2 ranks it also trains
+the first three nets with group norm, and three nets with batch norm. The oracle of batch norm is
+one process that normalises each shard or micro-batch by itself; the oracle of synchronised batch
+norm, for the strategies that take it, is one process that normalises the whole batch.
 """
 
 from copy import copy
@@ -37,7 +37,7 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "resnet20": (dict(width=4, input_shape=(3, 8, 8), classes=3), (3, 8, 8)),
     "gpt2": (dict(layers=3, heads=2, width=8, vocabulary=11, context=5), (5,)),
 }
-"""Arguments and shape of a row, of each net as small as it is still itself."""
+"""For each net: arguments of its smallest meaningful size, and the shape of a row."""
 
 
 def model(name: str, norm: str | None = None, sync: Any = None) -> TorchModel:
@@ -53,7 +53,7 @@ def reused(name: str, norm: str | None) -> Reused:
 
 @cache
 def batch(name: str, rows: int = 5) -> Batch:
-    """5 rows: uneven shards."""
+    """A batch of 5 rows, which make uneven shards."""
     rng = np.random.default_rng(0)
     if name == "gpt2":
         return Sequences(rng.integers(0, 11, (rows, 6)))
@@ -61,7 +61,7 @@ def batch(name: str, rows: int = 5) -> Batch:
 
 
 def cuts(model: TorchModel, stages: int) -> list[int]:
-    """By number of layers: to measure what each costs takes long in nets as deep as these."""
+    """Cuts by number of layers, because measuring the cost of each takes long in deep nets."""
     return [len(model.layers) * stage // stages for stage in range(1, stages)]
 
 
@@ -92,19 +92,19 @@ STRATEGIES = EXACT | OF_OWN_LOSS | THROUGH_LAYERS
 
 NORMED = [name for name in NETS if name != "gpt2"]
 WITH_BATCH_NORM = ("cnn", "mobilenet", "resnet20")
-"""One of each kind: what they are built of is in the others too."""
+"""One net of each kind; the others are built of the same parts."""
 ALONE = ("TensorParallel", "Hybrid", "ParameterServer")
-"""Of two ranks, those of these strategies compute the whole batch at once; of others, parts."""
+"""Strategies in which a step on two ranks computes the whole batch at once, and not by parts."""
 
 
 @cache
 def trained(name: str, norm: str | None, parts: int) -> Recorded:
-    """A step in one process."""
+    """A recorded step in one process."""
     return Recorded(MatchedOrder(model(name, norm), SGD(0.1), parts), [batch(name)])
 
 
 def assert_one_step(name, strategy, comm, norm=None, parts=1, sync=None):
-    """From one state, one gradient: rounding grows from step to step in nets as deep as these."""
+    """Compare one step from one state, because rounding grows from step to step in deep nets."""
     net = model(name, norm, sync) if sync else reused(name, norm)()
     parallel = STRATEGIES[strategy](net, SGD(0.1), comm)
     oracle, own_loss = copy(trained(name, norm, parts)), strategy in OF_OWN_LOSS
@@ -141,7 +141,7 @@ def test_synchronised_batch_norm(comm, name, strategy):
 
 @pytest.fixture
 def meta():
-    """Modules built without memory for their parameters."""
+    """Let modules be built without memory for their parameters."""
     with torch.device("meta"):
         yield
 
@@ -177,7 +177,7 @@ def test_nets_have_the_published_number_of_parameters(meta, name, norm, publishe
     [("vgg11", 1), ("vgg16", 1), ("mobilenet", 2), ("resnet18", 4), ("resnet20", 8)],
 )
 def test_images_are_halved_as_often_as_published(name, size):
-    """Before the average over what is left of 32x32."""
+    """The size is compared before the average over the pixels that are left of 32x32."""
     net = build(name, width=2)
     assert net[:-3](torch.zeros(1, *IMAGES)).shape[2:] == (size, size)
 

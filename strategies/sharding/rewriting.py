@@ -57,7 +57,7 @@ class _Rewriting:
         """Rewrite `layers`, whose parameters begin at `at` in the flat vector."""
         last = max((i for i, layer in enumerate(layers) if layer.shapes), default=-1)
         for i, layer in enumerate(layers):
-            if isinstance(layer, Linear) and len(self.shape) == 1:  # a Linear of torch takes other shapes too
+            if isinstance(layer, Linear) and len(self.shape) == 1:  # torch's takes others too
                 self._linear(layer, at, alone=i == last)
             elif isinstance(layer, Conv2d):
                 self._convolution(layer, at)

@@ -3,7 +3,11 @@
 import pytest
 from torch import nn as tnn
 
+from bench.core import grid
+from bench.core.cell import Cell
+from bench.core.measure import measure
 from bench.core.silence import Silent
+from bench.user_code.registry import UserCode
 from nn.torch.model import TorchModel
 from strategies import DataParallel, Sequential
 from strategies.base import Refused
@@ -117,6 +121,15 @@ def test_a_new_entry_takes_part_and_is_gone_again():
                 pass
             assert "Mine" in CATALOG
     assert "Mine" not in CATALOG
+
+
+@pytest.mark.workers(1)
+def test_a_new_entry_is_proven_measured_and_tried_with_users_models(comm):
+    with added(Entry("Mine", DataParallel)):
+        assert "Mine" in grid.synchronous()
+        assert "Mine" in UserCode().strategies()
+        result = measure(grid.case(Cell("Mine", "mlp", 1, 64, 1000)), comm, seconds=0, steps=1)
+    assert result.check_error < 1e-3
 
 
 @pytest.mark.workers(1)

@@ -51,7 +51,7 @@ def test_allreduce(comm, timed, workers, size):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("workers", WORKERS)
 def test_gloo(comm, timed, workers, size):
-    """The same sum by torch.distributed, which goes through sockets also within one machine."""
+    """The same sum by torch.distributed, which uses sockets even within one machine."""
     from strategies.comm.torch_comm import TorchComm  # torch takes seconds to load: here alone
 
     buffer = np.zeros(size // 4, np.float32)
@@ -87,9 +87,9 @@ def test_shared_window(comm, timed, workers, size):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("workers", WORKERS)
 def test_handing_over(comm, timed, workers, size):
-    """Every rank writes its row, which the one before it reads.
+    """Every rank writes its row, which the rank before it reads.
 
-    Where cores have no cache in common, it takes many times as long to write what another has read.
+    Without a common cache it takes many times as long to write what another core has read.
     """
     window = SharedWindow(comm, np.float32, workers, size // 4)
     written, read = window.rows[comm.rank], window.rows[(comm.rank + 1) % workers]
@@ -111,7 +111,7 @@ def test_handing_over(comm, timed, workers, size):
 @pytest.mark.workers(1)
 @pytest.mark.parametrize("size", SIZES)
 def test_copy(comm, timed, workers, size):
-    """One rank copies as many bytes: what the memory itself allows."""
+    """One rank copies as many bytes: the memory allows no more."""
     source, target = np.ones(size // 4, np.float32), np.empty(size // 4, np.float32)
 
     def run(first, times):

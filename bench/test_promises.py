@@ -21,7 +21,7 @@ from strategies import DataParallel, Sequential, SharedDataParallel
 
 @pytest.fixture
 def cores(comm):
-    """Skip where the workers do not have a core each."""
+    """Skip the test if there are fewer cores than workers."""
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
 
@@ -32,7 +32,7 @@ def _trainer(model, optimizer, batch):
 
 
 def _products(rows):
-    """The eight matrix products of a step, each fed by another, gradients into their own memory."""
+    """The eight matrix products of a step: each uses earlier results, and gradients have memory."""
     rng = np.random.default_rng(0)
     x = rng.random((rows, MLP_SIZES[0]), np.float32)
     model = nn.mlp(MLP_SIZES)
@@ -127,7 +127,7 @@ def test_cnn_step_against_torch(promise):
     ("strategy", "limit"), [(SharedDataParallel, 1.08), (DataParallel, 1.30)], ids=["shared", "all"]
 )
 def test_against_bound(comm, promise, lap, strategy, limit, batch_size):
-    """The time of a step over what the ranks take to compute it without communication."""
+    """Compare a step with the same computation without communication."""
     case = replace(
         grid.case(Cell(strategy.__name__, "mlp", 2, batch_size, 10_000)),
         build=lambda comm: strategy(nn.mlp(MLP_SIZES), nn.SGD(0.01), comm),
@@ -141,7 +141,7 @@ def test_against_bound(comm, promise, lap, strategy, limit, batch_size):
 
 @pytest.mark.workers(2)
 def test_rows_of_others_in_the_batch_take_no_memory(comm, promise):
-    """A rank's half of a batch takes as much as a whole batch of half the size."""
+    """Half of a batch takes a rank as much memory as a whole batch of half the size."""
     data = nn.data.load("digits", 10_000)
 
     def peak(batch_size, on):
@@ -156,11 +156,11 @@ def test_rows_of_others_in_the_batch_take_no_memory(comm, promise):
 @pytest.mark.full
 @pytest.mark.workers(2)
 def test_rows_not_read_take_no_memory(comm, promise):
-    """What 60,000 further rows of the data set cost a rank that does not read them.
+    """60,000 more rows in the data set take no private memory of a rank that does not read them.
 
-    In memory of its own, which `tracemalloc` does not see all of. Pages of the file are the
-    system's, one copy for all ranks, and taken back when memory is short; how many of them it maps
-    around a row that is read differs from kernel to kernel.
+    Private memory is asked of the system, since `tracemalloc` does not see all of it. Pages of the
+    file are not private: all ranks share one copy, which the system takes back when memory is
+    short, and kernels differ in how many pages they map around a row that is read.
     """
     process = psutil.Process()
     if not hasattr(process.memory_info(), "shared"):
@@ -185,7 +185,7 @@ def test_rows_not_read_take_no_memory(comm, promise):
 
 
 def _peak(function):
-    """Most bytes that Python and numpy had allocated at a time during a call."""
+    """The most bytes that Python and numpy had allocated at once during a call."""
     tracemalloc.start()
     function()
     _, peak = tracemalloc.get_traced_memory()

@@ -11,7 +11,7 @@ TOPIC = "ruler"
 
 @pytest.mark.workers(1)
 def test_plain_training_against_itself(speedup, benchmark, pytestconfig):
-    """Sequential measured as if it were a strategy, and what is kept is what was measured."""
+    """Plain training measured as a strategy has a speedup of 1, and its record holds its rounds."""
     result = speedup(Cell("Sequential", "mlp", 1, 256, 10_000))
     assert result.speedup_low < 1.03
     assert result.speedup_high > 0.97

@@ -20,7 +20,7 @@ def net():
 
 
 def plain_loop(net, batch, device):
-    """A step as people write it, and the loss read, as `step` returns it: that waits for all."""
+    """A step as people write it; reading the loss waits for the device, as `step` does."""
     net = copy.deepcopy(net).to(device)
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
 
@@ -41,7 +41,7 @@ def plain_loop(net, batch, device):
     [pytest.param(64, marks=pytest.mark.full), 256, pytest.param(1024, marks=pytest.mark.full)],
 )
 def test_overhead(promise, device, batch_size):
-    """A promise where the machine is the one it was made for: one thread, batch 256."""
+    """A promise on the CPU at batch 256; elsewhere only a measurement."""
     from nn.torch.model import TorchModel
 
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
 """Is it faster than what others offer?
 
-The same torch net by our strategies, by torch's own ways to train in parallel, and by one process
-with all cores, all in one interleaved run, after the weights of each were checked. scikit-learn's
-net of the same size is timed only.
+The same torch net is trained by our strategies, by torch's own ways to train in parallel, and by one
+process with all cores. The weights of each are checked; then all take turns in the same rounds.
+scikit-learn's net of the same size is timed only.
 """
 
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ OURS = {
 
 @contextmanager
 def _all_threads():
-    """All cores for torch, whose matrix products do not ask OpenMP alone how many there are."""
+    """Let torch use all cores: OpenMP's number of threads is not all that its products obey."""
     import torch
 
     with all_cores():

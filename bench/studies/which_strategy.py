@@ -8,6 +8,7 @@ strategy, grids of all three kinds included, trains the same weights.
 """
 
 import argparse
+import os
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from strategies import Sequential, Strategy
 from strategies.base import Refused
 from strategies.catalog import select
 from strategies.records import RunFile
+
+QUESTION = (__doc__ or "").splitlines()[0]
 
 NETS = {
     "wide, shallow": [784, 4096, 10],
@@ -108,14 +111,15 @@ def main() -> None:
     if comm.size > available():
         console.print(f"{comm.size} ranks on {available()} cores: nothing to be timed")
         return
-    run = RunFile(new_path("bench_which"), lambda: header("bench_which", comm.size))
+    path = os.environ.get("LOCKSTEP_CELLS") or new_path("bench_which")
+    run = RunFile(path, lambda: header("bench_which", comm.size))
     rows = []
     for name in arguments.nets:
         row = [name, _short(NETS[name])]
         for size in BATCH_SIZES:
             result = race(name, size, comm, arguments.rounds)
             if comm.rank == 0:
-                run.append(result)
+                run.append({**result.as_dict(), "question": QUESTION})
             speedups = result.over(PLAIN)
             row.append(_winner(speedups))
             said = ", ".join(f"{each} {speedup:.2f}" for each, speedup in speedups.items())

@@ -24,7 +24,7 @@ def test_a_busy_process_outside_is_seen():
 
 
 def test_the_cores_are_those_of_the_launch(monkeypatch):
-    """Also where this rank is bound to one: the time of all ranks counts as their own."""
+    """Also if this rank is bound to one core: the time of all ranks counts as their own."""
     cores = os.sched_getaffinity(0) | os.sched_getaffinity(os.getppid())
     if len(cores) < 2:
         pytest.skip("one core is all cores")

@@ -45,7 +45,7 @@ def make_case(workers, build=DataParallel, **changes):
 
 
 def gathered(comm, value):
-    """`value` of every rank; a number or a list of numbers."""
+    """Gather a number or a list of numbers from every rank."""
     mine = np.atleast_1d(np.array(value, float))
     everyone = np.empty((comm.size, mine.size))
     comm.Allgather(mine, everyone)
@@ -56,7 +56,7 @@ def gathered(comm, value):
 
 
 class MeanOfMeans(DataParallel):
-    """Wrong where shards are not equal: each counts the same, whatever its rows."""
+    """Wrong for uneven shards: every shard counts the same, however many rows it has."""
 
     def gradients(self, batch):
         x, y = batch.part(self.comm.rank, self.comm.size)
@@ -101,7 +101,7 @@ def test_wrong_training_is_not_measured(comm, wrong):
 
 @pytest.mark.workers(2)
 def test_check_has_shards_that_are_not_equal(comm):
-    """On 20 and 20 rows a mean of means goes unseen; on a batch that is a row short it does not."""
+    """Batches of 20 rows do not show a mean of means; a batch that is a row short does."""
     case = make_case(comm.size)
     parallel = DataParallel(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm)
     assert not equals_sequential(parallel, case.sequential(), case.check_batches, comm).problem
@@ -180,7 +180,7 @@ def test_measurement_is_one_and_consistent(comm, build, monkeypatch):
 @pytest.mark.workers(1)
 @pytest.mark.parametrize(("sequential", "parallel"), [(2e-3, 1e-3), (1e-4, 5e-4), (0.3, 0.2)])
 def test_rounds_last_long_enough(comm, sequential, parallel):
-    """Steps of known length: the shorter arm lasts as long as it must, and hardly longer."""
+    """With steps of known length, the shorter arm lasts long enough, and hardly longer."""
     contenders = {
         "sequential": Contender(lambda first, steps: steps * sequential),
         "parallel": Contender(lambda first, steps: steps * parallel),
@@ -192,7 +192,7 @@ def test_rounds_last_long_enough(comm, sequential, parallel):
 
 
 def test_every_arm_trains_the_same_batches_in_turn(comm, monkeypatch):
-    """Each round goes on where the last has ended, so both arms meet the same rows."""
+    """Each round begins where the last one ended, so both arms train on the same rows."""
     seen = {"sequential": [], "parallel": []}
 
     def watched(strategy, arm):
@@ -299,11 +299,11 @@ def test_cells_have_names_of_their_own(comm):
 # What is promised
 
 
-def held(monkeypatch, ratios, foreign, workers):
-    """How promises end on two cores, and what is said of them."""
+def held(monkeypatch, ratios, load, workers):
+    """Hold promises on two cores: the exception that this raises, if any, and its message."""
     monkeypatch.setattr("bench.core.background_load.available", lambda: 2)
     try:
-        hold(ratios, foreign, workers)
+        hold(ratios, load, workers)
     except (pytest.skip.Exception, pytest.fail.Exception) as outcome:
         return type(outcome), str(outcome)
     return None, ""
@@ -311,7 +311,7 @@ def held(monkeypatch, ratios, foreign, workers):
 
 @pytest.mark.workers(1)
 @pytest.mark.parametrize(
-    ("ratio", "foreign", "needed", "outcome", "said"),
+    ("ratio", "load", "needed", "outcome", "said"),
     [
         (Promise("a / b", 1.0, 1.0), 0.0, 2, None, ""),
         (Promise("a / b", 1.0, 1.0), 1.0, 2, None, ""),
@@ -327,22 +327,20 @@ def held(monkeypatch, ratios, foreign, workers):
         (Promise("a / b", 1.1, 1.0), 1.0, 2, pytest.skip.Exception, "kept 1.0 cores busy"),
     ],
 )
-def test_a_promise_is_not_broken_by_other_programs(
-    monkeypatch, ratio, foreign, needed, outcome, said
-):
-    found, text = held(monkeypatch, [ratio], foreign, needed)
+def test_a_promise_is_not_broken_by_other_programs(monkeypatch, ratio, load, needed, outcome, said):
+    found, text = held(monkeypatch, [ratio], load, needed)
     assert found is outcome
     assert said in text
 
 
 @pytest.mark.workers(1)
-@pytest.mark.parametrize(("foreign", "most"), [(0.2, 1.25), (0.5, 2.0), (1.9, 2.0)])
-def test_a_promise_is_broken_by_more_than_other_programs_explain(monkeypatch, foreign, most):
-    """All of what they used may have been taken from one rank, and the others waited for it."""
-    found, _ = held(monkeypatch, [Promise("a / b", 3 * most - 0.01, 3.0)], foreign, 2)
+@pytest.mark.parametrize(("load", "most"), [(0.2, 1.25), (0.5, 2.0), (1.9, 2.0)])
+def test_a_promise_is_broken_by_more_than_other_programs_explain(monkeypatch, load, most):
+    """All of the load may have run on the core of one rank while the others waited for it."""
+    found, _ = held(monkeypatch, [Promise("a / b", 3 * most - 0.01, 3.0)], load, 2)
     assert found is pytest.skip.Exception
     for value in (3 * most + 0.01, math.inf, math.nan):
-        found, text = held(monkeypatch, [Promise("a / b", value, 3.0)], foreign, 2)
+        found, text = held(monkeypatch, [Promise("a / b", value, 3.0)], load, 2)
         assert found is pytest.fail.Exception
         assert f"no more than {3 * most:.3f} while others" in text
 

@@ -1,4 +1,4 @@
-"""Communicators that fall silent or keep count do so exactly, and otherwise change nothing."""
+"""Metering counts exactly, silence sends nothing, and otherwise neither changes anything."""
 
 import time
 
@@ -116,7 +116,7 @@ def test_derived_communicators_are_of_the_family(comm, kind):
 
 @pytest.mark.workers(2, 3)
 def test_silence_sends_nothing_and_waits_for_nobody(comm):
-    """Only rank 0 calls: were anything sent, it would wait for the others for ever."""
+    """Only rank 0 calls: if anything were sent, it would wait for the others for ever."""
     silent = Silent(comm)
     known, unknown = np.full(4, 7.0), np.full(4, np.nan)
     if comm.rank == 0:

@@ -10,6 +10,9 @@ from bench.core.arms import calls_in_turn, clocked, training
 from bench.core.cell import Cell, measurements
 from bench.core.check import Check
 from bench.core.turns import SHORTEST_TURN, Contender, Rounds, ratio, take_turns
+from bench.report.kinds import Race
+from bench.report.table import render
+from strategies.records import RunFile, read
 
 pytestmark = pytest.mark.workers(1)
 
@@ -144,6 +147,21 @@ def test_faster_is_a_speedup_above_one():
     assert (fast.rounds["sequential"], fast.rounds["parallel"]) == (times["plain"], times["fast"])
     assert (fast.check_error, fast.note) == (1e-7, "so it is")
     assert threads.speedup == fast.threads_speedup == 0.5
+
+
+def test_a_race_is_read_back_and_shown(tmp_path):
+    rounds = {"plain": [4.0, 8.0, 4.4], "fast": [2.0, 4.0, 2.2], "slow": [8.0, 16.0, 8.8]}
+    race = Race("wide", 2, 64, 10, rounds, 0.1)
+    RunFile(tmp_path / "run.jsonl", {}).append(race)
+    run = read(tmp_path / "run.jsonl")
+    assert run.records == [race]
+    assert race.over("plain") == {"fast": 2.0, "slow": 0.5}
+    rows = [line.split()[-3:] for line in render(run, 120, False).splitlines() if "wide" in line]
+    assert rows == [
+        ["plain", "440.00", "1.00"],
+        ["fast", "220.00", "2.00"],
+        ["slow", "880.00", "0.50"],
+    ]
 
 
 def test_a_ratio_is_of_rounds_in_pairs():

@@ -11,7 +11,7 @@ def as_int(name: str, value: SupportsIndex, least: int, most: int | None = None)
     """Return `value` as an int.
 
     Raises:
-        TypeError: it is not a whole number; a bool is none.
+        TypeError: it is not a whole number (a bool is not accepted).
         ValueError: it is less than `least` or more than `most`.
     """
     try:
@@ -44,7 +44,7 @@ def as_float(name: str, value: float, low: float, high: float = math.inf) -> flo
     """Return `value` as a float.
 
     Raises:
-        TypeError: it is not a number; a bool is none.
+        TypeError: it is not a number (a bool is not accepted).
         ValueError: it is not at least `low` and below `high`; NaN never is.
     """
     if not isinstance(value, Real) or isinstance(value, bool):  # numpy's numbers are Real

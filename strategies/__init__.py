@@ -1,4 +1,4 @@
-"""How a net is trained on several ranks. Every strategy keeps the contract of `base.Strategy`."""
+"""Strategies train a net on several ranks. Every one keeps the contract of `base.Strategy`."""
 
 from strategies.base import Refused, Strategy
 from strategies.compressed_data_parallel import CompressedDataParallel, PowerSGD, TopK

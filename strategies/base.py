@@ -1,4 +1,4 @@
-"""What every strategy is: a way to take the step of plain sequential training on several ranks."""
+"""The contract of every strategy: take the step of plain training on several ranks."""
 
 import math
 import zlib
@@ -13,20 +13,21 @@ from numpy.typing import NDArray
 from nn.batch import Batch
 
 COMM_DTYPES = ("float32", "float64")
-"""What is sent. A whitelist: MPI libraries were seen to reduce other formats to NaN in silence."""
+"""The dtypes that are sent. MPI libraries were seen to reduce others to NaN without an error."""
 
 
 class Refused(ValueError, TypeError):
-    """What a strategy says that it does not do: with this model, this batch, or these ranks.
+    """A strategy cannot train this model or this batch, or not on these ranks.
 
-    Another may, and whoever tries all of them can go on to the next; any other error is a fault,
-    of the strategy or of its arguments.
+    Another strategy may, so a program that tries several can go on to the next. Any other error
+    is a fault, of the strategy or of its arguments.
     """
 
 
 class Communicator(ABC):
-    """Ranks that train together: an `MPI.Intracomm`, or an adapter with those of its verbs that
-    strategies use, which says so by being a subclass of this one.
+    """Ranks that train together: an `MPI.Intracomm`, or a subclass of this class.
+
+    A subclass has the methods of `MPI.Intracomm` that strategies call.
     """
 
     @property
@@ -41,7 +42,7 @@ Communicator.register(MPI.Intracomm)
 
 
 class Trainable(Protocol):
-    """What a strategy needs of a model: two flat vectors, and the gradient of a batch.
+    """A model that a strategy can train: two flat vectors, and the gradient of a batch.
 
     Layer `i` owns elements `offsets[i]` to `offsets[i + 1]`; `ready(i)` is called when its
     gradient is final.
@@ -61,9 +62,9 @@ class Trainable(Protocol):
 
 @runtime_checkable
 class Statistics(Protocol):
-    """What a model keeps of the rows that it was trained on, beside its parameters.
+    """What a model has learned of its rows besides its parameters, in its `statistics`.
 
-    As its `statistics`: those of batch norm, for one (`nn.torch.batch_norm.RunningStatistics`).
+    Batch norm keeps means and variances (`nn.torch.batch_norm.RunningStatistics`).
     """
 
     def gather(self, comm: Any) -> None: ...
@@ -74,9 +75,10 @@ class Statistics(Protocol):
 class Strategy:
     """Trains `model` with `optimizer` on the ranks of `comm`.
 
-    A step has three parts, so that strategies compose: `gradients` computes this rank's share,
-    `reduce` makes shares a whole, `update` applies it. A strategy owns its model and optimizer:
-    give each strategy objects of its own, built from the same arguments on every rank.
+    A step has three parts, so that strategies compose: `gradients` computes this rank's share of
+    the gradient, `reduce` sums the shares, `update` applies the sum. A strategy owns its model
+    and optimizer: give each strategy objects of its own, built from the same arguments on every
+    rank.
 
     Args:
         model: `nn.Model`, or anything with its flat `params`, `grads`, `bind` and `gradients`.
@@ -84,7 +86,7 @@ class Strategy:
         comm: the ranks that train together; every method is collective over it.
 
     Raises:
-        TypeError: an argument is not of its kind.
+        TypeError: an argument has the wrong type.
         Refused: parameters of a dtype that is not sent.
         ValueError: parameters that are not the same on every rank.
     """
@@ -114,7 +116,7 @@ class Strategy:
         """Parameters of the whole model, however many of them this rank holds."""
 
     def _check_start(self, params: Any, comm: MPI.Intracomm) -> None:
-        """Collective. Ranks that begin apart would train on, each on something else."""
+        """Raise ValueError if the ranks begin with different parameters. Collective."""
         vector = np.asarray(params)
         starts = comm.allgather((len(vector), str(vector.dtype), zlib.crc32(vector.data)))
         if len(set(starts)) > 1:
@@ -125,17 +127,17 @@ class Strategy:
             )
 
     def step(self, batch: Batch) -> float:
-        """One training step on the *global* batch, the same on every rank.
+        """Take one training step on the *global* batch, the same on every rank.
 
         Returns:
             The mean loss over the batch before the update.
 
         Raises:
-            TypeError: not a Batch.
-            ValueError: a batch of no rows, or a strategy that has been closed.
+            TypeError: `batch` is not a Batch.
+            ValueError: the batch has no rows, or the strategy has been closed.
         """
         if self.closed:
-            raise ValueError("this strategy is closed: its ranks share nothing any more")
+            raise ValueError("this strategy has been closed: make a new one")
         if not isinstance(batch, Batch):
             raise TypeError(f"step() takes an nn.Batch, not {type(batch).__name__}")
         if not batch.global_count:
@@ -146,7 +148,7 @@ class Strategy:
         return float(loss)
 
     def take_dropout_clock(self) -> None:
-        """Have dropout ask this optimizer for the step, whoever else was given the model."""
+        """Have dropout count steps by this optimizer, even if another was given the model since."""
         if self._clock:
             self._clock.current = self.optimizer
 
@@ -155,27 +157,27 @@ class Strategy:
         return self.model.gradients(batch.shard(self.comm.rank, self.comm.size))
 
     def reduce(self, loss: float) -> float:
-        """Sum the shares of gradient and loss over the ranks; returns the whole loss."""
+        """Sum the shares of gradient and loss over the ranks, and return the whole loss."""
         return loss
 
     def update(self) -> None:
-        """Move the parameters."""
+        """Move the parameters by the summed gradient."""
         self.optimizer.step(self.model.params, self.model.grads)
 
     def weights(self) -> NDArray:
-        """All parameters in sequential order, a copy, on every rank.
+        """Return a copy of all parameters in sequential order, (n,), on every rank. Collective.
 
-        What the model's batch norm keeps is then, on every rank, of the rows of all.
+        It also gathers the model's batch norm statistics, so every rank has them of all rows.
         """
         if self._statistics:
             self._statistics.gather(self.comm)
         return np.array(self.model.params)
 
     def close(self) -> None:
-        """Give back what the strategy holds outside the model, which stays usable. Idempotent."""
+        """Give back what the strategy holds; the model stays usable. May be called again."""
 
     def state(self) -> dict[str, NDArray]:
-        """Everything that a resumed run needs, unsharded: name -> array, the same on every rank."""
+        """Return all that a resumed run needs, unsharded: name -> array, the same on every rank."""
         state = {"params": self.weights(), "steps": np.array(self.optimizer.steps)}
         for name, vector in self.optimizer.state.items():
             state[f"optimizer.{name}"] = self._whole(vector)
@@ -185,15 +187,15 @@ class Strategy:
         return state
 
     def load_state(self, state: dict[str, NDArray]) -> None:
-        """Go on from what `state` returned, on any number of ranks.
+        """Go on from a state that `state` returned, there on any number of ranks.
 
         Raises:
             ValueError: the state is of another model, dtype or kind of optimizer, or the strategy
-                has been closed; nothing is changed then.
+                has been closed. Nothing has changed then.
         """
         if self.closed:
-            raise ValueError("this strategy is closed: its ranks share nothing any more")
-        vectors, statistics = under("optimizer.", state), under("statistics.", state)
+            raise ValueError("this strategy has been closed: make a new one")
+        vectors, statistics = with_prefix("optimizer.", state), with_prefix("statistics.", state)
         slots = set(getattr(self.optimizer, "slots", vectors))
         if not {"params", "steps"} <= state.keys() or (vectors and set(vectors) != slots):
             raise ValueError(
@@ -216,28 +218,29 @@ class Strategy:
             name: np.array(self._own(vector)) for name, vector in vectors.items()
         }
 
-    # A strategy that shards the optimizer says here which part is whose.
+    # A strategy that shards the optimizer overrides these.
     def _whole(self, vector: NDArray) -> NDArray:
-        """The full vector of which this rank's optimizer keeps `vector`."""
+        """Return the full vector, of which `vector` is the part of this rank's optimizer."""
         return np.array(vector)
 
     def _own(self, vector: NDArray) -> NDArray:
-        """The part of a full vector that this rank's optimizer keeps."""
+        """Return the part of a full vector that this rank's optimizer keeps."""
         return vector
 
     def _set_weights(self, params: NDArray) -> None:
         self.model.params[:] = params
 
 
-def under(prefix: str, state: dict[str, NDArray]) -> dict[str, NDArray]:
-    """The arrays of a state whose names begin with `prefix`, by the rest of their names."""
+def with_prefix(prefix: str, state: dict[str, NDArray]) -> dict[str, NDArray]:
+    """Return the arrays whose names begin with `prefix`, under the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def refuse_synchronised(model: Any) -> None:
-    """Raises Refused: the model's batch norm waits for ranks that do not compute it with this one.
+def refuse_sync_batch_norm(model: Any) -> None:
+    """Raise Refused if the model's batch norm sums its statistics over ranks.
 
-    Or that compute it with weights of their own: what they have in common is no net's statistics.
+    Call it in a strategy whose ranks do not compute every layer together, where batch norm would
+    wait forever, or compute it with different weights, whose common statistics mean nothing.
     """
     if getattr(model, "sync_batch_norm", None):
         raise Refused(
@@ -248,10 +251,10 @@ def refuse_synchronised(model: Any) -> None:
 
 
 def own_gradients(model, batch: Batch, comm: MPI.Intracomm, add: bool = False) -> tuple[float, int]:
-    """Write (or add) the gradient of this rank's rows as a batch of its own: a mean over these.
+    """Write (or add) the mean gradient over this rank's rows, as if they were the whole batch.
 
     Returns:
-        The mean loss over these rows (nan where there are none), and their number.
+        The mean loss over these rows (nan if there are none), and their number.
     """
     own = batch.shard(comm.rank, comm.size).as_global()
     loss = model.gradients(own, add=add)

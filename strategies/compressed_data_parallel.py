@@ -13,19 +13,19 @@ from strategies.base import Refused, Strategy
 
 
 class Compression(Protocol):
-    """How gradients are summed over the ranks at less cost than to the last bit."""
+    """A way to sum gradients over the ranks that sends less than all of them."""
 
     shared: dict[str, NDArray]
-    """What it remembers from step to step, the same on every rank."""
+    """Arrays that it keeps from step to step, the same on every rank."""
 
     def bind(self, model: Model) -> None:
         """Prepare for the gradients of `model`."""
         ...
 
     def sum(self, own: NDArray, out: NDArray, comm: MPI.Intracomm) -> None:
-        """Send what is chosen of each rank's `own`; write the sum of that over the ranks to `out`.
+        """Send a part of each rank's `own`, and write the sum of the parts to `out`. Collective.
 
-        What was sent is subtracted from `own`.
+        The part that was sent is subtracted from `own`. Both are vectors of all parameters, (n,).
         """
         ...
 
@@ -33,20 +33,20 @@ class Compression(Protocol):
 class CompressedDataParallel(Strategy):
     """DataParallel whose gradients are compressed, with error feedback.
 
-    What a rank does not send stays with it as its residual, and is added to its next gradient:
-    what was sent plus what is left always equals the gradients summed (Karimireddy et al., "Error
-    feedback fixes SignSGD and other gradient compression schemes", 2019, algorithm 2).
+    What a rank does not send stays with it as its residual, and is added to its next gradient.
+    The sum of what was sent and what is left is always the sum of the gradients (Karimireddy et
+    al., "Error feedback fixes SignSGD and other gradient compression schemes", 2019, algorithm 2).
 
-    `state` keeps the mean of the ranks' residuals, so that their sum, on which the argument
-    rests, survives on any number of ranks. Resuming is therefore bit for bit on one rank only: on
-    several, each goes on from the mean in place of its own residual, and so sends something else.
+    `state` keeps the mean of the ranks' residuals, which preserves their sum on any number of
+    ranks. A run therefore resumes bit for bit on one rank only: on several, each goes on from the
+    mean instead of its own residual, and so sends something else.
 
     Args:
         compression: `TopK` or `PowerSGD`, an object of its own for every strategy.
 
     Raises:
-        Refused: a model that is no nn.Model.
-        TypeError: a compression that is none.
+        Refused: the model is not an nn.Model.
+        TypeError: `compression` has no method `sum`.
     """
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm, compression: Compression):
@@ -91,13 +91,13 @@ class CompressedDataParallel(Strategy):
 
 
 class TopK:
-    """Each rank sends the k elements of largest magnitude, as (index, value) pairs.
+    """Send the k elements of largest magnitude of each rank, as (index, value) pairs.
 
     Aji and Heafield, "Sparse communication for distributed gradient descent" (2017); Stich,
     Cordonnier, Jaggi, "Sparsified SGD with memory" (2018), algorithm 1.
 
     Args:
-        k: elements a rank sends a step, at least 1; all of them if the model has fewer.
+        k: elements that a rank sends in a step, at least 1; a model with fewer sends all.
 
     Raises:
         TypeError, ValueError: k is not a whole number of at least 1.
@@ -125,18 +125,18 @@ class TopK:
 
 
 class PowerSGD:
-    """Each matrix of weights is sent as P Q^T, two thin matrices of `rank` columns.
+    """Send the gradient of each matrix of weights as P Q^T, thin matrices of `rank` columns.
 
     Vogels, Karimireddy, Jaggi, "PowerSGD: practical low-rank gradient compression for distributed
     optimization" (2019), algorithm 1: one step of power iteration on the sum M of the ranks'
     matrices, warm-started from the last Q. P = orthogonal basis of M Q; Q = M^T P. A matrix of no
     more than `rank` independent columns arrives whole. Biases are sent as they are; a
-    convolution's weights are a matrix of one row per output channel.
+    convolution's weights are a matrix with a row for each output channel.
 
-    A rank's residual is its own M less P P^T M, so that sent and residual add up on every rank.
+    A rank's residual is its own M minus P P^T M, so what was sent and the residual add up to M.
 
     Args:
-        rank: columns of P and Q, at least 1; no more than a matrix has are used.
+        rank: columns of P and Q, at least 1; a smaller matrix uses as many as it has.
 
     Raises:
         TypeError, ValueError: rank is not a whole number of at least 1.
@@ -148,7 +148,7 @@ class PowerSGD:
 
     def bind(self, model: Model) -> None:
         rng = np.random.default_rng(0)  # the same first Q on every rank
-        self._matrices: list[tuple[slice, int]] = []  # where, and its number of rows
+        self._matrices: list[tuple[slice, int]] = []  # where it lies, and its rows
         self._vectors: list[slice] = []
         at = 0
         for shape in (shape for layer in model.layers for shape in layer.shapes):
@@ -165,7 +165,7 @@ class PowerSGD:
     def sum(self, own: NDArray, out: NDArray, comm: MPI.Intracomm) -> None:
         matrices = [own[where].reshape(rows, -1) for where, rows in self._matrices]
         vectors = [own[where] for where in self._vectors]
-        # An orthogonal basis again: a gradient of lower rank has left columns of zeros.
+        # Make the basis orthogonal again: a gradient of lower rank left columns of zeros.
         qs = [np.linalg.qr(q).Q for q in self.shared.values()]
         products = _sum_each([*(m @ q for m, q in zip(matrices, qs)), *vectors], comm)
         bases = [np.linalg.qr(p).Q for p in products[: len(matrices)]]
@@ -182,7 +182,7 @@ class PowerSGD:
 
 
 def _sum_each(arrays: list[NDArray], comm: MPI.Intracomm) -> list[NDArray]:
-    """The sum over the ranks of each array, in one message."""
+    """Sum each array over the ranks, all in one message."""
     message = np.concatenate([a.ravel() for a in arrays])
     comm.Allreduce(MPI.IN_PLACE, message, MPI.SUM)
     parts = np.split(message, np.cumsum([a.size for a in arrays])[:-1])

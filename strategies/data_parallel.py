@@ -10,7 +10,7 @@ from strategies.comm.shared_window import LINE
 
 
 class DataParallel(Strategy):
-    """Rows are sharded; one Allreduce sums the gradient, and the loss in front of it.
+    """Each rank computes its rows; one Allreduce sums the gradient, and the loss in front of it.
 
     Losses are divided by the global row count before they are summed, so uneven and empty shards
     are right by construction.
@@ -18,7 +18,7 @@ class DataParallel(Strategy):
     Args:
         buckets: sum the gradient in this many parts of whole layers, each as soon as backward has
             finished it, so that communication overlaps the rest of backward (Li et al., "PyTorch
-            Distributed", 2020, section 3.2). Pays only where the layers that finish last are
+            Distributed", 2020, section 3.2). It pays only if the layers that finish last are
             small.
 
     Raises:
@@ -47,9 +47,9 @@ class DataParallel(Strategy):
         return self.model.gradients(shard, ready=self._ready)
 
     def _ready(self, layer: int) -> None:
-        """Layer by layer from the last: once a bucket is complete, begin to sum it."""
+        """Begin to sum a bucket when `layer`, of layers from last to first, completes it."""
         for request in self._pending:
-            request.Test()  # lets the library progress what is under way
+            request.Test()  # lets MPI make progress
         start = self._front + self.model.offsets[layer]
         # The bucket of the first layers waits for `reduce`: backward is over by then.
         if self.model.offsets[layer] in self._starts[1:] and start < self._end:
@@ -74,7 +74,7 @@ class DataParallel(Strategy):
 
 
 def _bucket_starts(model, buckets: int) -> list[int]:
-    """Where each bucket begins in the flat gradient: at a layer, as evenly as layers allow."""
+    """Return where each bucket begins in the flat gradient: at layers, as evenly as they allow."""
     buckets = as_int("buckets", buckets, 1)
     if buckets == 1:
         return [0]

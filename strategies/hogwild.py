@@ -8,35 +8,34 @@ from numpy.typing import NDArray
 
 from nn.batch import Batch
 from nn.optim import zeros_like
-from strategies.base import Strategy, own_gradients, refuse_synchronised
+from strategies.base import Strategy, own_gradients, refuse_sync_batch_norm
 from strategies.comm.shared_window import LINE, SharedWindow
 
 
 class Hogwild(Strategy):
-    """Parameters lie in an MPI shared window; each rank updates them by the gradient of its rows.
+    """All ranks update the parameters in one shared window, each by the gradient of its rows.
 
     Niu, Recht, Re, Wright, "Hogwild!: a lock-free approach to parallelizing stochastic gradient
     descent" (2011), algorithm 1. A rank reads parameters that others are writing, and an update
-    of one element by two ranks at once may lose one of the two; the paper bounds what that costs
-    when gradients are sparse.
+    of one element by two ranks at once may lose one of the two. The paper bounds what that costs
+    if gradients are sparse.
 
     `step` is not collective: each rank takes its steps at its own pace, on the mean over its own
-    shard, and returns the mean loss over it (nan, and no update, where it has no rows). n ranks
-    therefore make n updates per global batch. `weights`, `state`, `load_state` and `close` are
-    collective, and wait until all ranks have come to rest.
+    shard, and returns the mean loss over it (nan, and no update, if it has no rows). n ranks
+    therefore make n updates for each global batch. `weights`, `state`, `load_state` and `close`
+    are collective, and wait until all ranks have called them.
 
     Only the parameters are shared. Each rank's optimizer keeps a state of its own, and its
     schedule counts its own steps. `state` saves the mean of the ranks' optimizer states, and of
-    their steps, which is the number of global batches where all ranks took part in each.
-    Resuming is therefore bit for bit on one rank only: on several, each goes on from the mean in
-    place of its own, and updates never come in the same order twice.
+    their steps, which is the number of global batches if all ranks took part in each. A run
+    therefore resumes bit for bit on one rank only: on several, each goes on from the mean instead
+    of its own, and updates never come in the same order twice.
 
     Args:
-        lock: one rank at a time updates, so that no update is lost. For comparison: the others
-            wait.
+        lock: let one rank update at a time while the others wait, so that no update is lost.
         sparse: update only the elements whose gradient is not 0, as the paper does. Ranks whose
             gradients have disjoint support then lose nothing. Otherwise all elements are read
-            and written, which is faster where most gradients are not 0.
+            and written, which is faster if most gradients are not 0.
 
     Raises:
         TypeError: lock or sparse is not True or False.
@@ -49,7 +48,7 @@ class Hogwild(Strategy):
         self, model, optimizer, comm: MPI.Intracomm, lock: bool = False, sparse: bool = False
     ):
         super().__init__(model, optimizer, comm)
-        refuse_synchronised(model)
+        refuse_sync_batch_norm(model)
         for name, switch in (("lock", lock), ("sparse", sparse)):
             if not isinstance(switch, bool):
                 raise TypeError(f"{name}={switch!r}: expected True or False")
@@ -72,17 +71,17 @@ class Hogwild(Strategy):
 
     @property
     def updates(self) -> int:
-        """Updates by all ranks so far. (Each rank counts its own: no count is ever lost.)"""
+        """Updates by all ranks so far. No count is lost, since each rank counts its own."""
         return int(self._updates.sum())
 
     def gradients(self, batch: Batch) -> float:
-        # Sparse: onto zeros, for `_update_support` clears what it has applied, and nothing more.
+        # Sparse gradients are added to zeros: `_update_support` clears only what it has applied.
         loss, self._rows = own_gradients(self.model, batch, self.comm, add=self.sparse)
         return loss
 
     def update(self) -> None:
         if not self._rows:
-            self.optimizer.steps += 1  # a schedule goes on
+            self.optimizer.steps += 1  # the learning rate schedule goes on
             return
         with self._turn:
             if self.sparse:
@@ -100,7 +99,7 @@ class Hogwild(Strategy):
         grads[support] = 0
 
     def _support(self) -> NDArray[np.intp]:
-        """Where the gradient is not 0: as a layer says (`EmbeddingBag.support`), or by looking."""
+        """Return where the gradient is not 0; some layers know it (`EmbeddingBag.support`)."""
         model = self.model
         layers = getattr(model, "layers", [None] * (len(model.offsets) - 1))
         parts = []
@@ -149,7 +148,7 @@ class Hogwild(Strategy):
 
 
 class _Turn:
-    """`with turn:` one rank at a time, by the exclusive lock of an MPI window."""
+    """A lock, for `with turn:`, that one rank has at a time: the lock of an MPI window."""
 
     def __init__(self, comm: MPI.Intracomm):
         self._win = MPI.Win.Allocate_shared(LINE if comm.rank == 0 else 0, 1, comm=comm)

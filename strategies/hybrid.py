@@ -20,12 +20,12 @@ from strategies.sharding.stages import Plan, StagedModel
 class Hybrid(Sharded):
     """A grid of `data` x `stages` x `tensor` ranks, the last varying fastest.
 
-    Each strategy does its own part: tensor parallelism rewrites the layers of a stage, the
-    pipeline passes micro-batches through the stages, data parallelism sums what the copies of the
-    pipeline found. Neighbouring ranks share a tensor group, which talks most.
+    Tensor parallelism rewrites the layers of a stage, the pipeline passes micro-batches through
+    the stages, and data parallelism sums the gradients of the copies of the pipeline. Neighbouring
+    ranks form a tensor group, which communicates most.
 
     Args:
-        data, stages, tensor: sides of the grid.
+        data, stages, tensor: ranks along each side of the grid.
         micro_batches, schedule, cuts, chunks: as for Pipeline; micro-batches are made of the rows
             of one copy.
 

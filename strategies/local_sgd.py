@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch
-from strategies.base import own_gradients, refuse_synchronised, under
+from strategies.base import own_gradients, refuse_sync_batch_norm, with_prefix
 from strategies.data_parallel import DataParallel
 
 
 class LocalSGD(DataParallel):
-    """Each rank steps on its own shard; every `period` steps all take the mean of their weights.
+    """Each rank trains on its own shard; every `period` steps all take the mean of their weights.
 
-    The mean weighs a rank by the rows that it has seen since the last one (McMahan et al.,
+    The mean weighs a rank by the rows that it has seen since the last mean (McMahan et al.,
     "Communication-efficient learning of deep networks from decentralized data", 2017, algorithm
     1; Stich, "Local SGD converges fast and communicates little", 2019). The optimizer's state is
     averaged with the weights (Yu, Jin, Yang, "On the linear speedup analysis of communication
@@ -28,29 +28,28 @@ class LocalSGD(DataParallel):
 
     is p - lr (momentum v + g + decay p), since the b_k/B add up to 1 and the b_k/B g_k to the
     gradient g of the whole batch, however uneven the shards. (A rank without rows steps on a
-    gradient of 0, and for this batch weighs nothing.) That v is common to all ranks is why it is
-    averaged too: v_k kept by each rank would do only while the b_k/B stay the same. Adam divides
-    by the root of squared gradients, whose mean is not the square of the mean: it differs.
+    gradient of 0, and its weight in this mean is 0.) All ranks must begin with the same v, so v
+    is averaged too. Adam divides by the root of squared gradients, whose mean is not the square
+    of the mean, so with Adam the two differ.
 
     `step` returns the mean loss over this rank's own rows, nan if it has none: the global mean
-    would cost the communication that is to be saved. `weights` returns the mean of the ranks'
-    weights at any time and leaves the ranks' own as they are.
+    would need the communication that this strategy saves. `weights` returns the mean of the
+    ranks' weights at any time, and does not change what the ranks train on.
 
     Args:
         period: steps between averages; "epoch" averages after a batch that ends an epoch
             (`Batch.ends_epoch`, which `Dataset.batches` sets); "end" never does, and only
             `weights` combines the copies (one-shot averaging: Zinkevich et al., "Parallelized
             stochastic gradient descent", 2010). Call `synchronise` for any other rhythm.
-        warmup: so many synchronous steps first, as DataParallel takes them (post-local SGD: Lin
+        warmup: synchronous steps at the beginning, as in DataParallel (post-local SGD: Lin
             et al., "Don't use large mini-batches, use local SGD", 2020).
-        outer: an optimizer for the average. Its gradient is the way that the average has come,
-            old weights minus mean (DiLoCo: Douillard et al., 2023, algorithm 1). SGD(1.0) is
-            plain averaging.
+        outer: an optimizer that moves the average. Its gradient is the old average minus the new
+            mean (DiLoCo: Douillard et al., 2023, algorithm 1). SGD(1.0) is plain averaging.
 
     Raises:
         Refused: sync_batch_norm.
         TypeError: an argument is of the wrong type.
-        ValueError: period or warmup out of range, or an outer optimizer that would never act.
+        ValueError: period or warmup is out of range, or outer would never act.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class LocalSGD(DataParallel):
         outer: Any = None,
     ):
         super().__init__(model, optimizer, comm)
-        refuse_synchronised(model)
+        refuse_sync_batch_norm(model)
         if not isinstance(period, str):
             period = as_int("period", period, 1)
         elif period not in ("epoch", "end"):
@@ -78,7 +77,7 @@ class LocalSGD(DataParallel):
         self._restart()
 
     def _restart(self) -> None:
-        """Since now: steps taken, rows seen by this rank and by all of them."""
+        """Count anew the steps taken, and the rows seen by this rank and by all ranks."""
         self._steps = self._own_rows = self._all_rows = 0
 
     def gradients(self, batch: Batch) -> float:
@@ -125,7 +124,7 @@ class LocalSGD(DataParallel):
         return weights
 
     def state(self) -> dict[str, NDArray]:
-        """As `Strategy.state`, after `synchronise`: a run that goes on equals one that resumes."""
+        """Synchronise, so that a run that goes on equals one that resumes, and return the state."""
         self.synchronise()
         state = super().state()
         if self.outer is not None:
@@ -134,7 +133,7 @@ class LocalSGD(DataParallel):
         return state
 
     def load_state(self, state: dict[str, NDArray]) -> None:
-        own = under("outer.", state)
+        own = with_prefix("outer.", state)
         if self.outer is not None:
             self._check_outer(own, state)
         super().load_state(state)

@@ -1,4 +1,4 @@
-"""A parameter server: rank 0 keeps the weights, the others compute, and need not keep step."""
+"""A parameter server: rank 0 keeps the weights, the others compute at their own pace."""
 
 import math
 from collections import deque
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nn.arguments import as_int
 from nn.batch import Batch
 from nn.optim import zeros_like
-from strategies.base import Refused, Strategy, refuse_synchronised
+from strategies.base import Refused, Strategy, refuse_sync_batch_norm
 
 PULL, PUSH = 1, 2
 
@@ -23,46 +23,46 @@ class ParameterServer(Strategy):
     et al., "More effective distributed ML via a stale synchronous parallel parameter server"
     (2013). The server updates once a clock, from the sum over all workers, added in rank order
     (Li et al., "Scaling distributed machine learning with the parameter server", 2014, algorithm
-    1). Every update is therefore the gradient of a whole global batch: learning rate, momentum
-    and decay mean what they mean to Sequential, and old weights are the only difference.
-    `staleness=0` leaves none: it equals DataParallel over the workers. Only then does a run that
-    resumes go on bit for bit: otherwise how old weights are is a matter of time, in every run.
+    1). Every update therefore uses the gradient of a whole global batch: learning rate, momentum
+    and decay mean what they mean to Sequential, and old weights are the only difference. With
+    `staleness=0` there is no difference, and it equals DataParallel over the workers. Only then
+    does a run resume bit for bit: otherwise timing decides how old the weights are.
 
-    All messages are point-to-point, and none is under way once every rank has returned from the
-    same number of steps: the server serves within `step`, until its clock is complete. They pass
-    through a communicator of the server's own, which `close` frees. A single rank serves itself,
-    which is Sequential.
+    All messages are point-to-point. The server serves within `step`, until its clock is complete,
+    so no message is under way once every rank has returned from the same number of steps. Messages
+    pass through a communicator of their own, which `close` frees. A single rank trains as
+    Sequential does.
 
-    `step` returns the mean loss over the global batch on the server, over the rank's own rows on
-    a worker (nan if it has none).
+    `step` returns the mean loss over the global batch on the server, and over the rank's own rows
+    on a worker (nan if it has none).
 
     Attributes:
-        log: on the server, (worker, clock, staleness) of every pull that was answered: so old
-            were the weights of that worker at that clock. Weights are a function of it.
+        log: on the server, (worker, clock, staleness) of every pull that was answered: how many
+            clocks old that worker's weights were. It determines all weights.
 
     Raises:
         TypeError, ValueError: staleness is not a whole number of at least 0.
-        Refused: a communicator that is not MPI's, which alone has messages from whoever is first;
+        Refused: the communicator is not MPI's, so it cannot receive from any rank; the model has
             sync_batch_norm.
     """
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm, staleness: int = 0):
         super().__init__(model, optimizer, comm)
-        refuse_synchronised(model)
+        refuse_sync_batch_norm(model)
         if not isinstance(comm, MPI.Intracomm):
             raise Refused(
-                f"comm is {comm!r}: a server takes messages from whoever is first, expected an "
-                "MPI intracommunicator"
+                f"comm is {comm!r}: expected an MPI intracommunicator, since the server receives "
+                "from any rank"
             )
         self.staleness = as_int("staleness", staleness, 0)
         self.log: list[tuple[int, int, int]] = []
         self._pushed: list[deque[NDArray]] = [deque() for _ in range(comm.size - 1)]
-        # The server takes whatever comes: it must not be what others send on `comm`.
+        # The server receives from any rank, and must not receive what others send on `comm`.
         self._messages = comm.Dup()
         self._begin()
 
     def _begin(self) -> None:
-        # On every rank `optimizer.steps` is the clock: on the server, the updates done.
+        # On every rank `optimizer.steps` is the clock; on the server it counts the updates.
         self._clocks = [self.optimizer.steps] * self.comm.size
         self._waiting: list[int] = []
 
@@ -90,7 +90,7 @@ class ParameterServer(Strategy):
         )
 
     def _serve(self) -> float:
-        """Receive until every worker has pushed the gradient of this clock; returns the loss."""
+        """Receive until every worker has pushed the gradient of this clock, and return the loss."""
         while not all(self._pushed):
             self._receive()
         total, *others = (queue.popleft() for queue in self._pushed)
@@ -100,7 +100,7 @@ class ParameterServer(Strategy):
         return float(total[-1])
 
     def _receive(self) -> None:
-        """One message: a gradient with its loss behind it, or an empty one, which asks to pull."""
+        """Receive a gradient with its loss behind it, or an empty message that asks for weights."""
         params, status = self.model.params, MPI.Status()
         message = np.empty(len(params) + 1, params.dtype)
         self._messages.Recv(message, MPI.ANY_SOURCE, MPI.ANY_TAG, status)
@@ -111,7 +111,7 @@ class ParameterServer(Strategy):
             self._answer()
 
     def _answer(self) -> None:
-        """Send the weights to those who wait for them and are not too far ahead of the others."""
+        """Send the weights to each waiting worker that is not too far ahead of the others."""
         done = self.optimizer.steps
         for worker in list(self._waiting):
             clock = self._clocks[worker]
@@ -137,7 +137,7 @@ class ParameterServer(Strategy):
 
     def state(self) -> dict[str, NDArray]:
         for name in getattr(self.optimizer, "slots", ()):
-            # Workers have none of their own: room for the server's.
+            # Workers have no state of their own, but need room to receive the server's.
             self.optimizer.state.setdefault(name, zeros_like(self.model.params))
         return super().state()
 

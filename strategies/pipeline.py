@@ -14,12 +14,12 @@ from strategies.sharding.stages import Plan, StagedModel
 
 
 class Pipeline(Sharded):
-    """Each rank holds consecutive layers; the batch passes in micro-batches.
+    """Each rank holds consecutive layers; the batch passes through them in micro-batches.
 
     Gradients of the micro-batches are summed in their order in every schedule, so the schedules
     agree to the bit, with each other and with adding up the micro-batches in one process.
 
-    Every batch needs a row for each micro-batch. The last of an epoch may be left with fewer:
+    Every batch needs a row for each micro-batch. The last batch of an epoch may have fewer rows:
     choose a batch size, or `micro_batches`, such that rows % batch size is 0 or at least
     `micro_batches`.
 
@@ -28,15 +28,15 @@ class Pipeline(Sharded):
         schedule: "naive", "gpipe", "1f1b" or "interleaved"; see `strategies.sharding.schedules`.
         cuts: "auto" balances the stages by the cost of each layer as measured on rank 0; or the
             first layer of every stage but the first.
-        chunks: stages a rank in the interleaved schedule, by default 2; stage s is then on rank
+        chunks: stages on each rank in the interleaved schedule, by default 2; stage s is on rank
             s % size.
 
     Raises:
-        Refused: more stages than layers; a cut behind a layer that makes several rows of each; in
-            `step`, fewer rows than micro-batches.
-        ValueError: cuts, schedule or counts that are none. In `step`, on its rank alone, a stage
-            that makes something else of its rows than the model says. (The other ranks wait:
-            start with `-m mpi4py`, which ends them.)
+        Refused: there are more stages than layers, or a cut behind a layer that makes several
+            rows of each; in `step`, a batch has fewer rows than micro-batches.
+        ValueError: cuts, schedule or a count is invalid. In `step`, only on its rank: a stage makes
+            other shapes of its rows than the model says. (The other ranks then wait: start with
+            `-m mpi4py`, which ends them.)
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Pipeline(Sharded):
         plan = Plan(model, comm, comm.size, micro_batches, schedule, cuts, chunks)
         self._micro_batches = micro_batches
         self.layouts = [plan.layout(model, stage, unsplit) for stage in range(comm.size)]
-        # Activations and gradients are told apart by tags: no others may pass between them.
+        # Tags tell activations and gradients apart, so no other messages may use this communicator.
         self._messages = comm.Dup()
         self.model = raise_together(comm, lambda: StagedModel(model, self._messages, plan, unsplit))
 
@@ -72,6 +72,9 @@ class Pipeline(Sharded):
 
 
 def check_rows(rows: int, micro_batches: int) -> None:
+    """Raise Refused if some micro-batch would have no row."""
+    """Raise Refused if some micro-batch would have no row."""
+    """Raise Refused if some micro-batch would have no row."""
     if micro_batches > rows:
         raise Refused(
             f"micro_batches={micro_batches} and {rows} rows to make them of: expected at most one "
@@ -80,7 +83,7 @@ def check_rows(rows: int, micro_batches: int) -> None:
 
 
 def loss_of_last(loss: float, comm: MPI.Intracomm) -> float:
-    """The loss, which the last stage alone has seen, on every rank."""
+    """Return the loss, which only the last stage knows, on every rank. Collective."""
     buffer = np.array([loss], np.float64)
     comm.Bcast(buffer, comm.size - 1)
     return float(buffer[0])

@@ -7,7 +7,7 @@ from strategies.base import Strategy
 
 
 class Sequential(Strategy):
-    """The oracle: gradient of the whole batch, update. Communicates with nobody.
+    """Computes the gradient of the whole batch, updates, and communicates with nobody.
 
     Every rank that runs it does the same work; `comm` may be left out.
     """
@@ -16,7 +16,7 @@ class Sequential(Strategy):
         super().__init__(model, optimizer, comm or MPI.COMM_SELF)
 
     def _check_start(self, params, comm) -> None:
-        """Nothing: some ranks may run it and others not."""
+        """Check nothing, since some ranks may run it and others not."""
 
     def gradients(self, batch: Batch) -> float:
         return self.model.gradients(batch)

@@ -9,13 +9,12 @@ from strategies.comm.shared_window import LINE, SharedWindow
 
 
 class SharedDataParallel(Strategy):
-    """Parameters and all gradients lie in one MPI shared window: nothing is sent at all.
+    """Ranks keep parameters and all gradients in one MPI shared window, and send nothing.
 
     Each rank writes the gradient of its rows into a row of its own. Between two barriers it then
-    sums one slice over all rows, always in rank order and in their memory, and updates that slice
-    of the parameters that all ranks read. The update is shared too, and the result is the same to
-    the bit as summing the same shards in one process. (MPI-3.1 standard, 11.2.3; Hoefler et al.,
-    "MPI + MPI", 2013.)
+    sums one slice over all rows, always in rank order and in place, and updates that slice of the
+    parameters, which all ranks read. The result is the same to the bit as summing the same shards
+    in one process. (MPI-3.1 standard, 11.2.3; Hoefler et al., "MPI + MPI", 2013.)
 
     Raises:
         Refused: the ranks of `comm` do not share one node.
@@ -39,8 +38,8 @@ class SharedDataParallel(Strategy):
     def reduce(self, loss: float) -> float:
         self._losses[self.comm.rank] = loss
         self._window.fence()
-        # In rank order, and in turn into each row of another rank, which has to write it again:
-        # that is cheaper for memory that we have written too than for what we have only read.
+        # Sum in rank order, into the rows of the other ranks. They write these rows again in the
+        # next step, which costs less for memory that this rank has written than has only read.
         total = self._rows[0][self._mine]
         for row, out in zip(self._rows[1:], self._others):
             total = np.add(total, row[self._mine], out=out[self._mine])
@@ -76,7 +75,7 @@ class SharedDataParallel(Strategy):
 
 
 def _line_slice(k: int, n: int, params) -> slice:
-    """Slice `k` of `n`, cut between cache lines so that no two ranks write to one."""
+    """Return slice `k` of `n`, cut between cache lines, so that no two ranks write to one line."""
     per_line = LINE // params.dtype.itemsize
     lo, hi = bounds(k, n, -(-len(params) // per_line))
     return slice(min(lo * per_line, len(params)), min(hi * per_line, len(params)))

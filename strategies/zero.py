@@ -1,4 +1,4 @@
-"""ZeRO: data parallelism that keeps one copy of what plain data parallelism keeps on every rank."""
+"""ZeRO: data parallelism that shards what plain data parallelism keeps on every rank."""
 
 import copy
 from typing import NamedTuple
@@ -16,11 +16,11 @@ from strategies.sharding.layout import Block, Sharded
 
 
 class ZeRO(Sharded):
-    """Rows are sharded as in DataParallel, and so is what the ranks would hold alike.
+    """Data parallelism that also shards optimizer state, gradients and parameters.
 
-    Each rank owns one slice of the flat vector: it alone sums that slice of the gradient, keeps its
-    optimizer state and updates it (Rajbhandari et al., "ZeRO", 2020, section 5). Of n parameters,
-    P ranks and a largest layer of L parameters a rank holds
+    Each rank owns one slice of the flat vector: only it sums that slice of the gradient, keeps its
+    optimizer state and updates it (Rajbhandari et al., "ZeRO", 2020, section 5). With n parameters
+    on P ranks, L of them in the largest layer, a rank holds
 
     ===== ============= ============= =================
     stage parameters    gradients     optimizer state
@@ -32,10 +32,10 @@ class ZeRO(Sharded):
 
     Stage 2 sums the gradient of each layer as soon as backward has it. Stage 3 gathers the
     parameters of a layer before its forward and its backward, into memory that the next layer
-    takes over.
+    uses again.
 
     Raises:
-        TypeError, ValueError: a stage other than 1, 2 or 3.
+        TypeError, ValueError: stage is not 1, 2 or 3.
     """
 
     def __init__(self, model: Model, optimizer, comm: MPI.Intracomm, stage: int = 1):
@@ -51,7 +51,7 @@ class ZeRO(Sharded):
             [max(0, min(hi, stop) - max(lo, start)) for lo, hi in slices]
             for start, stop in zip(model.offsets, model.offsets[1:])
         ]
-        """Parameters of each layer that each rank owns: a layer lies in one or several slices."""
+        """Parameters of each layer that each rank owns: a layer may lie in several slices."""
         self._start, stop = slices[comm.rank]
         self._shards_gradient, self._shards_params = stage >= 2, stage >= 3
         largest = max(layer.n_params for layer in self._layers)
@@ -65,13 +65,13 @@ class ZeRO(Sharded):
                 self._grads[: hi - lo] if self._shards_gradient else self._grads[lo:hi],
             )
         self._gathered = -1
-        """The layer whose parameters are at hand, in stage 3."""
+        """The layer whose parameters have been gathered, in stage 3; -1 for none."""
         if self._shards_params:
             own = np.array(model.params[self._start : stop])
         else:
             self._params[:] = model.params
             own = self._params[self._start : stop]
-        # A sum into its own memory lands in front, and needs no other.
+        # MPI writes a sum in place to the front of the buffer, so it needs no memory of its own.
         own_grads = np.zeros_like(own) if self._shards_gradient else self._grads[: len(own)]
         self.model = _Slice(own, own_grads)
 
@@ -94,7 +94,7 @@ class ZeRO(Sharded):
         return loss
 
     def _gather(self, i: int) -> None:
-        """Stage 3: all parameters of layer i, in the place of those of the layer before."""
+        """In stage 3, gather the parameters of layer i, over those of the layer before."""
         if not self._shards_params or i == self._gathered or not self._layers[i].shapes:
             return
         whole = self._params[: self._layers[i].n_params]
@@ -103,14 +103,14 @@ class ZeRO(Sharded):
         self._gathered = i
 
     def _scatter(self, i: int) -> None:
-        """Stages 2 and 3: sum the gradient of layer i, each rank the part that it owns."""
+        """In stages 2 and 3, sum the gradient of layer i, each rank the part that it owns."""
         if self._shards_gradient and self._layers[i].shapes:
             whole = self._grads[: self._layers[i].n_params]
             own = self._own_part(self.model.grads, i)
             self.comm.Reduce_scatter(whole, own, self._layer_counts[i], MPI.SUM)
 
     def _own_part(self, own: NDArray, i: int) -> NDArray:
-        """What this rank owns of layer i, of a vector that has what it owns of all."""
+        """Return the part of layer i, a view, in a vector of all that this rank owns."""
         lo = max(self._offsets[i] - self._start, 0)
         return own[lo : lo + self._layer_counts[i][self.comm.rank]]
 
@@ -130,7 +130,7 @@ class ZeRO(Sharded):
         self._share()
 
     def _share(self) -> None:
-        """The other ranks' parameters have moved: fetch them, or forget the old ones."""
+        """Fetch the parameters that other ranks have moved, or forget the gathered ones."""
         self._gathered = -1
         if not self._shards_params:
             self.comm.Allgatherv(MPI.IN_PLACE, [self._params, self._counts])

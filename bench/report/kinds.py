@@ -8,8 +8,9 @@ from bench.report.promises import Promise
 from bench.report.proofs import Mutant, Proof
 from nn.plain_json import INLINE
 from strategies.records import Record
+from strategies.training import History
 
-__all__ = ["Measurement", "Mutant", "Promise", "Proof", "Race", "Transfer", "WrongCell"]
+__all__ = ["History", "Measurement", "Mutant", "Promise", "Proof", "Race", "Transfer", "WrongCell"]
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ class Progress:
         self._took: dict[str, list[float]] = defaultdict(list)
         self._start = 0.0
         self.said: dict[str, str] = {}
-        """Node id -> what there is to say of its result."""
+        """Node id -> its result in a word, such as "1.52x"."""
 
     def plan(self, items: Sequence[pytest.Item]) -> None:
-        """What will run, in order."""
+        """Take the benchmarks that will run, in order."""
         self._todo = {item.nodeid: item.nodeid.split("[")[0] for item in items}
         self._total = len(items)
 
@@ -45,7 +45,7 @@ class Progress:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """No letters for what has a line of its own."""
+        """Print no letter for a benchmark, since it has a line."""
         if (
             report.nodeid in self._todo
             and report.when == "call"
@@ -55,7 +55,7 @@ class Progress:
         return None
 
     def _left(self) -> str:
-        """Time that the rest will take: as long as its like took, or the average benchmark."""
+        """Time left: each benchmark takes as long as others of its test did, else the average."""
         took = [seconds for times in self._took.values() for seconds in times]
         mean = sum(took) / len(took)
         left = 0.0

@@ -96,7 +96,7 @@ def compare(
         def epochs(first: int, count: int) -> float:
             order = first // count  # another one in every round, the same for all
             history = train(runs[how], dataset, batch_size=net.batch_size, epochs=count, seed=order)
-            record(replace(history, name=f"{net.name}, {computed_by}, {how}"))
+            record(replace(history, name=f"{net.name}, {computed_by}, {how}"), "", [], {})
             return history.seconds[-1]
 
         return epochs

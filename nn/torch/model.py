@@ -66,7 +66,7 @@ class TorchModel(Model):
         TypeError: `modules` is of none of these kinds.
         ValueError: the modules cannot be wrapped, and the message says why: layers share weights;
             parameters have another dtype, are frozen, or have no shape yet; a module mixes rows.
-            Also a device that is not there, and whatever `Model` refuses.
+            Also a device that is not there, and everything that `Model` refuses.
     """
 
     def __init__(
@@ -185,14 +185,8 @@ class TorchModel(Model):
         y, ctx = self._whole.forward(as_rows(x, self.input_shape, self.dtype))
         return y, [ctx]
 
-    def backward(
-        self,
-        dy: NDArray,
-        contexts: list[Any],
-        need_dx: bool = False,
-        add: bool = False,
-        ready: Callable[[int], None] | None = None,
-    ) -> NDArray | None:
+    def backward(self, dy, contexts, need_dx=False, add=False, ready=None):
+        """Like `Model.backward`; with the one context of `forward`, for all layers at once."""
         if len(contexts) == len(self.layers):
             return super().backward(dy, contexts, need_dx, add, ready)
         dx = self._whole.backward(dy, contexts[0], need_dx, add)

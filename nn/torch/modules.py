@@ -22,14 +22,14 @@ def hooked(module: torch.nn.Module) -> bool:
 
 
 def copied_layers(modules: Any, seed: int | None) -> list[torch.nn.Module]:
-    """Copies of the modules that are layers, whatever the user gave.
+    """Copies of the modules that become the layers of a model.
 
     Args:
         modules: what `TorchModel` takes.
         seed: seed of torch's generator while a function builds the modules; None leaves it alone.
 
     Raises:
-        TypeError: `modules` is none of what `TorchModel` takes.
+        TypeError: `modules` is of no kind that `TorchModel` takes.
         ValueError: no modules, lazy modules, or modules that cannot be copied.
     """
     if not isinstance(modules, torch.nn.Module) and callable(modules):

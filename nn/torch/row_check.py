@@ -38,7 +38,7 @@ def output_of_a_row(layer: "TorchLayer", shape: Shape) -> tuple[Shape, int]:
             rows for each, or makes something else of a row among others than of the row alone.
     """
     layer.refresh()
-    module = _for_trial(layer.module)  # whatever the trial changes, it changes in this copy
+    module = _for_trial(layer.module)  # the trial may change it
     precisions = [None, layer.compute] if layer.compute else [None]
     for compute, rows in product(precisions, _two_rows(shape, layer.dtype)):
         try:
@@ -199,7 +199,7 @@ def generator_states(device: torch.device) -> dict[str, Any]:
     """The states of all random generators that a module on `device` may draw from, by name."""
     states = {
         "python's": random.getstate(),
-        # As bytes, which compare, whatever kind of generator it is.
+        # As bytes, which can be compared for every kind of generator.
         "numpy's": pickle.dumps(np.random.get_state(legacy=False)),  # noqa: NPY002
         "torch's": torch.get_rng_state().numpy().tobytes(),
     }

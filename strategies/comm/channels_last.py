@@ -1,6 +1,6 @@
-"""Activations as they are sent: contiguous, features (or channels) varying fastest.
+"""The order in which activations are sent: contiguous, features (or channels) varying fastest.
 
-That is how `nn` keeps them in memory, images included, so this costs no copy there.
+`nn` keeps them in memory in this order, images included, so the conversion copies nothing there.
 """
 
 import numpy as np
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 
 def to_channels_last(x: NDArray) -> NDArray:
-    """(rows, features, ...) to (rows, ..., features), contiguous."""
+    """Turn (rows, features, ...) into (rows, ..., features), contiguous."""
     return np.ascontiguousarray(np.moveaxis(x, 1, -1))
 
 
 def from_channels_last(x: NDArray) -> NDArray:
-    """(rows, ..., features) to (rows, features, ...), a view."""
+    """Turn (rows, ..., features) into (rows, features, ...), a view."""
     return np.moveaxis(x, -1, 1)

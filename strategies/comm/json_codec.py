@@ -12,24 +12,24 @@ import numpy as np
 
 
 def encode(value: Any) -> bytes:
-    """None, truth values, numbers, text, arrays, exceptions, and lists, tuples and dicts of these.
+    """Encode None, booleans, numbers, text, arrays, exceptions, and lists, tuples, dicts of these.
 
     Numbers arrive to the last bit. An exception arrives as the nearest of Python's own classes,
     with its message.
 
     Raises:
-        TypeError: anything else.
+        TypeError: `value` is something else.
     """
     return json.dumps(_plain(value)).encode()
 
 
 def decode(data: bytes) -> Any:
-    """The value of which `encode` made `data`."""
+    """Return the value that `encode` turned into `data`."""
     return _value(json.loads(data))
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has as it is; all else as an object {kind: content}."""
+    """Return what JSON knows as it is, and anything else as an object {kind: content}."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list):
@@ -72,6 +72,6 @@ def _exception(name: str, message: str) -> Exception:
     if isinstance(kind, type) and issubclass(kind, Exception):
         try:
             return kind(message)
-        except TypeError:  # a UnicodeDecodeError, for one, is made of more than a message
+        except TypeError:  # some, such as UnicodeDecodeError, take more than a message
             pass
     return RuntimeError(f"{name}: {message}")

@@ -14,14 +14,14 @@ LINE = 64
 
 
 class SharedWindow:
-    """`rows` vectors of `length` elements, and one float64 a rank, that all ranks of a node see.
+    """`rows` vectors of `length` elements, and a float64 for each rank, that all ranks see.
 
-    All of it is allocated on rank 0: the segment of a second rank begins off a cache line. Every
-    vector begins on a line of its own.
+    Rank 0 allocates all of it, since the segment of a second rank would not begin on a cache
+    line. Every vector begins on a line of its own.
 
     Attributes:
         rows: the vectors, zero at first.
-        scalars: (size,) float64, one a rank, each on a line of its own.
+        scalars: (size,) float64, one for each rank, each on a line of its own.
 
     Raises:
         Refused: the ranks of `comm` are on more than one node.
@@ -52,7 +52,7 @@ class SharedWindow:
         self.fence()
 
     def fence(self) -> None:
-        """Collective: what any rank wrote before it, every rank reads after it."""
+        """Make what any rank wrote before it readable on every rank after it. Collective."""
         self._win.Sync()
         self._comm.Barrier()
         self._win.Sync()
@@ -62,7 +62,7 @@ class SharedWindow:
         return self._win != MPI.WIN_NULL
 
     def close(self) -> None:
-        """Free the memory. Collective. Views of it must be gone: using one would crash."""
+        """Free the memory. Collective. Drop all views first: using one would crash the process."""
         if self.is_open:
             self.rows, self.scalars = [], np.empty(0)
             self._win.Unlock_all()

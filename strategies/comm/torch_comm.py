@@ -1,4 +1,4 @@
-"""Communication besides MPI: torch.distributed, by gloo between CPUs and by NCCL between GPUs."""
+"""Ranks that talk through torch.distributed: by gloo between CPUs, by NCCL between GPUs."""
 
 import os
 from collections.abc import Sequence
@@ -21,35 +21,35 @@ Buffer = NDArray | torch.Tensor
 BACKENDS = ("gloo", "nccl")
 TIMEOUT = 300.0
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells every process that it starts, in the environment."""
+"""Environment variables that torchrun sets for every process that it starts."""
 
 
 class TorchComm(Communicator):
-    """The verbs of an MPI communicator that strategies use, under mpi4py's names and meaning.
+    """A communicator with the methods of mpi4py that strategies call, names and meaning included.
 
-    Any strategy runs on it but those that need what MPI alone has: shared windows
-    (SharedDataParallel, Hogwild), and messages from whoever is first (ParameterServer).
+    Strategies that need what only MPI has do not run on it: shared windows (SharedDataParallel,
+    Hogwild), and receiving from any rank (ParameterServer).
 
         with TorchComm.world() as comm:  # under torchrun or mpiexec
             strategy = DataParallel(model, optimizer, comm)
 
-    A buffer is a numpy array or a torch tensor, contiguous, on any device: what is not on the
-    backend's is copied there and back. The only reduction is MPI.SUM. Messages with tags, which
+    A buffer is a contiguous numpy array or torch tensor on any device; if the backend uses another
+    device, it is copied there and back. The only reduction is MPI.SUM. Messages with tags, which
     NCCL does not have, always go by gloo.
 
     A communicator has process groups of its own: it neither needs nor touches the default group
-    of torch.distributed. To wait for a rank that has died, or freed the communicator, is a
-    RuntimeError at once; for one that does not come, after the timeout.
+    of torch.distributed. Waiting raises RuntimeError, at once if the rank has died or freed the
+    communicator, else after the timeout.
 
     Args:
         store: where the ranks find each other, the same for all.
-        rank, size: of this process, and of all of them.
-        backend: "gloo", between CPUs; or "nccl", between the GPUs that torch has as its current
-            device, another one on every rank.
+        rank, size: the number of this process, and how many there are.
+        backend: "gloo" between CPUs; "nccl" between GPUs, of which each rank uses torch's current
+            device, a different one on every rank.
         timeout: seconds that a rank waits for others.
 
     Raises:
-        ValueError: a backend that is none, or that this build of torch lacks.
+        ValueError: an unknown backend, or one that this build of torch lacks.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TorchComm(Communicator):
         self._messages: Any = dist.ProcessGroupGloo(
             dist.PrefixStore("gloo", store), rank, size, limit
         )
-        self._group: Any = self._messages  # of the collectives
+        self._group: Any = self._messages  # for collectives
         if backend == "nccl":
             self._device = torch.device("cuda", torch.cuda.current_device())
             options = dist.ProcessGroupNCCL.Options()
@@ -79,9 +79,9 @@ class TorchComm(Communicator):
 
     @classmethod
     def world(cls, backend: str = "gloo", timeout: float = TIMEOUT) -> Self:
-        """All processes that torchrun, or else mpiexec, has started. Collective.
+        """Connect all processes that torchrun, or else mpiexec, has started. Collective.
 
-        With "nccl" each takes the GPU of its number on the node.
+        With "nccl" rank i of a node uses GPU i.
 
         Raises:
             ValueError: as for `TorchComm`; more ranks on a node than GPUs.
@@ -98,7 +98,7 @@ class TorchComm(Communicator):
 
     @classmethod
     def from_mpi(cls, comm: MPI.Intracomm, backend: str = "gloo", timeout: float = TIMEOUT) -> Self:
-        """The ranks of an MPI communicator, which tells them where to meet. Collective.
+        """Connect the ranks of an MPI communicator, over which they agree where to meet. Collective.
 
         Raises:
             ValueError: as for `world`, on every rank.
@@ -122,7 +122,7 @@ class TorchComm(Communicator):
     # Communicators of these ranks.
 
     def Split(self, color: int = 0, key: int = 0) -> "TorchComm | MPI.Comm":
-        """The ranks of one color, in the order of key and rank; COMM_NULL for MPI.UNDEFINED."""
+        """Connect ranks of one color, in the order of key and rank; MPI.UNDEFINED gives COMM_NULL."""
         wishes = np.empty((self.size, 2), np.int64)
         self.Allgather(np.array([color, key], np.int64), wishes)
         self._children += 1
@@ -133,12 +133,12 @@ class TorchComm(Communicator):
 
     def Split_type(self, *args: Any) -> None:
         raise Refused(
-            "ranks share memory through MPI alone: give this strategy an MPI communicator, or use "
+            "ranks only share memory through MPI: give this strategy an MPI communicator, or use "
             "DataParallel, which sends"
         )
 
     def Dup(self) -> "TorchComm":
-        """The same ranks, of whose messages these know nothing."""
+        """Connect the same ranks again, so that messages of the two do not mix."""
         self._check_open()
         self._children += 1
         return self._child(0, range(self.size))
@@ -150,7 +150,7 @@ class TorchComm(Communicator):
         return TorchComm(store, rank, len(members), self._backend, self._timeout)
 
     def Free(self) -> None:
-        """Close the connections, with the last request. Who still waits for this rank fails."""
+        """Close the connections. A rank that still waits for this one raises RuntimeError."""
         if self._group:
             self._group.shutdown()  # NCCL wants to be told; gloo closes as it is forgotten
             self._group = self._messages = None
@@ -180,7 +180,7 @@ class TorchComm(Communicator):
     def Reduce_scatter(
         self, send: Any, recv: Buffer, counts: Sequence[int], op: MPI.Op = MPI.SUM
     ) -> None:
-        """Every part goes to the rank that sums it: torch itself scatters equal parts alone."""
+        """Send every part to the rank that sums it, since torch only scatters equal parts."""
         _check_sum(op)
         whole = _flat(recv if send is MPI.IN_PLACE else send)
         _check_counts(whole, counts, self.size)
@@ -196,7 +196,7 @@ class TorchComm(Communicator):
         self.Allgatherv(send, [recv, [length // self.size] * self.size])
 
     def Allgatherv(self, send: Any, recv: Sequence[Any]) -> None:
-        """Every part is broadcast by the rank that has it: torch itself gathers equal parts alone.
+        """Broadcast every part from the rank that has it, since torch only gathers equal parts.
 
         Args:
             recv: [buffer, how many elements of it each rank sends].
@@ -231,7 +231,7 @@ class TorchComm(Communicator):
         there = whole.cpu()
         return Request(self._messages.recv([there], source, tag), there, whole)
 
-    # Collectives on small objects, as `small_objects` sends them.
+    # Collectives on small objects, encoded by `json_codec`.
 
     def allgather(self, value: Any) -> list[Any]:
         data = np.frombuffer(bytearray(json_codec.encode(value)), np.uint8)
@@ -254,7 +254,7 @@ class TorchComm(Communicator):
         return json_codec.decode(data.tobytes())
 
     def _there(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor on the device of the collectives: itself, if it is there."""
+        """Return the tensor on the device of the collectives: the same one if it is there."""
         self._check_open()
         return tensor.to(self._device)
 
@@ -264,17 +264,17 @@ class TorchComm(Communicator):
 
 
 class Request:
-    """A transfer under way, which `Wait` or `Test` finds complete or failed.
+    """A transfer that has begun, and that `Wait` or `Test` completes.
 
-    gloo tells of a message only when it is waited for: until then `Test` says False.
+    gloo reports a message only to `Wait`: until then `Test` returns False.
 
     Args:
-        work: what torch has made of it.
-        there, here: the tensor that is sent or received, and where that is to be in the end.
+        work: torch's handle of the transfer.
+        there, here: the tensor that is sent or received, and the one that it is copied to.
     """
 
     def __init__(self, work: dist.Work, there: torch.Tensor, here: torch.Tensor):
-        # Given up as it completes: gloo would wait for a message a second time, in vain.
+        # None once complete: gloo would wait for a message a second time, in vain.
         self._transfer: tuple[dist.Work, torch.Tensor, torch.Tensor] | None = work, there, here
 
     def Wait(self) -> None:
@@ -299,13 +299,13 @@ def _check_backend(backend: str) -> None:
 
 
 def _take_device(backend: str, local: int, on_node: int) -> None:
-    """Make the GPU of this rank's number on its node torch's current device."""
+    """Make GPU `local`, of the `on_node` ranks of this node, torch's current device."""
     if backend != "nccl":
         return
     gpus = torch.cuda.device_count()
     if on_node > gpus:
         raise ValueError(
-            f"{on_node} ranks and {gpus} GPUs on this node: NCCL takes a GPU for each rank; start "
+            f"{on_node} ranks and {gpus} GPUs on this node: NCCL needs a GPU for each rank; start "
             "fewer, or use gloo"
         )
     torch.cuda.set_device(local)
@@ -313,7 +313,7 @@ def _take_device(backend: str, local: int, on_node: int) -> None:
 
 def _check_sum(op: MPI.Op) -> None:
     if op != MPI.SUM:
-        raise ValueError("a TorchComm reduces by MPI.SUM alone")
+        raise ValueError("a TorchComm only reduces by MPI.SUM")
 
 
 def _check_counts(whole: torch.Tensor, counts: Sequence[int], size: int) -> None:
@@ -325,9 +325,9 @@ def _check_counts(whole: torch.Tensor, counts: Sequence[int], size: int) -> None
 
 
 def _flat(buffer: Buffer) -> torch.Tensor:
-    """The memory of a buffer as a vector: no copy."""
+    """Return the memory of a buffer as a vector, without a copy."""
     if isinstance(buffer, np.ndarray):
-        # Said of read-only memory by torch itself in a warning alone.
+        # torch only warns of read-only memory.
         usable = buffer.flags.c_contiguous and buffer.flags.writeable
         tensor = torch.from_numpy(buffer) if usable else None
     else:
@@ -338,7 +338,7 @@ def _flat(buffer: Buffer) -> torch.Tensor:
 
 
 def _copy(source: torch.Tensor, target: torch.Tensor) -> None:
-    """What is sent to oneself, or came by way of another device."""
+    """Copy what a rank sends to itself, or what came from another device."""
     if source.shape != target.shape or source.dtype != target.dtype:
         raise ValueError(
             f"{source.numel()} elements of {source.dtype} do not fit into {target.numel()} of "

@@ -1,4 +1,4 @@
-"""Where to cut a net into stages, so that all take about as long."""
+"""Where to cut a net into stages that take about equally long."""
 
 import copy
 import operator
@@ -17,15 +17,15 @@ from strategies.comm.on_rank_0 import on_rank_0
 
 
 def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intracomm) -> list[int]:
-    """Bounds of the stages, the same on every rank: stage s has layers bounds[s] to bounds[s + 1].
+    """Return bounds, the same on every rank: stage s has layers bounds[s] to bounds[s + 1] - 1.
 
     Args:
         cuts: "auto", or the first layer of every stage but the first, increasing.
 
     Raises:
-        TypeError: cuts that are no layer numbers.
-        Refused: more stages than layers, or than "auto" can cut.
-        ValueError: cuts that do not make that many stages; layers that fail as they are measured.
+        TypeError: cuts are not layer numbers.
+        Refused: there are more stages than layers, or than "auto" can make.
+        ValueError: cuts do not make that many stages; a layer fails while it is measured.
     """
     n = len(model.layers)
     if stages > n:
@@ -51,7 +51,7 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
 
 
 def _automatic(model: Model, stages: int, comm: MPI.Intracomm) -> list[int]:
-    """What follows on a layer that makes several rows of each is in one stage with it."""
+    """Balance the stages; all layers from the first that makes several rows of each stay together."""
     n = len(model.layers)
     last = next((i for i, layer in enumerate(model.layers) if layer.rows_each > 1), n - 1)
     if stages > last + 1:
@@ -64,7 +64,7 @@ def _automatic(model: Model, stages: int, comm: MPI.Intracomm) -> list[int]:
 
 
 def _common_costs(model: Model, comm: MPI.Intracomm) -> list[float]:
-    """Let one rank's clock decide for all: with their own, they would cut in different places."""
+    """Measure on rank 0 for all ranks, which would else cut in different places."""
     try:
         return on_rank_0(comm, lambda: layer_costs(model))
     except Exception as error:
@@ -75,16 +75,16 @@ def _common_costs(model: Model, comm: MPI.Intracomm) -> list[float]:
 
 
 def layer_costs(model: Model, rows: int = 32, rounds: int = 3) -> list[float]:
-    """Seconds that forward and backward of each layer take, of `rows` rows; the least of rounds.
+    """Return the seconds that forward and backward of each layer take: the least of some rounds.
 
-    Rows of zeros, which are also word numbers: a first layer may take no other numbers.
+    The rows are zeros, which are valid word numbers too, for first layers that take only these.
     """
     costs = [float("inf")] * len(model.layers)
     batch = Batch(np.empty((rows, 0)), np.zeros(rows, np.intp))
     for _ in range(rounds):
         x = np.zeros((rows, *model.input_shape), model.dtype)
         for i, original in enumerate(model.layers):
-            layer = copy.deepcopy(original)  # layers may keep statistics of rows
+            layer = copy.deepcopy(original)  # a layer may keep statistics of rows
             with rows_of(batch):
                 begin = time.perf_counter()
                 y, ctx = layer.forward(x)
@@ -98,14 +98,14 @@ def layer_costs(model: Model, rows: int = 32, rounds: int = 3) -> list[float]:
 
 
 def balanced(costs: Sequence[float], stages: int) -> list[int]:
-    """Bounds of consecutive, non-empty stages whose most costly one costs the least possible.
+    """Return bounds of consecutive, non-empty stages, such that the most costly costs the least.
 
     Dynamic programming over (layers, stages), the linear partition problem (Skiena, "The Algorithm
     Design Manual", 8.5).
     """
     sums = [0.0, *accumulate(costs)]
     n = len(costs)
-    # best[j]: (cost of the worst stage, bounds) for the first j layers in as many stages as so far.
+    # best[j]: (cost of the worst stage, bounds) if the first j layers are cut into `stage` stages.
     best = {j: (sums[j], [0, j]) for j in range(1, n + 1)}
     for stage in range(2, stages + 1):
         best = {

@@ -17,14 +17,14 @@ EVERYTHING = (slice(None),)
 
 
 class Block(NamedTuple):
-    """A part of one array that lies in a flat vector at `start`: `part` of the array of `shape`."""
+    """The `part` of an array of `shape` that lies in a flat vector at `start`."""
 
     start: int
     shape: tuple[int, ...]
     part: tuple[slice, ...] = EVERYTHING
 
     def of(self, vector: NDArray) -> NDArray:
-        """The block of a full vector, a view."""
+        """Return the block of a full vector, a view."""
         stop = self.start + math.prod(self.shape)
         return vector[self.start : stop].reshape(self.shape)[self.part]
 
@@ -39,23 +39,23 @@ class Block(NamedTuple):
 
 
 Layout = list[Block]
-"""What one rank holds: blocks of the full vector, in the order of its own flat vector."""
+"""The blocks of the full vector that a rank holds, in the order of its own flat vector."""
 
 MakeLayers = Callable[[], list[Layer]]
-"""Makes what a rank computes: every rank knows all layouts, and only its own layers take memory."""
+"""Makes a rank's layers: every rank knows all layouts, but makes only its own layers."""
 
 
 def take(full: NDArray, layout: Layout) -> NDArray:
-    """A rank's own flat vector out of the full one, a copy."""
+    """Return a rank's own flat vector, a copy out of the full one."""
     return np.concatenate([np.empty(0, full.dtype), *(block.of(full).ravel() for block in layout)])
 
 
 def unsplit(stage: Model, need_dx: bool) -> tuple[MakeLayers, Layout]:
-    """A stage's layers as they are, of its parameters all."""
+    """Leave a stage's layers as they are: its rank holds all their parameters."""
 
     def layers() -> list[Layer]:
         copies = [copy.copy(layer) for layer in stage.layers]
-        if hasattr(copies[0], "joined"):  # torch's cost less as one
+        if hasattr(copies[0], "joined"):  # layers of torch run faster as one
             return [copies[0].joined(copies[1:], stage.input_shape)]
         return copies
 
@@ -63,7 +63,7 @@ def unsplit(stage: Model, need_dx: bool) -> tuple[MakeLayers, Layout]:
 
 
 def part_of(model: Model, layers: list[Layer], layout: Layout) -> Model:
-    """The model of `layers`, made from those of `model`, with its own memory for its part alone."""
+    """Make a model of `layers`, with memory for its part of the parameters of `model` only."""
     return Model(
         layers,
         str(model.dtype),
@@ -75,17 +75,17 @@ def part_of(model: Model, layers: list[Layer], layout: Layout) -> Model:
 class Sharded(Strategy):
     """A strategy whose ranks hold, and update, parts of the parameters.
 
-    The model that is given is not trained: a rank copies its part out of it, and the whole can be
-    forgotten. Subclasses set `layouts`, what each rank of `comm` holds. Where several ranks hold
-    the same block they hold the same values.
+    The model that is given is not trained: a rank copies its part out of it, and the model can be
+    deleted. Subclasses set `layouts`, the blocks that each rank of `comm` holds. Ranks that hold
+    the same block hold the same values.
 
     Raises:
-        Refused: a model whose layers cannot be told apart.
+        Refused: the model is not an nn.Model, so its layers are not known.
     """
 
     layouts: list[Layout]
     model: Any
-    """This rank's part: at least flat `params` and `grads`, whose order `layouts` tells."""
+    """This rank's part: flat `params` and `grads` in the order of its layout."""
 
     def __init__(self, model: Model, optimizer, comm: MPI.Intracomm):
         if not isinstance(model, Model):

@@ -10,10 +10,15 @@ from strategies.sharding.schedules import Op
 
 
 class Mailbox:
-    """Messages of one step, each named by the operation that needs it.
+    """Sends and receives the messages of one step, each for the operation that needs it.
 
-    Between two stages messages come in the order of the micro-batches, so the number of the
-    stage and the direction suffice as tag.
+    Messages between two stages come in the order of the micro-batches, so the tag only tells the
+    stage and the direction.
+
+    Args:
+        last: number of the last stage.
+        shapes: of a row at the beginning of each stage, and behind the last.
+        rows: of each micro-batch.
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class Mailbox:
         self.coming[op] = request, buffer
 
     def fetch(self, op: Op) -> NDArray:
-        """What `op` needs."""
+        """Wait for the array that `op` needs, and return it."""
         if op in self.here:
             return self.here.pop(op)
         request, buffer = self.coming.pop(op)
@@ -50,16 +55,16 @@ class Mailbox:
         return from_channels_last(buffer)
 
     def keep(self, op: Op, array: NDArray) -> None:
-        """Put aside for an operation of this rank."""
+        """Put an array aside for an operation of this rank."""
         self.here[op] = array
 
     def deliver(self, op: Op, array: NDArray) -> None:
-        """Send to the rank of `op`, or keep."""
+        """Send an array to the rank of `op`; keep it if that is this rank."""
         rank = op.stage % self.comm.size
         if rank == self.comm.rank:
             self.keep(op, array)
             return
-        # A request holds its buffer; those that are done give it up.
+        # A request keeps its buffer alive: forget those that are done.
         self.leaving = [request for request in self.leaving if not request.Test()]
         self.leaving.append(self.comm.Isend(to_channels_last(array), rank, _tag(op)))
 

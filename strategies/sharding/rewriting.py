@@ -29,7 +29,7 @@ def each_feature_alone(layer: Layer) -> bool:
 
 
 def split(model: Model, comm: MPI.Intracomm, rank: int, need_dx: bool) -> tuple[MakeLayers, Layout]:
-    """Rewrite a model for one rank of `comm`: its layers, and which parameters they take.
+    """Rewrite a model for one rank of `comm`: return its layers, and the parameters they hold.
 
     Input and output are whole on every rank, and so is the gradient of the input.
 
@@ -42,7 +42,7 @@ def split(model: Model, comm: MPI.Intracomm, rank: int, need_dx: bool) -> tuple[
 
 
 class _Rewriting:
-    """Goes through consecutive layers and remembers how the activations are split between them."""
+    """Rewrites consecutive layers, and remembers how activations are split between them."""
 
     def __init__(self, comm: MPI.Intracomm, rank: int, shape: Shape, need_dx: bool):
         self.comm, self.rank, self.shape, self.need_dx = comm, rank, shape, need_dx
@@ -54,10 +54,10 @@ class _Rewriting:
         return [make() for make in self.makers]
 
     def run(self, layers: Sequence[Layer], at: int) -> None:
-        """`at`: where their parameters begin."""
+        """Rewrite `layers`, whose parameters begin at `at` in the flat vector."""
         last = max((i for i, layer in enumerate(layers) if layer.shapes), default=-1)
         for i, layer in enumerate(layers):
-            if isinstance(layer, Linear) and len(self.shape) == 1:  # torch's takes others too
+            if isinstance(layer, Linear) and len(self.shape) == 1:  # a Linear of torch takes other shapes too
                 self._linear(layer, at, alone=i == last)
             elif isinstance(layer, Conv2d):
                 self._convolution(layer, at)
@@ -104,7 +104,7 @@ class _Rewriting:
         self.makers.append(partial(copy.copy, layer))
 
     def _other(self, layer: Layer, at: int) -> None:
-        """A layer without weights to split: on its part if it can, else in full on every rank."""
+        """Keep a layer as it is: on this rank's part if it allows that, else in full on every rank."""
         if not each_feature_alone(layer):
             self._make_whole()
         self.makers.append(partial(copy.copy, layer))
@@ -135,7 +135,7 @@ class _Rewriting:
             at += math.prod(shape)
 
 
-# A torch Linear knows how to make parts of itself, which compute by torch.
+# A Linear of torch makes parts of itself that compute by torch.
 def _columns(layer: Linear, outputs: int) -> Layer:
     if hasattr(layer, "columns"):
         return layer.columns(outputs)

@@ -1,4 +1,4 @@
-"""Pipeline schedules as data: for every rank the order of its forward and backward operations.
+"""Pipeline schedules as data: the order of forward and backward operations of every rank.
 
 Nothing here communicates. A net is cut into `ranks * chunks` stages, stage s on rank s % ranks, and
 every micro-batch passes each stage forward and backward once; who sends what to whom follows from
@@ -41,7 +41,7 @@ Schedule = list[list[Op]]
 
 
 def naive(ranks: int, micro_batches: int, chunks: int = 1) -> Schedule:
-    """One micro-batch after the other, there and back: nothing overlaps."""
+    """Pass one micro-batch forward and backward after the other: nothing overlaps."""
     return [
         [
             Op(kind, stage, i)
@@ -54,17 +54,17 @@ def naive(ranks: int, micro_batches: int, chunks: int = 1) -> Schedule:
 
 
 def gpipe(ranks: int, micro_batches: int) -> Schedule:
-    """All forwards, then all backwards."""
+    """Run all forwards, then all backwards."""
     return [_warmed_up(rank, ranks, micro_batches, 1, micro_batches) for rank in range(ranks)]
 
 
 def one_f_one_b(ranks: int, micro_batches: int) -> Schedule:
-    """Backward as early as it can be, so that fewer micro-batches are alive at once."""
+    """Run each backward as early as possible, so that fewer micro-batches are alive at once."""
     return interleaved(ranks, micro_batches, chunks=1)
 
 
 def interleaved(ranks: int, micro_batches: int, chunks: int) -> Schedule:
-    """1F1B with several stages a rank: the same work in shorter pieces leaves shorter gaps."""
+    """Run 1F1B with several stages on each rank: shorter pieces of work leave shorter gaps."""
     return [
         _warmed_up(rank, ranks, micro_batches, chunks, chunks * ranks - 1 - rank)
         for rank in range(ranks)
@@ -72,7 +72,7 @@ def interleaved(ranks: int, micro_batches: int, chunks: int) -> Schedule:
 
 
 def _warmed_up(rank: int, ranks: int, micro_batches: int, chunks: int, warm_up: int) -> list[Op]:
-    """`warm_up` forwards, then a forward and a backward in turn, then the backwards that are left.
+    """Order `warm_up` forwards, then forwards and backwards in turn, then the other backwards.
 
     Micro-batches pass in groups of `ranks`: a group runs through all stages of a rank before the
     next begins, which is when its outputs have been all the way round.
@@ -90,12 +90,12 @@ SCHEDULES = ("naive", "gpipe", "1f1b", "interleaved")
 
 
 def schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) -> Schedule:
-    """The schedule of that name; `chunks` stages a rank, more than one only if interleaved.
+    """Make the schedule of that name with `chunks` stages on each rank (1 unless interleaved).
 
     Raises:
-        TypeError: a count that is not a whole number.
-        ValueError: an unknown name, counts below 1, or several stages a rank in a schedule that
-            has one.
+        TypeError: a count is not a whole number.
+        ValueError: the name is unknown, a count is below 1, or the schedule has one stage on each
+            rank and `chunks` is more.
     """
     if name not in SCHEDULES:
         raise ValueError(f"schedule={name!r}: expected one of {', '.join(SCHEDULES)}")
@@ -104,5 +104,5 @@ def schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) -> Sche
     if name == "interleaved":
         return interleaved(ranks, micro_batches, chunks)
     if chunks > 1:
-        raise ValueError(f"chunks={chunks}: only the interleaved schedule has several a rank")
+        raise ValueError(f"chunks={chunks}: only the interleaved schedule has several stages on each rank")
     return {"naive": naive, "gpipe": gpipe, "1f1b": one_f_one_b}[name](ranks, micro_batches)

@@ -28,7 +28,7 @@ Parts = list[tuple[int, int]]
 
 
 class RowLinear(Linear):
-    """A Linear of which each rank holds the weights of some inputs, and all hold the whole bias.
+    """A Linear of which each rank holds the weights of some inputs, and the whole bias.
 
     The bias is added once, after the sum. Its gradient needs no sum: every rank sees the whole dy.
     """
@@ -46,7 +46,7 @@ class RowLinear(Linear):
 
 
 class SumGradient(Layer):
-    """In front of a layer split by outputs: each rank has that layer's dx of its outputs alone."""
+    """Sums dx in front of a layer split by outputs, whose ranks each know dx of their outputs."""
 
     def __init__(self, comm: MPI.Intracomm):
         self.comm = comm
@@ -63,7 +63,7 @@ class SumGradient(Layer):
 
 
 class _Regroup(Layer):
-    """Between activations that are whole and ones of which each rank holds its part."""
+    """A layer between whole activations and activations of which each rank holds a part."""
 
     def __init__(self, comm: MPI.Intracomm, rank: int, parts: Parts):
         self.comm, self.parts, self.mine = comm, parts, slice(*parts[rank])
@@ -72,7 +72,7 @@ class _Regroup(Layer):
         return x[:, self.mine]
 
     def _counts(self, x) -> list[int]:
-        """Elements of each rank's part, x being whole or one of the parts."""
+        """Return the elements of each rank's part; x is whole, or one of the parts."""
         per_feature = len(x) * math.prod(x.shape[2:])
         return [per_feature * (hi - lo) for lo, hi in self.parts]
 
@@ -96,7 +96,7 @@ class _Regroup(Layer):
 
 
 class Gather(_Regroup):
-    """Parts to whole, in front of a layer split by outputs, whose dx must be summed."""
+    """Gathers parts in front of a layer split by outputs, and sums the gradient."""
 
     def row_shape(self, shape):
         return (self.parts[-1][1], *shape[1:])
@@ -109,14 +109,14 @@ class Gather(_Regroup):
 
 
 class Collect(Gather):
-    """Parts to whole, in front of what every rank computes alike: dy is whole on each."""
+    """Gathers parts in front of layers that every rank computes in full, so dy is whole."""
 
     def backward(self, dy, ctx, need_dx=True, add=False):
         return self._take(dy)
 
 
 class Take(_Regroup):
-    """Whole to parts."""
+    """Takes this rank's part of whole activations, and gathers the gradient."""
 
     def row_shape(self, shape):
         return (self.mine.stop - self.mine.start, *shape[1:])

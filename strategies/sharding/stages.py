@@ -11,18 +11,18 @@ from nn.layers import Shape
 from nn.layers.dropout import rows_of
 from nn.loss import cross_entropy
 from nn.model import Model
-from strategies.base import Refused, refuse_synchronised
+from strategies.base import Refused, refuse_sync_batch_norm
 from strategies.sharding import cuts as stage_cuts
 from strategies.sharding.layout import Layout, MakeLayers, part_of
 from strategies.sharding.mailbox import Mailbox
 from strategies.sharding.schedules import Op, schedule
 
 Split = Callable[[Model, bool], tuple[MakeLayers, Layout]]
-"""From a stage of the net, and whether its dx is needed, to what a rank computes of it."""
+"""(stage of the net, whether its dx is needed) -> what a rank computes and holds of it."""
 
 
 class Plan:
-    """Who has which layers and does what when, the same on every rank."""
+    """Which rank has which layers, and what it does when; the same on every rank."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Plan:
         cuts: str | Sequence[int],
         chunks: int | None,
     ):
-        refuse_synchronised(model)
+        refuse_sync_batch_norm(model)
         if chunks is None:
             chunks = 2 if name == "interleaved" else 1
         self.schedule = schedule(name, ranks, micro_batches, chunks)
@@ -50,14 +50,14 @@ class Plan:
     def pieces(
         self, model: Model, rank: int, split: Split
     ) -> Iterator[tuple[int, Model, MakeLayers, Layout]]:
-        """For each stage of a rank: its number, its model, its layers and what they hold of it."""
+        """Yield each stage of a rank: its number, its model, its layers and what they hold of it."""
         for stage in range(rank, self.stages, self.ranks):
             lo, hi = self.bounds[stage : stage + 2]
             piece = model.stage(lo, hi)
             yield stage, piece, *split(piece, lo > 0)
 
     def layout(self, model: Model, rank: int, split: Split) -> Layout:
-        """What a rank holds of the whole model."""
+        """Return the blocks that a rank holds of the whole model."""
         return [
             block.shifted(model.offsets[self.bounds[stage]])
             for stage, _, _, blocks in self.pieces(model, rank, split)
@@ -79,7 +79,7 @@ class StagedModel:
             for stage, piece, layers, blocks in plan.pieces(model, comm.rank, split)
         }
         self.live: dict[tuple[int, int], list] = {}
-        """(stage, micro-batch): contexts between its forward and its backward."""
+        """(stage, micro-batch) -> contexts that wait for backward."""
         self.offsets = [0, *np.cumsum([len(part.params) for part in self._stages.values()])]
         params = np.concatenate([part.params for part in self._stages.values()])
         self.bind(params, np.zeros_like(params))
@@ -91,11 +91,10 @@ class StagedModel:
             part.bind(params[lo:hi], grads[lo:hi])
 
     def gradients(self, batch: Batch) -> float:
-        """Run this rank's operations in order. Returns the loss on the last stage, else 0.
+        """Run this rank's operations in order; return the loss on the last stage, else 0.
 
-        Sends do not wait, and the message of the next operation can come while this one
-        computes: with blocking sends two neighbours that send to each other would both wait, as
-        1F1B lets them.
+        Sends do not wait, and the message of the next operation can arrive during this one. In
+        1F1B two neighbours may send to each other, and with blocking sends both would wait.
         """
         parts = [batch.shard(i, self.micro_batches) for i in range(self.micro_batches)]
         self.live.clear()
@@ -129,7 +128,7 @@ class StagedModel:
         return loss
 
     def _check_shape(self, stage: int, found: Shape, rows: int) -> None:
-        """What the next stage has made room for. (MPI would say that a message was truncated.)"""
+        """Raise ValueError if the next stage expects another shape, where MPI would truncate it."""
         expected = rows, *self._shapes[stage + 1]
         if found != expected:
             lo, hi = self._bounds[stage : stage + 2]

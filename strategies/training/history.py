@@ -45,6 +45,10 @@ class History(Record, kind="training"):
             stop all ranks wait for the slowest, and the wait counts.
         samples: rows trained on by all ranks from the beginning to the end of the step.
         learning_rate: the rate of the step; nan if the optimizer has no `lr`.
+        grad_norm: Euclidean norm of the gradient of the global batch, summed in float64, as the
+            optimizer was given it. It is taken at the last step before each stop, for strategies
+            that have the whole gradient on every rank (Sequential, DataParallel,
+            CompressedDataParallel); nan at all other steps.
     """
 
     dataset: str
@@ -60,6 +64,7 @@ class History(Record, kind="training"):
     seconds: list[float] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
+    grad_norm: list[float] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
 
     @property

@@ -17,11 +17,18 @@ from nn.batch import Batch
 from strategies.base import Strategy
 from strategies.comm.on_rank_0 import on_rank_0
 from strategies.comm.raise_together import raise_together
+from strategies.compressed_data_parallel import CompressedDataParallel
+from strategies.data_parallel import DataParallel
+from strategies.sequential import Sequential
 from strategies.training.history import Evaluation, History
 from strategies.training.resuming import SAME, resume, save
 
 Evaluate = Callable[[NDArray], Mapping[str, float]]
 """weights, (n,) -> numbers by name."""
+
+
+WHOLE_GRADIENT = (Sequential, DataParallel, CompressedDataParallel)
+"""Strategies of which every rank has the whole gradient between `reduce` and `update`."""
 
 
 class Batches(Protocol):
@@ -123,10 +130,10 @@ def train(
     try:
         run.start_clock()
         for batch in batches:
-            run.step(batch)
-            stops = batch.ends_epoch if every is None else run.position % every == 0
+            stops = batch.ends_epoch if every is None else (run.position + 1) % every == 0
+            run.step(batch, stops)
             saves = stops if checkpoint_every is None else run.position % checkpoint_every == 0
-            if run.stop(stops, saves):
+            if (stops or saves) and run.stop(stops, saves):
                 break
         else:
             run.stop(True, True)
@@ -162,6 +169,8 @@ class _Run:
             self.saved_at = self.position
         self.shared = self.history.steps
         self.is_heard = any(self.comm.allgather(on_step is not None))
+        kind = type(strategy)
+        self.has_whole_gradient = kind in WHOLE_GRADIENT
         self.wants_to_end = False
         self.error: Exception | None = None
 
@@ -169,12 +178,17 @@ class _Run:
         self.comm.Barrier()
         self._zero = time.perf_counter() - (self.history.seconds or [0.0])[-1]
 
-    def step(self, batch: Batch) -> None:
-        """Take a step and note it."""
+    def step(self, batch: Batch, stops: bool) -> None:
+        """Take a step and note it, with the norm of its gradient if a stop follows."""
         history, optimizer = self.history, self.strategy.optimizer
         rate = getattr(optimizer, "lr", math.nan)
         history.learning_rate.append(float(rate(optimizer.steps) if callable(rate) else rate))
-        history.loss.append(float(self.strategy.step(batch)))
+        if stops and self.has_whole_gradient:
+            loss, norm = self._step_and_norm(batch)
+        else:
+            loss, norm = self.strategy.step(batch), math.nan
+        history.loss.append(float(loss))
+        history.grad_norm.append(norm)
         history.samples.append((history.samples or [0])[-1] + len(batch))
         history.seconds.append(time.perf_counter() - self._zero)
         self.position += 1
@@ -183,6 +197,21 @@ class _Run:
                 self.wants_to_end = bool(self.on_step(history))
             except Exception as error:  # raised at the next stop, where every rank hears of it
                 self.error = error
+
+    def _step_and_norm(self, batch: Batch) -> tuple[float, float]:
+        """Take the parts of `Strategy.step`: `update` may overwrite the gradient."""
+        strategy = self.strategy
+        strategy.take_dropout_clock()
+        loss = strategy.reduce(strategy.gradients(batch))
+        begin = time.perf_counter()
+        grads = strategy.model.grads
+        if isinstance(grads, np.ndarray):
+            norm = float(np.linalg.norm(grads.astype(np.float64)))
+        else:
+            norm = grads.double().norm().item()
+        self._zero += time.perf_counter() - begin  # every rank does the same: the clock stands
+        strategy.update()
+        return loss, norm
 
     def stop(self, stops: bool, saves: bool) -> bool:
         """Do what is due while the clock stands, and return whether a rank wants to end."""

@@ -19,7 +19,13 @@ from strategies.training.history import History
 SAME = ("dataset", "rows", "batch_size", "seed", "start")
 """What a training that resumes has in common with the one that it goes on with."""
 
-LISTS = {"loss": float, "seconds": float, "samples": int, "learning_rate": float}
+LISTS = {
+    "loss": float,
+    "seconds": float,
+    "samples": int,
+    "learning_rate": float,
+    "grad_norm": float,
+}
 """The lists of a history that have an entry for each step."""
 
 

@@ -1,4 +1,4 @@
-"""It learns, and in parallel as well as sequentially."""
+"""Nets learn, and in parallel as well as sequentially."""
 
 from functools import cache, partial
 
@@ -7,7 +7,7 @@ import pytest
 from mpi4py import MPI
 
 from nn import SGD, Adam, cnn, data, lr_schedules, mlp
-from strategies import DataParallel, Sequential, SharedDataParallel
+from strategies import DataParallel, Sequential, SharedDataParallel, train
 from tests.support.oracles import MatchedOrder
 
 ROWS = 10_000
@@ -19,8 +19,7 @@ def accuracy_after(make, model, optimizer, epochs, batch_size, lr, comm):
     digits = data.load("digits", size=ROWS)
     steps = epochs * digits.steps_per_epoch(batch_size)
     strategy = make(model, optimizer(lr_schedules.cosine(lr, steps)), comm)
-    for batch in digits.batches(batch_size, epochs=epochs, seed=1):
-        strategy.step(batch)
+    train(strategy, digits, batch_size=batch_size, epochs=epochs, seed=1)
     strategy.close()
     return float(np.mean(model.predict(digits.x_test) == digits.y_test))
 
@@ -36,7 +35,7 @@ def cnn_accuracy(make, comm):
 
 @cache
 def sequential_accuracy(of_net, shards=None):
-    """Of plain training, or of plain training that adds up `shards` shards in rank order."""
+    """Accuracy of plain training; with `shards`, of plain training that adds them in rank order."""
     if shards is None:
         return of_net(Sequential, MPI.COMM_SELF)
     return of_net(lambda model, optimizer, comm: MatchedOrder(model, optimizer, shards), None)
@@ -55,9 +54,9 @@ def test_the_mlp_learns_digits_to_95_percent(world, make):
 
 @pytest.mark.deadline(240)
 def test_the_cnn_learns_digits_to_97_and_a_half_percent(world):
-    """Pooling and ReLU make of the last bit another net: seven orders of adding, of 1 to 7 shards,
-    got 1633 to 1637 of the test images right. So the order of the oracle is that of the ranks, and
-    the strategy is one that keeps to it. (MPI sums more than two ranks as it likes.)
+    """Pooling and ReLU turn a difference in the last bit into another net: adding the gradient in
+    seven orders, of 1 to 7 shards, got 1633 to 1637 test images right. So the oracle adds in rank
+    order, and so does the strategy. (MPI chooses the order itself for more than two ranks.)
     """
     parallel = cnn_accuracy(SharedDataParallel, world)
     assert parallel >= 0.975

@@ -5,10 +5,20 @@ import math
 import pytest
 
 from bench.core.cell import Cell
-from bench.report.kinds import Measurement, Mutant, Promise, Proof, Transfer, WrongCell
+from bench.report.kinds import (
+    History,
+    Measurement,
+    Mutant,
+    Promise,
+    Proof,
+    Race,
+    Transfer,
+    WrongCell,
+)
 from bench.report.proofs import Comparison
 from bench.report.table import main, render
 from strategies.records import Record, Run, RunFile, Unknown, from_dict, read
+from strategies.training import Evaluation
 
 pytestmark = pytest.mark.workers(1)
 
@@ -32,6 +42,15 @@ EXAMPLES = [
     MEASUREMENT,
     WrongCell(CELL, math.inf, "the weights differ"),
     Transfer("Allreduce", 2, 940_072, 0.00025, True),
+    Race("net", 2, 64, 10, {"plain": [0.4, 0.44], "ZeRO": [0.2, 0.2]}, 0.25),
+    History(
+        *("digits", 1000, 64, 2, 0, 0, "ZeRO", 2, "ahead"),
+        loss=[2.5, 1.25],
+        seconds=[0.5, 1.0],
+        samples=[64, 128],
+        learning_rate=[math.nan, 0.1],
+        evaluations=[Evaluation(2, 1.0, 0.5, {"accuracy": 0.875})],
+    ),
     Promise("a / b", 1.2, 1.5),
     Promise("no limit", math.nan),
     Proof(
@@ -49,7 +68,8 @@ EXAMPLES = [
 
 def all_kinds(base=Record):
     for kind in base.__subclasses__():
-        if kind.__module__.partition(".")[0] in ("strategies", "bench") and kind is not Unknown:
+        ours = kind.__module__.startswith(("strategies.", "bench.core.", "bench.report."))
+        if ours and kind is not Unknown:
             yield kind
         yield from all_kinds(kind)
 
@@ -100,6 +120,8 @@ def test_a_file_alone_gives_the_tables(tmp_path, monkeypatch, capsys):
         "WRONG  DataParallel: the weights differ",
         "3.76",  # GB/s
         "at most 1.5",
+        "20.00    2.10",  # of the race: milliseconds a step, and over plain
+        "0.5000       128    1.2500  accuracy 0.875",
         "1e-04",  # of the tolerance
         "1 tests",
         "survivor",

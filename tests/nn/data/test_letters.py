@@ -10,6 +10,7 @@ import pytest
 from nn.data import distortions, load
 from nn.data.sets import letters
 from tests.nn.data.samples import accuracy_of_class_means
+from tests.support.optional import needs
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 
@@ -105,6 +106,7 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
         load("letters", path=tmp_path)
 
 
+@needs("matplotlib", "PIL")
 def test_the_printed_set() -> None:
     dataset = load("letters", size=2_000, normalise=False)
     assert repr(dataset) == (
@@ -118,6 +120,7 @@ def test_the_printed_set() -> None:
         load("letters", size=70_001)
 
 
+@needs("matplotlib", "PIL")
 def test_each_face_and_letter_is_an_original_of_its_own_that_fills_the_page() -> None:
     ink = letters.originals()
     assert ink.shape == (21, 26, 32, 32)
@@ -128,6 +131,7 @@ def test_each_face_and_letter_is_an_original_of_its_own_that_fills_the_page() ->
         assert np.ptp(columns) + 1 <= 17
 
 
+@needs("matplotlib", "PIL")
 def test_no_test_image_is_a_distortion_of_a_training_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distortions, "distort", lambda glyphs, rng: glyphs[:, 2:30, 2:30] * 255)
     for seed in range(3):

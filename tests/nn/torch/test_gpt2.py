@@ -1,20 +1,27 @@
 """GPT-2 is the published net, and takes weights in the published format."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
 
 from nn.torch import layer as torch_layer
 from nn.torch.gpt2 import gpt2, load_gpt2
 from nn.torch.model import TorchModel
+from tests.support.optional import needs
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 
 LAYERS, HEADS, WIDTH, WORDS, CONTEXT = 2, 3, 12, 17, 6
 SIZES = dict(layers=LAYERS, heads=HEADS, width=WIDTH, vocabulary=WORDS, context=CONTEXT)
+
+
+def save_file(weights: dict[str, np.ndarray], path: Path) -> None:
+    from safetensors import numpy as safetensors
+
+    safetensors.save_file(weights, path)
 
 
 def published(dtype=np.float32) -> dict[str, np.ndarray]:
@@ -81,6 +88,7 @@ def logits(weights: dict[str, np.ndarray], tokens: list[int]) -> np.ndarray:
 TOKENS = [[3, 16, 0, 3, 9], [1, 2, 2, 5, 11]]
 
 
+@needs("safetensors")
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_published_weights_give_the_logits_of_the_formulas(tmp_path, prefix):
     weights = published()
@@ -97,6 +105,7 @@ def test_published_weights_give_the_logits_of_the_formulas(tmp_path, prefix):
     np.testing.assert_array_equal(net(torch.tensor(TOKENS).double()).detach().numpy(), found)
 
 
+@needs("safetensors")
 def test_an_output_of_its_own_is_taken(tmp_path):
     weights = published()
     weights["lm_head.weight"] = weights["wte.weight"][::-1].copy()
@@ -105,6 +114,7 @@ def test_an_output_of_its_own_is_taken(tmp_path):
     np.testing.assert_allclose(found.detach().numpy(), logits(weights, TOKENS[0]), rtol=1e-10)
 
 
+@needs("safetensors")
 def test_embedding_and_output_start_equal_and_are_two(tmp_path):
     save_file(published(), tmp_path / "a")
     net = load_gpt2(gpt2(**SIZES), tmp_path / "a")
@@ -112,6 +122,7 @@ def test_embedding_and_output_start_equal_and_are_two(tmp_path):
     assert net[0].wte.weight.data_ptr() != net[-2].weight.data_ptr()
 
 
+@needs("safetensors")
 def test_weights_of_lower_precision_are_converted(tmp_path):
     save_file(published(np.float16), tmp_path / "a")
     net = load_gpt2(gpt2(**SIZES), tmp_path / "a")
@@ -119,6 +130,7 @@ def test_weights_of_lower_precision_are_converted(tmp_path):
     np.testing.assert_allclose(net[-2].weight.detach(), published()["wte.weight"], atol=1e-3)
 
 
+@needs("safetensors")
 def test_a_model_being_trained_is_filled_in_its_own_memory(tmp_path):
     save_file(published(), tmp_path / "a")
     before = TorchModel(load_gpt2(gpt2(**SIZES), tmp_path / "a"), seed=None, input_shape=(5,))
@@ -130,6 +142,7 @@ def test_a_model_being_trained_is_filled_in_its_own_memory(tmp_path):
     assert len(after.params) == sum(w.size for w in published().values()) + WORDS * WIDTH
 
 
+@needs("safetensors")
 def test_a_model_on_a_device_with_memory_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(torch_layer, "in_host_memory", lambda device: False)
     save_file(published(), tmp_path / "a")
@@ -149,6 +162,7 @@ def altered(**changes: np.ndarray | None) -> dict[str, np.ndarray]:
     return {name: value for name, value in weights.items() if value is not None}
 
 
+@needs("safetensors")
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
@@ -178,6 +192,7 @@ def test_tensors_that_do_not_fit(tmp_path, weights, message):
     assert all(map(torch.equal, net.parameters(), before))
 
 
+@needs("safetensors")
 @pytest.mark.parametrize(
     "contents", [b"", b"\x80\x02}.", struct.pack("<Q", 1 << 40) + b"{}", b"PK\x03\x04" * 9]
 )
@@ -187,6 +202,7 @@ def test_damaged_files(tmp_path, contents):
         load_gpt2(gpt2(**SIZES), tmp_path / "some.safetensors")
 
 
+@needs("safetensors")
 def test_cut_files(tmp_path):
     save_file(published(), tmp_path / "a")
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-1])
@@ -194,6 +210,7 @@ def test_cut_files(tmp_path):
         load_gpt2(gpt2(**SIZES), tmp_path / "a")
 
 
+@needs("safetensors")
 def test_wrong_arguments(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such file; expected a"):
         load_gpt2(gpt2(**SIZES), tmp_path / "nowhere")

@@ -1,0 +1,116 @@
+"""The tables of all kinds of results but cells: one for each kind."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from bench.report.kinds import History, Mutant, Promise, Proof, Race, Transfer
+from bench.report.layout import is_last, new_table
+from strategies.records import Record
+
+
+def _transfers(transfers: Sequence[Transfer]) -> Table:
+    table = new_table("how", "workers", "bytes each", "microseconds", "GB/s")
+    for i, t in enumerate(transfers):
+        table.add_row(
+            t.verb,
+            f"{t.workers}†" if t.oversubscribed else f"{t.workers}",
+            f"{t.bytes:,}",
+            f"{1e6 * t.seconds:,.1f}",
+            f"{1e-9 * t.bandwidth:.2f}",
+            style="dim" if t.oversubscribed else None,
+            end_section=is_last(transfers, i, lambda t: (t.verb, t.workers)),
+        )
+    return table
+
+
+def _trainings(trainings: Sequence[History]) -> Table:
+    """A row for trainings of one name, strategy and data set; medians over them."""
+    table = new_table(
+        *("training", "strategy", "data set", "workers", "times"),
+        *("s/epoch", "samples/s", "last loss", "last evaluation"),
+    )
+
+    def alike(training: History) -> tuple[str, str, str, int]:
+        return training.name, training.strategy, training.dataset, training.workers
+
+    for kind in dict.fromkeys(map(alike, trainings)):
+        group = [t for t in trainings if alike(t) == kind and t.steps]
+        if not group:
+            continue
+        last = [t.evaluations[-1].values for t in group if t.evaluations]
+        values = {name: np.median([each[name] for each in last]) for name in (last or [{}])[0]}
+        name, strategy, dataset, workers = kind
+        table.add_row(
+            *(name or strategy, strategy, dataset, f"{workers}", f"{len(group)}"),
+            f"{np.median([t.seconds[-1] / t.epochs for t in group]):.4f}",
+            f"{np.median([t.samples_per_second for t in group]):,.0f}",
+            f"{np.median([t.loss[-1] for t in group]):.4f}",
+            ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
+        )
+    return table
+
+
+def _promises(promises: Sequence[Promise]) -> Table:
+    table = new_table("ratio", "measured", "promised")
+    for p in promises:
+        style = "green" if p.kept else "b red"
+        promised = "" if p.limit is None else f"at most {p.limit:g}"
+        table.add_row(p.what, f"[{style}]{p.value:.3f}[/]", promised)
+    return table
+
+
+def _races(races: Sequence[Race]) -> Table:
+    """The speed of every contender over the first."""
+    table = new_table("net", "workers", "batch", "contender", "ms/step", "speedup")
+    for race in races:
+        base = next(iter(race.rounds))
+        speedups = {base: 1.0} | race.over(base)
+        for name, times in race.rounds.items():
+            table.add_row(
+                race.net,
+                f"{race.workers}",
+                f"{race.batch_size}",
+                name,
+                f"{1e3 * np.median(times) / race.steps_per_round:.2f}",
+                f"{speedups[name]:.2f}",
+            )
+        table.add_section()
+    return table
+
+
+def _proofs(proofs: Sequence[Proof]) -> Table:
+    """How the tests of every file ended, and the largest error of what they compared."""
+    table = new_table("tests of", "number", "failed", "skipped", "largest error / tolerance")
+    files = dict.fromkeys(p.test.partition("::")[0] for p in proofs)
+    for file in files:
+        group = [p for p in proofs if p.test.partition("::")[0] == file]
+        worst = [c.error / c.tolerance for p in group for c in p.comparisons if c.tolerance]
+        table.add_row(
+            file,
+            f"{len(group)}",
+            f"{sum(p.outcome in ('failed', 'xpassed') for p in group)}",
+            f"{sum(p.outcome == 'skipped' for p in group)}",
+            f"{max(worst):.0e}" if worst else "",
+        )
+    return table
+
+
+def _mutants(mutants: Sequence[Mutant]) -> Table:
+    table = new_table("mutant", "caught by")
+    for m in mutants:
+        table.add_row(m.name, f"{len(m.caught_by)} tests" if m.caught else "[b red]none[/]")
+    return table
+
+
+TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
+    Transfer: _transfers,
+    History: _trainings,
+    Promise: _promises,
+    Race: _races,
+    Proof: _proofs,
+    Mutant: _mutants,
+}
+"""Kind -> its table, in the order in which a question shows them."""

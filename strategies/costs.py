@@ -1,10 +1,10 @@
 """What each strategy costs: bytes sent, memory held and idle time, as formulas with their source.
 
-All are pure functions of the net, the ranks and the batch. `sent_by_...` is what one rank gives to
-the communicator in one training step: bytes by verb, of collectives the buffer that it passes
-(what a library makes of that is its own affair). `held_by_...` is what numpy arrays of one rank
-take between two steps, in bytes: parameters, gradients, and `slots` vectors of optimizer state
-(`len(optimizer.slots)`). The tests measure both, and find exactly these numbers.
+All are pure functions of the net, the ranks and the batch. `sent_by_...` returns the bytes that one
+rank gives to the communicator in one training step, by verb; of a collective, the buffer that it
+passes. `held_by_...` returns the bytes that one rank's numpy arrays take between two steps:
+parameters, gradients, and `slots` vectors of optimizer state (`len(optimizer.slots)`). The tests
+measure both, and find exactly these numbers.
 
 With n parameters, P ranks, B rows, m micro-batches:
 
@@ -57,7 +57,7 @@ def _own(rank: int, ranks: int, total: int) -> int:
 
 
 def sent_by_data_parallel(model: Model) -> Sent:
-    """The gradient with the loss in front, in one Allreduce (with buckets, in parts).
+    """Count the gradient with the loss in front, in one Allreduce (with buckets, in parts).
 
     Li et al., "PyTorch Distributed" (2020), section 3.2.
     """
@@ -65,10 +65,10 @@ def sent_by_data_parallel(model: Model) -> Sent:
 
 
 def sent_by_zero(model: Model, ranks: int, rank: int, stage: int) -> Sent:
-    """The gradient once and the parameters once; in stage 3 twice, for forward and for backward.
+    """Count the gradient once, and the parameters once or, in stage 3, twice.
 
-    Backward finds the parameters of the last layer still there. Rajbhandari et al., "ZeRO" (2020),
-    section 7.
+    Backward needs them again, except those of the last layer, which are still there. Rajbhandari
+    et al., "ZeRO" (2020), section 7.
     """
     lo, hi = bounds(rank, ranks, model.offsets[-1])
     gathered = hi - lo
@@ -84,7 +84,7 @@ def sent_by_zero(model: Model, ranks: int, rank: int, stage: int) -> Sent:
 def sent_by_tensor_parallel(
     model: Model, ranks: int, rank: int, rows: int, need_dx: bool = False
 ) -> Sent:
-    """A pair of Linears sums its output forward, and the gradient of its input backward.
+    """Count, for a pair of Linears, its summed output, and backward its input's gradient.
 
     The first pair needs no gradient of its input, unless `need_dx`. A last Linear without a
     partner gathers that gradient instead; convolutions gather their input. Shoeybi et al.,
@@ -95,7 +95,7 @@ def sent_by_tensor_parallel(
 
 
 def sent_by_pipeline(model: Model, cuts: Sequence[int], ranks: int, rank: int, rows: int) -> Sent:
-    """Each row's activations once over every cut, and their gradient back; the loss at the end.
+    """Count activations once over every cut, their gradient back, and at the end the loss.
 
     Huang et al., "GPipe" (2019), section 2.
 
@@ -115,7 +115,7 @@ def sent_by_pipeline(model: Model, cuts: Sequence[int], ranks: int, rank: int, r
 def sent_by_hybrid(
     model: Model, cuts: Sequence[int], grid: tuple[int, int, int], rank: int, rows: int
 ) -> Sent:
-    """The sum of its parts: a copy's pipeline, the tensor groups of its stages, and the copies.
+    """Add up its parts: the pipeline of a copy, tensor groups in stages, sums over copies.
 
     Args:
         cuts: as for a pipeline.
@@ -136,7 +136,7 @@ def sent_by_hybrid(
 
 
 def sent_by_local_sgd(model: Model, slots: int) -> Sent:
-    """The weights and the optimizer's state, in each step that ends a period, else nothing.
+    """Count weights and optimizer state, in a step that ends a period; others send nothing.
 
     McMahan et al., "Communication-efficient learning of deep networks from decentralized data"
     (2017), algorithm 1; the state: Yu, Jin, Yang (2019), algorithm 1.
@@ -145,7 +145,7 @@ def sent_by_local_sgd(model: Model, slots: int) -> Sent:
 
 
 def sent_by_parameter_server(model: Model, ranks: int, rank: int) -> Sent:
-    """The server sends the weights to every worker, a worker its gradient with its loss behind.
+    """Count the weights for every worker on the server, or a worker's gradient and loss.
 
     Li et al., "Scaling distributed machine learning with the parameter server" (2014), section 2.
     """
@@ -154,12 +154,12 @@ def sent_by_parameter_server(model: Model, ranks: int, rank: int) -> Sent:
 
 
 def sent_by_top_k(model: Model, k: int) -> Sent:
-    """k elements, each with its index in 8 bytes. Aji and Heafield (2017), section 3."""
+    """Count k elements, each with its index in 8 bytes. Aji and Heafield (2017), section 3."""
     return Sent(Allgather=min(k, model.offsets[-1]) * (8 + _item(model)), Allreduce=LOSS)
 
 
 def sent_by_power_sgd(model: Model, rank: int) -> Sent:
-    """Two thin matrices for every matrix of weights, and biases as they are.
+    """Count two thin matrices for every matrix of weights, and biases as they are.
 
     Vogels, Karimireddy, Jaggi, "PowerSGD" (2019), algorithm 1.
 
@@ -178,17 +178,17 @@ def sent_by_power_sgd(model: Model, rank: int) -> Sent:
 
 
 def held_by_sequential(model: Model, slots: int) -> int:
-    """Parameters, gradients and the optimizer's vectors."""
+    """Count parameters, gradients and the optimizer's vectors."""
     return (2 + slots) * _item(model) * model.offsets[-1]
 
 
 def held_by_data_parallel(model: Model, slots: int) -> int:
-    """As in plain training, and a line of cache in front of the gradient, for the loss."""
+    """Count as in plain training, and a cache line in front of the gradient, for the loss."""
     return held_by_sequential(model, slots) + LINE
 
 
 def held_by_zero(model: Model, ranks: int, rank: int, stage: int, slots: int) -> int:
-    """What is sharded takes a rank's slice, and one layer at a time in whole.
+    """Count a rank's slice of what is sharded, and room for the largest layer.
 
     Rajbhandari et al., "ZeRO" (2020), section 5.
     """
@@ -200,7 +200,7 @@ def held_by_zero(model: Model, ranks: int, rank: int, stage: int, slots: int) ->
 
 
 def held_by_tensor_parallel(model: Model, ranks: int, rank: int, slots: int) -> int:
-    """Of a pair of Linears the first by outputs, the second by inputs with its whole bias.
+    """Count, of a pair of Linears, some outputs of the first and inputs of the second.
 
     Shoeybi et al., "Megatron-LM" (2019), section 3.
     """
@@ -208,19 +208,19 @@ def held_by_tensor_parallel(model: Model, ranks: int, rank: int, slots: int) -> 
 
 
 def held_by_pipeline(model: Model, cuts: Sequence[int], ranks: int, rank: int, slots: int) -> int:
-    """The layers of its stages. Huang et al., "GPipe" (2019), section 2."""
+    """Count the layers of its stages. Huang et al., "GPipe" (2019), section 2."""
     return (2 + slots) * _item(model) * _own_params(model, cuts, (1, ranks, 1), rank)
 
 
 def held_by_hybrid(
     model: Model, cuts: Sequence[int], grid: tuple[int, int, int], rank: int, slots: int
 ) -> int:
-    """Its part of its stages, and a line of cache as DataParallel."""
+    """Count its part of its stages, and a cache line as DataParallel does."""
     return (2 + slots) * _item(model) * _own_params(model, cuts, grid, rank) + LINE
 
 
 def _own_params(model: Model, cuts: Sequence[int], grid: tuple[int, int, int], rank: int) -> int:
-    """Parameters of one rank of a grid."""
+    """Count the parameters of one rank of a grid."""
     _, stages, tensor = grid
     ends = [0, *cuts, len(model.layers)]
     pieces = [model.stage(*ends[s : s + 2]) for s in _stages(ends, stages, rank // tensor % stages)]
@@ -231,7 +231,7 @@ def _own_params(model: Model, cuts: Sequence[int], grid: tuple[int, int, int], r
 
 
 def idle_share(schedule: str, ranks: int, micro_batches: int, chunks: int = 1) -> Fraction:
-    """Share of the time of all ranks in which a pipeline of equal stages waits by its schedule.
+    """Return the share of time that ranks of equal stages wait, by the schedule alone.
 
     =========== ===================
     naive       (P-1) / P
@@ -248,7 +248,7 @@ def idle_share(schedule: str, ranks: int, micro_batches: int, chunks: int = 1) -
 
 
 def live_contexts(schedule: str, ranks: int, rank: int, micro_batches: int, chunks: int = 1) -> int:
-    """Most micro-batches of a stage that wait on a rank for their backward at once.
+    """Return how many micro-batches of a stage wait at most for backward on a rank at once.
 
     Each keeps the activations of one stage, which is one of `chunks` of the rank. Narayanan et al.
     (2021), section 2.2.
@@ -262,7 +262,7 @@ def live_contexts(schedule: str, ranks: int, rank: int, micro_batches: int, chun
 
 
 def _stages(ends: Sequence[int], ranks: int, rank: int) -> range:
-    """The numbers of the stages of a rank."""
+    """Return the numbers of the stages of a rank."""
     return range(rank, len(ends) - 1, ranks)
 
 

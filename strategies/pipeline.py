@@ -73,8 +73,6 @@ class Pipeline(Sharded):
 
 def check_rows(rows: int, micro_batches: int) -> None:
     """Raise Refused if some micro-batch would have no row."""
-    """Raise Refused if some micro-batch would have no row."""
-    """Raise Refused if some micro-batch would have no row."""
     if micro_batches > rows:
         raise Refused(
             f"micro_batches={micro_batches} and {rows} rows to make them of: expected at most one "

@@ -7,7 +7,7 @@ from strategies.base import Strategy
 
 
 class Sequential(Strategy):
-    """Computes the gradient of the whole batch, updates, and communicates with nobody.
+    """The oracle: computes the gradient of the whole batch, updates, and talks to nobody.
 
     Every rank that runs it does the same work; `comm` may be left out.
     """

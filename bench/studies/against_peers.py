@@ -1,7 +1,7 @@
 """Is it faster than what others offer?
 
-The same torch net is trained by our strategies, by torch's own ways to train in parallel, and by one
-process with all cores. The weights of each are checked; then all take turns in the same rounds.
+The same torch net is trained by our strategies, by torch's own ways to train in parallel, and by
+one process with all cores. The weights of each are checked; then all take turns in the same rounds.
 scikit-learn's net of the same size is timed only.
 """
 

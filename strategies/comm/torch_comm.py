@@ -10,14 +10,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from mpi4py import MPI
-from numpy.typing import NDArray
 
 from strategies.base import Communicator, Refused
 from strategies.comm import json_codec
 from strategies.comm.node import place_on_node
 from strategies.comm.rendezvous import rendezvous
+from strategies.comm.torch_buffers import Buffer, Request, as_vector, copy_into
 
-Buffer = NDArray | torch.Tensor
 BACKENDS = ("gloo", "nccl")
 TIMEOUT = 300.0
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -98,7 +97,7 @@ class TorchComm(Communicator):
 
     @classmethod
     def from_mpi(cls, comm: MPI.Intracomm, backend: str = "gloo", timeout: float = TIMEOUT) -> Self:
-        """Connect the ranks of an MPI communicator, over which they agree where to meet. Collective.
+        """Connect the ranks of an MPI communicator, which agree by MPI where to meet. Collective.
 
         Raises:
             ValueError: as for `world`, on every rank.
@@ -122,7 +121,7 @@ class TorchComm(Communicator):
     # Communicators of these ranks.
 
     def Split(self, color: int = 0, key: int = 0) -> "TorchComm | MPI.Comm":
-        """Connect ranks of one color, in the order of key and rank; MPI.UNDEFINED gives COMM_NULL."""
+        """Connect the ranks of one color, in order of key and rank; none for MPI.UNDEFINED."""
         wishes = np.empty((self.size, 2), np.int64)
         self.Allgather(np.array([color, key], np.int64), wishes)
         self._children += 1
@@ -171,9 +170,9 @@ class TorchComm(Communicator):
 
     def Iallreduce(self, send: Any, recv: Buffer, op: MPI.Op = MPI.SUM) -> "Request":
         _check_sum(op)
-        whole = _flat(recv)
+        whole = as_vector(recv)
         if send is not MPI.IN_PLACE:
-            _copy(_flat(send), whole)
+            copy_into(as_vector(send), whole)
         there = self._there(whole)
         return Request(self._group.allreduce(there, op=dist.ReduceOp.SUM), there, whole)
 
@@ -182,17 +181,17 @@ class TorchComm(Communicator):
     ) -> None:
         """Send every part to the rank that sums it, since torch only scatters equal parts."""
         _check_sum(op)
-        whole = _flat(recv if send is MPI.IN_PLACE else send)
+        whole = as_vector(recv if send is MPI.IN_PLACE else send)
         _check_counts(whole, counts, self.size)
         own = counts[self.rank]
         there = self._there(whole)
         parts = there.new_empty(self.size * own)
         self._group.alltoall_base(parts, there, [own] * self.size, list(counts)).wait()
         total = parts.view(self.size, own).sum(dim=0)
-        _copy(total, whole[:own] if send is MPI.IN_PLACE else _flat(recv))
+        copy_into(total, whole[:own] if send is MPI.IN_PLACE else as_vector(recv))
 
     def Allgather(self, send: Any, recv: Buffer) -> None:
-        length = _flat(recv).numel()
+        length = as_vector(recv).numel()
         self.Allgatherv(send, [recv, [length // self.size] * self.size])
 
     def Allgatherv(self, send: Any, recv: Sequence[Any]) -> None:
@@ -202,19 +201,19 @@ class TorchComm(Communicator):
             recv: [buffer, how many elements of it each rank sends].
         """
         buffer, counts = recv
-        whole = _flat(buffer)
+        whole = as_vector(buffer)
         _check_counts(whole, counts, self.size)
         if send is not MPI.IN_PLACE:
-            _copy(_flat(send), whole.split(list(counts))[self.rank])
+            copy_into(as_vector(send), whole.split(list(counts))[self.rank])
         there = self._there(whole)
         parts = there.split(list(counts))
         works = [self._group.broadcast(part, root) for root, part in enumerate(parts)]
         for work in works:
             work.wait()
-        _copy(there, whole)
+        copy_into(there, whole)
 
     def Bcast(self, buffer: Buffer, root: int = 0) -> None:
-        whole = _flat(buffer)
+        whole = as_vector(buffer)
         there = self._there(whole)
         Request(self._group.broadcast(there, root), there, whole).Wait()
 
@@ -222,12 +221,12 @@ class TorchComm(Communicator):
 
     def Isend(self, buffer: Buffer, dest: int, tag: int = 0) -> "Request":
         self._check_open()
-        there = _flat(buffer).cpu()
+        there = as_vector(buffer).cpu()
         return Request(self._messages.send([there], dest, tag), there, there)
 
     def Irecv(self, buffer: Buffer, source: int, tag: int = 0) -> "Request":
         self._check_open()
-        whole = _flat(buffer)
+        whole = as_vector(buffer)
         there = whole.cpu()
         return Request(self._messages.recv([there], source, tag), there, whole)
 
@@ -263,34 +262,6 @@ class TorchComm(Communicator):
             raise ValueError("this communicator has been freed")
 
 
-class Request:
-    """A transfer that has begun, and that `Wait` or `Test` completes.
-
-    gloo reports a message only to `Wait`: until then `Test` returns False.
-
-    Args:
-        work: torch's handle of the transfer.
-        there, here: the tensor that is sent or received, and the one that it is copied to.
-    """
-
-    def __init__(self, work: dist.Work, there: torch.Tensor, here: torch.Tensor):
-        # None once complete: gloo would wait for a message a second time, in vain.
-        self._transfer: tuple[dist.Work, torch.Tensor, torch.Tensor] | None = work, there, here
-
-    def Wait(self) -> None:
-        if self._transfer:
-            work, there, here = self._transfer
-            self._transfer = None
-            work.wait()
-            _copy(there, here)
-
-    def Test(self) -> bool:
-        if self._transfer and not self._transfer[0].is_completed():
-            return False
-        self.Wait()  # raises what went wrong
-        return True
-
-
 def _check_backend(backend: str) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
@@ -322,27 +293,3 @@ def _check_counts(whole: torch.Tensor, counts: Sequence[int], size: int) -> None
             f"counts of {list(counts)} and a buffer of {whole.numel()} elements: expected one "
             f"count for each of {size} ranks, and as many elements as they add up to"
         )
-
-
-def _flat(buffer: Buffer) -> torch.Tensor:
-    """Return the memory of a buffer as a vector, without a copy."""
-    if isinstance(buffer, np.ndarray):
-        # torch only warns of read-only memory.
-        usable = buffer.flags.c_contiguous and buffer.flags.writeable
-        tensor = torch.from_numpy(buffer) if usable else None
-    else:
-        tensor = buffer.detach() if buffer.is_contiguous() else None
-    if tensor is None:
-        raise ValueError("expected a buffer in contiguous memory that may be written to")
-    return tensor.view(-1)
-
-
-def _copy(source: torch.Tensor, target: torch.Tensor) -> None:
-    """Copy what a rank sends to itself, or what came from another device."""
-    if source.shape != target.shape or source.dtype != target.dtype:
-        raise ValueError(
-            f"{source.numel()} elements of {source.dtype} do not fit into {target.numel()} of "
-            f"{target.dtype}"
-        )
-    if source is not target:
-        target.copy_(source)

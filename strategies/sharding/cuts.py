@@ -51,7 +51,7 @@ def choose(model: Model, stages: int, cuts: str | Sequence[int], comm: MPI.Intra
 
 
 def _automatic(model: Model, stages: int, comm: MPI.Intracomm) -> list[int]:
-    """Balance the stages; all layers from the first that makes several rows of each stay together."""
+    """Balance the stages; the layers from one that makes several rows of each stay together."""
     n = len(model.layers)
     last = next((i for i, layer in enumerate(model.layers) if layer.rows_each > 1), n - 1)
     if stages > last + 1:

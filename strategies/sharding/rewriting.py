@@ -57,7 +57,7 @@ class _Rewriting:
         """Rewrite `layers`, whose parameters begin at `at` in the flat vector."""
         last = max((i for i, layer in enumerate(layers) if layer.shapes), default=-1)
         for i, layer in enumerate(layers):
-            if isinstance(layer, Linear) and len(self.shape) == 1:  # a Linear of torch takes other shapes too
+            if isinstance(layer, Linear) and len(self.shape) == 1:  # torch's takes others too
                 self._linear(layer, at, alone=i == last)
             elif isinstance(layer, Conv2d):
                 self._convolution(layer, at)
@@ -104,7 +104,7 @@ class _Rewriting:
         self.makers.append(partial(copy.copy, layer))
 
     def _other(self, layer: Layer, at: int) -> None:
-        """Keep a layer as it is: on this rank's part if it allows that, else in full on every rank."""
+        """Keep a layer as it is, on this rank's part if it allows that, else in full."""
         if not each_feature_alone(layer):
             self._make_whole()
         self.makers.append(partial(copy.copy, layer))

@@ -104,5 +104,7 @@ def schedule(name: str, ranks: int, micro_batches: int, chunks: int = 1) -> Sche
     if name == "interleaved":
         return interleaved(ranks, micro_batches, chunks)
     if chunks > 1:
-        raise ValueError(f"chunks={chunks}: only the interleaved schedule has several stages on each rank")
+        raise ValueError(
+            f"chunks={chunks}: only the interleaved schedule has several stages on each rank"
+        )
     return {"naive": naive, "gpipe": gpipe, "1f1b": one_f_one_b}[name](ranks, micro_batches)

@@ -50,7 +50,7 @@ class Plan:
     def pieces(
         self, model: Model, rank: int, split: Split
     ) -> Iterator[tuple[int, Model, MakeLayers, Layout]]:
-        """Yield each stage of a rank: its number, its model, its layers and what they hold of it."""
+        """Yield the number of each stage of a rank, its model, its layers and what they hold."""
         for stage in range(rank, self.stages, self.ranks):
             lo, hi = self.bounds[stage : stage + 2]
             piece = model.stage(lo, hi)

@@ -27,19 +27,18 @@ class Evaluation:
 class History(Record, kind="training"):
     """A training, step by step, as rank 0 saw it.
 
-    Every list has an entry for each step, but `evaluations`, which has one for each evaluation.
+    Every list has an entry for each step; `evaluations` has one for each evaluation.
 
     Attributes:
         dataset: name of the data set; of its class if it has no `name`.
         rows: training rows of the data set, None if it has no `x`.
         start: batches of the first epoch that were left out.
-        strategy: name of the strategy's class; of the one that ended the training, if another
-            began it.
-        workers: ranks that trained together, likewise.
-        name: for whoever keeps several histories.
+        strategy, workers: class and number of ranks of the strategy. If a training was resumed
+            with another one, these are the last.
+        name: a label to tell several histories apart; `train` leaves it empty.
         loss: what `Strategy.step` returned on rank 0: the mean over the global batch before the
-            update. Of a strategy whose ranks know the loss of their own rows only (LocalSGD,
-            Hogwild) it is the mean over the rows of rank 0.
+            update. The ranks of LocalSGD and Hogwild know only the loss of their own rows, so
+            with these it is the mean over the rows of rank 0.
         seconds: training time from the beginning to the end of the step, on the clock of rank 0.
             The clock stands while weights are evaluated or a checkpoint is written. At each such
             stop all ranks wait for the slowest, and the wait counts.

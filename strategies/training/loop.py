@@ -62,7 +62,8 @@ def train(
     A call with the arguments of an earlier one and its checkpoint goes on where that one was
     written, bit for bit: weights, history, order of batches, schedules. Which strategies do so on
     the same number of ranks, and which do so to rounding, `load` says. More epochs than before
-    are allowed, and so is another strategy.
+    are allowed, and so is another strategy. (LocalSGD averages its weights whenever a checkpoint is
+    written, so with checkpoints it learns other weights than without.)
 
     Args:
         dataset: gives global batches, the same on every rank, as `nn.data.Dataset.batches` does.

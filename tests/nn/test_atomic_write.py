@@ -47,3 +47,23 @@ def test_it_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "nowhere" / "a"):
         pass
+
+
+def write(path: Path, text: str) -> None:
+    with atomic_write(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    write(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_a_device_is_written_to_and_not_replaced() -> None:
+    write(Path("/dev/null"), "gone")
+    assert not Path("/dev/null").is_file()
+    with pytest.raises(OSError, match="No space left"):
+        write(Path("/dev/full"), "too much")

@@ -1,10 +1,13 @@
-"""The catalog says the truth of every strategy, and a new entry takes part wherever it says."""
+"""What the catalog says of each strategy is true, and a new entry takes part at once."""
 
 import pytest
-from mpi4py import MPI
 from torch import nn as tnn
 
+from bench.core import grid
+from bench.core.cell import Cell
+from bench.core.measure import measure
 from bench.core.silence import Silent
+from bench.user_code.registry import UserCode
 from nn.torch.model import TorchModel
 from strategies import DataParallel, Sequential
 from strategies.base import Refused
@@ -12,6 +15,7 @@ from strategies.catalog import CATALOG, USES, Entry, added, select
 from tests.support.optimizers import momentum
 from tests.support.oracles import assert_trains_like, random_batches
 from tests.support.small_nets import NETS
+from tests.support.two_nodes import TwoNodes
 
 build = NETS["five_narrow"]
 every_entry = pytest.mark.parametrize("name", CATALOG)
@@ -28,7 +32,7 @@ def make(name, model, comm):
 
 @pytest.mark.parametrize("name", select(exact=True))
 def test_exact_entries_train_the_weights_of_plain_training(comm, name):
-    """17 rows: uneven shards, and enough for eight micro-batches of them."""
+    """17 rows make uneven shards, and are enough for eight micro-batches."""
     parallel, oracle = make(name, build(), comm), Sequential(build(), momentum())
     own_loss = CATALOG[name].own_loss
     assert_trains_like(oracle, parallel, random_batches(build(), 17), comm, own_loss=own_loss)
@@ -48,13 +52,6 @@ def test_own_loss_tells_whether_ranks_return_one_loss(comm, name):
     losses = comm.allgather(parallel.step(random_batches(build(), 17)[0]))
     parallel.close()
     assert (len(set(losses)) > 1) == CATALOG[name].own_loss
-
-
-class TwoNodes(MPI.Intracomm):
-    """Claims that every rank has a node of its own."""
-
-    def Split_type(self, *args):
-        return self.Split(self.rank)
 
 
 @pytest.mark.workers(4)
@@ -91,7 +88,7 @@ def test_needs_layers_tells_which_refuse_a_model_without(comm, name):
 @pytest.mark.workers(4)
 @pytest.mark.parametrize("name", [name for name in CATALOG if name != "Sequential"])
 def test_syncs_batch_norm_tells_which_refuse_it(comm, name):
-    """(Plain training has one rank, and no others to wait for.)"""
+    """Plain training is left out: it has no other ranks to wait for."""
     layers = [tnn.Linear(5, 4), tnn.BatchNorm1d(4), tnn.Linear(4, 4), tnn.Linear(4, 3)]
     net = TorchModel(layers, dtype="float64", seed=1, sync_batch_norm=comm)
     if CATALOG[name].syncs_batch_norm:
@@ -124,6 +121,15 @@ def test_a_new_entry_takes_part_and_is_gone_again():
                 pass
             assert "Mine" in CATALOG
     assert "Mine" not in CATALOG
+
+
+@pytest.mark.workers(1)
+def test_a_new_entry_is_proven_measured_and_tried_with_users_models(comm):
+    with added(Entry("Mine", DataParallel)):
+        assert "Mine" in grid.synchronous()
+        assert "Mine" in UserCode().strategies()
+        result = measure(grid.case(Cell("Mine", "mlp", 1, 64, 1000)), comm, seconds=0, steps=1)
+    assert result.check_error < 1e-3
 
 
 @pytest.mark.workers(1)

@@ -39,7 +39,7 @@ MEANS = {
     "Hogwild": Hogwild,
     "Hogwild, lock": partial(Hogwild, lock=True),
 }
-"""Their state is a mean over the ranks."""
+"""Strategies whose state is a mean over the ranks."""
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_every_rank_learns_that_saving_failed(comm, path):
 
 
 def test_every_rank_learns_that_loading_failed(comm, path):
-    """One rank alone sees a damaged file."""
+    """Rank 0 alone finds a damaged file."""
     save(path, DataParallel(build(), SGD(0.1), comm))
     mine = path.with_name(f"{comm.rank}.npz")
     mine.write_bytes(path.read_bytes() if comm.rank else b"damaged")

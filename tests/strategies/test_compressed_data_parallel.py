@@ -1,4 +1,4 @@
-"""Compressed gradients: nothing is lost, only late; and not late where nothing is left out."""
+"""Compressed gradients arrive late, but nothing is lost; if all is sent, nothing is late."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_sending_everything_equals_data_parallel(comm, compression, build, rows)
 
 @pytest.mark.parametrize("compression", LOSSY)
 def test_leaving_out_does_not(comm, compression):
-    """The negative control: the first update differs by more than rounding."""
+    """Negative control: the first update differs by more than rounding."""
     compressed = CompressedDataParallel(small_mlp(), SGD(0.1), comm, LOSSY[compression]())
     oracle = Sequential(small_mlp(), SGD(0.1))
     for strategy in (compressed, oracle):
@@ -85,7 +85,7 @@ def test_top_k_sends_the_largest(comm, k):
 
 @pytest.mark.parametrize(("rank", "recovered"), [(1, False), (2, False), (3, True), (4, True)])
 def test_a_gradient_of_rank_3_is_recovered(comm, rank, recovered):
-    """From rank 3 on, at the first step, where no rank alone has a gradient of rank 3 or less."""
+    """PowerSGD of rank 3 recovers the sum at once, though no rank's own gradient is of rank 3."""
     model = mlp([12, 10], dtype="float64")
     power = PowerSGD(rank)
     power.bind(model)
@@ -106,7 +106,7 @@ def test_a_gradient_of_rank_3_is_recovered(comm, rank, recovered):
 
 @pytest.mark.parametrize("compression", ["top_20", "rank_1"])
 def test_error_feedback_lets_it_learn(comm, compression):
-    """Loss on one batch over 150 steps falls nearly as far as without compression."""
+    """The loss on one batch falls, in 150 steps, nearly as far as without compression."""
     batches = random_batches(small_mlp(), 13, steps=1) * 150
 
     def loss(strategy):
@@ -154,7 +154,7 @@ def test_wrong_arguments_say_what_was_expected(comm):
 
 
 def test_a_state_of_another_rank_is_refused_and_changes_nothing(comm):
-    """A thin matrix would be broadcast into a wider one."""
+    """Without the check numpy would broadcast a thin matrix into a wider one."""
     first, second = (
         CompressedDataParallel(small_mlp(), SGD(0.1), comm, PowerSGD(rank)) for rank in (1, 2)
     )

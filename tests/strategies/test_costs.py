@@ -32,7 +32,7 @@ every_net = pytest.mark.parametrize("net", NETS)
 
 
 def sent(comm, make, net, optimizer=None):
-    """What a rank sends in the second step, as bytes by verb."""
+    """Return the bytes that this rank sends in the second step, by verb."""
     metered = Metered(comm)
     strategy = make(NETS[net](), optimizer or SGD(0.1), metered)
     first, second = random_batches(NETS[net](), ROWS, steps=2)

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import strategies
 from nn import SGD, Batch, cnn, lenet, mlp
 from strategies import DataParallel, Sequential, SharedDataParallel
 from strategies.base import Refused
 from tests.support.optimizers import OPTIMIZERS
 from tests.support.oracles import MatchedOrder, assert_trains_like, random_batches
 from tests.support.small_nets import small_mlp
+from tests.support.two_nodes import TwoNodes
 
 STRATEGIES = {
     "data_parallel": DataParallel,
@@ -28,7 +28,7 @@ every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("rows", [1, 7, 64])
 def test_equals_sequential(comm, strategy, optimizer, rows):
-    """Uneven shards (7 rows) and empty ones (1 row) included."""
+    """7 rows make uneven shards, 1 row leaves some empty."""
     make = OPTIMIZERS[optimizer]
     parallel = STRATEGIES[strategy](small_mlp(), make(), comm)
     batches = random_batches(parallel.model, rows, steps=4)
@@ -90,7 +90,7 @@ def test_shared_equals_matched_order_to_the_bit(comm, optimizer, rows):
 @pytest.mark.workers(1, 2)
 @pytest.mark.parametrize("strategy", ["data_parallel", "two_buckets"])
 def test_allreduce_of_two_equals_matched_order_to_the_bit(comm, strategy):
-    """a + b = b + a, so the order of two does not matter; for more, MPI promises none."""
+    """The order of two does not matter, since a + b = b + a; for more, MPI promises no order."""
     parallel = STRATEGIES[strategy](small_mlp(), SGD(0.1, momentum=0.9), comm)
     batches = random_batches(parallel.model, 7, steps=4)
     oracle = MatchedOrder(small_mlp(), SGD(0.1, momentum=0.9), shards=comm.size)
@@ -173,13 +173,6 @@ def test_weights_are_a_copy(comm):
         strategy.step(random_batches(strategy.model, 5)[0])
         np.testing.assert_array_equal(kept, expected)
         strategy.close()
-
-
-class TwoNodes(strategies.base.MPI.Intracomm):
-    """Claims that every rank has a node of its own."""
-
-    def Split_type(self, *args):
-        return self.Split(self.rank)
 
 
 @pytest.mark.workers(2)

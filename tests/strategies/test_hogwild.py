@@ -1,4 +1,4 @@
-"""Hogwild: exact in a forced order; where it runs free, inside an interval drawn from seeds."""
+"""Hogwild is exact in a forced order, and run freely ends in an interval drawn from seeds."""
 
 import time
 
@@ -34,7 +34,7 @@ def test_one_rank_equals_sequential_to_the_bit(comm, optimizer, lock):
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("rows", [13, 2])
 def test_lock_step_order_equals_sequential_to_the_bit(comm, rows, sparse):
-    """One rank after the other: Sequential, with the shards as batches; a shard may be empty."""
+    """If ranks step one after the other, it is Sequential with the shards as batches."""
     hogwild = Hogwild(small_mlp(), SGD(0.1), comm, sparse=sparse)
     oracle = Sequential(small_mlp(), SGD(0.1))
     updates = 0
@@ -92,7 +92,7 @@ class Counts:
 
 
 class SlowSGD(Optimizer):
-    """Leaves the others time to write between its reading and its writing."""
+    """Lets other ranks write between its reading and its writing."""
 
     def apply(self, params, grads, lr):
         read = params.copy()
@@ -119,7 +119,7 @@ def test_with_lock_every_update_arrives(comm):
 
 @pytest.mark.workers(2, 3, 4)
 def test_without_lock_updates_are_lost(comm):
-    """The negative control of the tests around it: they would notice."""
+    """Negative control: the tests around this one would notice lost updates."""
     assert count(Hogwild(Counts(), SlowSGD(1.0), comm)).max() < 20 * comm.size
 
 
@@ -151,7 +151,7 @@ def batches_of(seed, y_size, rows, epochs):
 
 
 def small_cnn():
-    """Its gradient takes a hundred times as long as its update, so that few updates collide.
+    """Build a net whose gradient takes 100 times as long as its update, so few updates collide.
 
     Ranks that write all the time lose a tenth of their updates on some machines, and learn less.
     """
@@ -160,17 +160,17 @@ def small_cnn():
 
 
 def final(model, x, y):
-    """Loss and accuracy over all rows."""
+    """Return loss and accuracy over all rows."""
     loss = model.gradients(Batch(x, y))
     return np.array([loss, np.mean(model.predict(x) == y)])
 
 
 @pytest.mark.workers(2)
 def test_free_running_is_as_good_as_sequential_on_as_many_samples(comm):
-    """Sequential on the same shards, in lock-step order, over seeds of that order, gives the
-    interval in which 999 of 1000 further runs of it fall (Student's prediction interval).
+    """Loss and accuracy fall into the interval of plain training on the same shards.
 
-    That the interval says something is shown by Sequential with half of the samples.
+    Plain training with 12 seeds gives the interval into which 999 of 1000 further runs of it fall
+    (Student's prediction interval). Plain training with half of the samples must fall outside.
     """
     x, y = digits()
     sequential = []
@@ -233,7 +233,7 @@ def test_the_state_is_one_though_ranks_took_different_numbers_of_steps(comm):
 
 
 def test_a_closed_one_says_so(comm):
-    """Its ranks would train on, each by itself."""
+    """Otherwise its ranks would train on, each by itself."""
     hogwild = Hogwild(small_mlp(), SGD(0.1), comm)
     hogwild.close()
     hogwild.close()

@@ -30,7 +30,7 @@ every_grid = pytest.mark.parametrize(
 @every_grid
 @pytest.mark.parametrize("net", DEEP)
 def test_equals_sequential(comm, grid, net):
-    """7 rows: uneven shards of uneven micro-batches."""
+    """7 rows make uneven shards of uneven micro-batches."""
     build = NETS[net]
     parallel = Hybrid(build(), momentum(), comm, *grid, micro_batches=2)
     oracle = Sequential(build(), momentum())
@@ -41,10 +41,10 @@ def test_equals_sequential(comm, grid, net):
 @every_grid
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_on_every_grid(comm, grid, schedule):
-    """With Adam, and shards of 1 row, some of them in 2 micro-batches, one of them empty."""
+    """Small shards: of 1 row, or of 5 rows in 2 micro-batches over all copies; with Adam."""
 
     def build():
-        """Nine layers: interleaved, two stages on each of four ranks take eight."""
+        """Build nine layers: two interleaved stages on each of four ranks need eight."""
         return mlp([6, 5, 9, 3, 5, 4], activation="tanh", dtype="float64", seed=1)
 
     for micro_batches, rows in ((1, 1), (2, 5)):
@@ -78,7 +78,7 @@ class MatchedGrid(MatchedOrder):
 )
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_equals_the_matched_order_to_the_bit(comm, data, stages, micro_batches):
-    """Without tensor parallelism, and of at most two shards, whose sum has one order."""
+    """This holds without tensor parallelism, and for up to two shards, whose sum has one order."""
     build = NETS["four_tanh"]
     parallel = Hybrid(
         build(), momentum(), comm, data=data, stages=stages, micro_batches=micro_batches
@@ -90,7 +90,7 @@ def test_equals_the_matched_order_to_the_bit(comm, data, stages, micro_batches):
 
 @st.composite
 def cases(draw, workers):
-    """A net, a grid, cuts, a schedule, micro-batches and rows that go together."""
+    """Draw a net, a grid, cuts, a schedule, micro-batches and rows that fit together."""
     grid = draw(st.sampled_from([grid for n, grid in GRIDS if n == workers]))
     sizes = draw(st.lists(st.integers(1, 7), min_size=3, max_size=6))
     sizes[-1] += 1

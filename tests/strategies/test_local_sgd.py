@@ -1,4 +1,4 @@
-"""LocalSGD: what of it is exactly DataParallel, exactly Sequential, or exactly an average."""
+"""LocalSGD equals DataParallel, Sequential or a simulation exactly, each where it should."""
 
 import numpy as np
 import pytest
@@ -12,11 +12,11 @@ from tests.support.oracles import STEP_TOLERANCE, random_batches
 from tests.support.small_nets import small_mlp
 
 LINEAR = ("sgd", "momentum", "nesterov", "decay")
-"""The optimizers whose step is linear in the gradient."""
+"""Optimizers whose step is linear in the gradient."""
 
 
 def uneven_batches():
-    """Shares of 13, 9 and 2 rows: uneven in proportions that change, with empty ones among them."""
+    """Make batches of 13, 9 and 2 rows: shards are uneven in changing proportions, or empty."""
     model = small_mlp()
     shapes = [(13, 3), (2, 2), (9, 3)]
     return [b for seed, (n, k) in enumerate(shapes) for b in random_batches(model, n, k, seed)]
@@ -29,14 +29,14 @@ def train(strategy, batches):
 
 
 def distance(weights, expected):
-    """Largest difference relative to the largest weight."""
+    """Return the largest difference relative to the largest weight."""
     start = small_mlp().params
     assert np.abs(expected - start).max() > 1e-2, "the parameters hardly moved"
     return np.abs(weights - expected).max() / np.abs(expected).max()
 
 
 def simulate(n, batches, make, period, warmup=0, outer=None):
-    """LocalSGD on n ranks, written once more for one process, from the papers."""
+    """Run LocalSGD on n ranks in one process, written from the papers a second time."""
     models = [small_mlp() for _ in range(n)]
     optimizers = [make() for _ in range(n)]
     rows = np.zeros(n)
@@ -88,7 +88,7 @@ def test_period_1_equals_data_parallel(comm, optimizer):
 
 @pytest.mark.workers(2, 3, 4)
 def test_period_1_does_not_equal_data_parallel_with_adam(comm):
-    """The negative control: the mean of Adam's steps is not Adam's step on the mean."""
+    """Negative control: the mean of Adam's steps is not Adam's step on the mean."""
     batches = uneven_batches()
     weights = train(LocalSGD(small_mlp(), Adam(1e-2), comm, period=1), batches)
     expected = train(DataParallel(small_mlp(), Adam(1e-2), comm), batches)
@@ -110,7 +110,7 @@ def test_the_same_rows_on_every_rank_equal_sequential(comm, optimizer, period):
 @pytest.mark.parametrize("warmup", [0, 2])
 @pytest.mark.parametrize("outer", [None, lambda: SGD(0.7, momentum=0.9, nesterov=True)])
 def test_period_3_equals_a_simulation_in_one_process(comm, optimizer, warmup, outer):
-    """Eight steps: the last average is only that of `weights`."""
+    """After eight steps, only `weights` averages the last two."""
     make, make_outer = OPTIMIZERS[optimizer], outer or (lambda: None)
     weights = train(LocalSGD(small_mlp(), make(), comm, 3, warmup, make_outer()), uneven_batches())
     expected = simulate(comm.size, uneven_batches(), make, 3, warmup, make_outer())
@@ -162,7 +162,7 @@ def test_outer_sgd_of_rate_1_is_plain_averaging(comm):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_warm_up_is_synchronous(comm, optimizer):
-    """For every optimizer, Adam too; loss included."""
+    """This holds for every optimizer, Adam too, and for the loss."""
     batches = uneven_batches()
     local = LocalSGD(small_mlp(), OPTIMIZERS[optimizer](), comm, 3, warmup=len(batches))
     parallel = DataParallel(small_mlp(), OPTIMIZERS[optimizer](), comm)

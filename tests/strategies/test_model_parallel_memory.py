@@ -1,6 +1,6 @@
-"""What each rank holds and what it takes at most, measured by tracing allocations, by the formulas.
+"""Each rank holds the memory that the formulas say, measured by tracing allocations.
 
-Exactly between steps; within a step to a few arrays of activations and Python's own objects.
+Between steps exactly; within a step up to a few arrays of activations and Python's own objects.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def allocated() -> Iterator[Callable[[], int]]:
 
 
 def held_after_two_steps(make: Callable) -> int:
-    """Bytes that a strategy holds between steps: parameters, gradients, optimizer state."""
+    """Return the bytes of parameters, gradients and optimizer state between steps."""
     batches = random_batches(build(), 8, steps=2)
     with allocated() as count:
         strategy = make(build())
@@ -115,7 +115,7 @@ def test_strategies_that_hold_the_whole_net(comm, strategy, formula):
 
 
 def memory_of(contexts) -> dict[int, int]:
-    """Bytes of the distinct arrays that contexts keep alive, views counted as what they view."""
+    """Return the bytes of each array that contexts keep alive; a view counts as its base."""
     found: dict[int, int] = {}
     todo = [contexts]
     while todo:
@@ -133,7 +133,7 @@ def memory_of(contexts) -> dict[int, int]:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_live_activations_of_a_pipeline(comm, workers, schedule):
-    """A live micro-batch keeps the input of its stage and what each of its Tanhs made of it.
+    """A live micro-batch keeps the input of its stage and the output of each Tanh.
 
     (A Linear keeps its input, which is the output of the Tanh before it: one array for both.)
     1F1B keeps min(m, P - rank) micro-batches where GPipe keeps all m.
@@ -169,13 +169,13 @@ def test_live_activations_of_a_pipeline(comm, workers, schedule):
 WIDE = 256
 DEPTH = 8
 ROWS = 12
-"""Wide enough that a layer has more parameters than all activations: one too many shows."""
+"""So wide that a layer has more parameters than there are activations: one too many shows."""
 
 PASSING = 6
-"""Arrays of activations or their gradients that exist at once but are no contexts of a backward."""
+"""Arrays of activations or their gradients that exist at once besides contexts."""
 
 PYTHON = 32 * 1024
-"""Bytes for what is not arrays: layers, communicators, views."""
+"""Bytes of layers, communicators and views, which are not arrays."""
 
 
 def build_wide():
@@ -183,12 +183,12 @@ def build_wide():
 
 
 def momentum():
-    """Keeps one vector, and computes its update in memory that is there already."""
+    """Make an optimizer that keeps one vector, and allocates nothing for its update."""
     return SGD(0.1, momentum=0.9)
 
 
 def peak_of_a_step(make: Callable) -> int:
-    """Most bytes at any time of the second step, by which all that is kept has been allocated."""
+    """Return the most bytes at any time of the second step; the first allocates what is kept."""
     first, second = random_batches(build_wide(), ROWS, steps=2)
     gc.collect()
     tracemalloc.start()
@@ -218,7 +218,7 @@ def assert_peak(peak: int, kept: int, contexts: float, rows: int, passing: int =
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_peak_of_zero(comm, workers, stage):
-    """Stage 3 never has more than one layer at hand besides its own slice."""
+    """Stage 3 never gathers more than one layer."""
     kept = costs.held_by_zero(build_wide(), workers, comm.rank, stage, slots=1)
     peak = peak_of_a_step(lambda model: ZeRO(model, momentum(), comm, stage))
     assert_peak(peak, kept, DEPTH - 1, -(-ROWS // workers))
@@ -226,7 +226,7 @@ def test_peak_of_zero(comm, workers, stage):
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_peak_of_tensor_parallel(comm, workers):
-    """All rows on every rank, of every second activation only its part."""
+    """Every rank has all rows, and of every second activation only its part."""
     kept = costs.held_by_tensor_parallel(build_wide(), workers, comm.rank, slots=1)
     peak = peak_of_a_step(lambda model: TensorParallel(model, momentum(), comm))
     assert_peak(peak, kept, 3 + 4 / workers, ROWS)
@@ -235,7 +235,7 @@ def test_peak_of_tensor_parallel(comm, workers):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.workers(2)
 def test_peak_of_pipeline(comm, schedule):
-    """Half of the layers, and the product of one weight gradient before it is added to the sum."""
+    """A rank has half of the layers, and for a moment one gradient before it is added."""
     m, chunks, cuts, ahead = 4, 1, [DEPTH], 0
     if schedule == "interleaved":
         chunks, cuts = 2, [DEPTH // 2, DEPTH, 3 * DEPTH // 2]

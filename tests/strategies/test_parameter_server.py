@@ -27,7 +27,7 @@ def train(server, batches, delays=lambda rank, clock: 0.0):
 
 
 def last_is_slow(rank, clock):
-    """Every other rank is held up by the bound, at every clock."""
+    """Delay one worker, so that the bound holds up all others at every clock."""
     return 0.03 if rank == last_is_slow.rank else 0.0
 
 
@@ -36,7 +36,7 @@ def at_random(rank, clock):
 
 
 def replay(log, n, batches, optimizer):
-    """The weights of a run on n ranks, computed in one process from its log."""
+    """Compute the weights of a run on n ranks in one process, from its log."""
     model = small_mlp()
     versions = [model.params.copy()]
     staleness = {(worker, clock): late for worker, clock, late in log}
@@ -56,7 +56,7 @@ def replay(log, n, batches, optimizer):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("rows", [13, 2])
 def test_staleness_0_equals_data_parallel(comm, optimizer, rows):
-    """To rounding; and to the bit to the shards of its workers, summed in rank order."""
+    """To rounding; and to the bit if its workers' shards are summed in rank order."""
     make = OPTIMIZERS[optimizer]
     server = ParameterServer(small_mlp(), make(), comm, staleness=0)
     parallel = DataParallel(small_mlp(), make(), comm)
@@ -85,7 +85,7 @@ def test_a_lone_rank_is_sequential(comm):
 @pytest.mark.workers(3, 4)
 @pytest.mark.parametrize("staleness", [0, 1, 3])
 def test_staleness_reaches_its_bound_and_never_exceeds_it(comm, staleness):
-    """That the log tells the truth is the next test's matter."""
+    """The next test proves that the log is true."""
     last_is_slow.rank = comm.size - 1
     server = ParameterServer(small_mlp(), SGD(0.1), comm, staleness)
     train(server, random_batches(server.model, 9, steps=7), last_is_slow)
@@ -111,7 +111,7 @@ def test_the_log_reproduces_the_weights_to_the_bit(comm, staleness, delays):
 
 
 def test_large_messages_and_many_steps_do_not_deadlock(comm):
-    """Beyond any eager limit, where a send waits for its receiver."""
+    """Messages are beyond any eager limit, so a send waits for its receiver."""
     model = mlp([300, 200, 10], dtype="float64")
     server = ParameterServer(model, SGD(0.01), comm, staleness=2)
     batches = random_batches(model, 8, steps=3) * 10
@@ -176,7 +176,7 @@ def test_losses_on_the_server_are_global_and_on_workers_their_own(comm, make, ba
 
 @pytest.mark.parametrize("staleness", [0, 1])
 def test_a_resumed_run_goes_on(comm, staleness):
-    """To the bit where weights are a function of the steps alone."""
+    """With staleness 0 to the bit, since then weights depend on the steps only."""
     batches = random_batches(small_mlp(), 9, steps=6)
     whole, resumed = (ParameterServer(small_mlp(), Adam(1e-2), comm, staleness) for _ in range(2))
     train(whole, batches[:3])

@@ -1,4 +1,4 @@
-"""Pipelines, in every schedule, learn the weights of sequential training: to the bit."""
+"""Pipelines learn the weights of sequential training to the bit, in every schedule."""
 
 from itertools import pairwise
 
@@ -24,14 +24,14 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
 
 def layered(width: int = 5):
-    """Nine layers: enough for two stages on each of four ranks."""
+    """Build nine layers: enough for two stages on each of four ranks."""
     return mlp([6, width, 4, width, 3, 3], activation="tanh", dtype="float64", seed=1)
 
 
 @every_schedule
 @pytest.mark.parametrize("micro_batches", [1, 3, 8])
 def test_equals_adding_up_micro_batches_to_the_bit(comm, schedule, micro_batches):
-    """8 rows: one micro-batch, three uneven ones, and ones of a row each."""
+    """8 rows make one micro-batch, three uneven ones, or eight of a row each."""
     parallel = Pipeline(layered(), momentum(), comm, micro_batches, schedule)
     oracle = MatchedOrder(layered(), momentum(), micro_batches)
     assert_trains_like(oracle, parallel, random_batches(layered(), 8), comm, tolerance=0)
@@ -40,7 +40,7 @@ def test_equals_adding_up_micro_batches_to_the_bit(comm, schedule, micro_batches
 @every_schedule
 @pytest.mark.parametrize("net", DEEP)
 def test_equals_sequential_for_every_net(comm, workers, schedule, net):
-    """With as many stages a rank as there are layers for."""
+    """Interleaved, each rank has two stages if there are layers enough."""
     build = NETS[net]
     chunks = min(2, len(build().layers) // workers) if schedule == "interleaved" else None
     parallel = Pipeline(build(), Adam(1e-2), comm, 3, schedule, chunks=chunks)
@@ -82,14 +82,14 @@ def test_equals_sequential_in_float32(comm):
 
 
 class Synchronous(MPI.Intracomm):
-    """No send is complete before its message is being received, whatever its size."""
+    """Completes no send before its message is being received, whatever its size."""
 
     def Isend(self, *args, **kwargs):
         return self.Issend(*args, **kwargs)
 
 
 class Blocking(MPI.Intracomm):
-    """A send does not even return before."""
+    """Does not even return from a send before its message is being received."""
 
     def Isend(self, *args, **kwargs):
         self.Ssend(*args, **kwargs)
@@ -114,7 +114,7 @@ def test_synchronous_sends_do_not_deadlock_it(comm, schedule, fault):
 @pytest.mark.workers(2, 3, 4)
 @pytest.mark.deadline(20)
 def test_messages_of_others_on_the_communicator_are_not_its_own(comm):
-    """Under way before the step, of every tag that a pipeline might use, and there after it."""
+    """Messages of every tag that it might use are sent before the step and received after it."""
     left, right = (comm.rank - 1) % comm.size, (comm.rank + 1) % comm.size
     parallel = Pipeline(layered(), momentum(), comm, 3)
     oracle = MatchedOrder(layered(), momentum(), 3)
@@ -140,7 +140,7 @@ def test_messages_of_others_on_the_communicator_are_not_its_own(comm):
 @pytest.mark.workers(2, 4)
 @pytest.mark.deadline(30)
 def test_messages_far_beyond_the_eager_limit(comm, schedule):
-    """Half a megabyte each, where shared memory sends 4 KiB and TCP 64 KiB at once."""
+    """Messages have half a megabyte; the eager limit is 4 KiB in shared memory, 64 KiB by TCP."""
 
     def build():
         return mlp([2, *[2**15, 2] * 4, 3], dtype="float64", seed=1)
@@ -153,7 +153,7 @@ def test_messages_far_beyond_the_eager_limit(comm, schedule):
 
 @every_schedule
 def test_sends_what_the_formula_says(comm, workers, schedule):
-    """Each row's activations once over every boundary between ranks, and their gradient back."""
+    """Activations pass every boundary between ranks once, and their gradient comes back."""
     metered = Metered(comm)
     cuts = {1: [], 2: [3], 3: [2, 5], 4: [2, 4, 7]}[workers]
     if schedule == "interleaved":
@@ -166,7 +166,7 @@ def test_sends_what_the_formula_says(comm, workers, schedule):
 
 
 class Watched:
-    """An array that only the ranks which may are allowed to read."""
+    """An array that fails on ranks that need not read it."""
 
     def __init__(self, array, allowed):
         self.array, self.allowed = array, allowed
@@ -217,7 +217,7 @@ def test_balanced_is_the_best_of_all_partitions(case):
 
 
 def test_automatic_cuts_are_the_same_everywhere_and_balance_equal_layers(comm, workers):
-    """Eight equal, large layers on up to four ranks; the clock may mistake one layer at most."""
+    """Eight large layers are equal, and the clock may misjudge one of them at most."""
     model = mlp([256] * 9, dtype="float64")
     found = stage_cuts.choose(model, workers, "auto", comm)
     assert comm.allgather(found) == [found] * workers
@@ -227,7 +227,7 @@ def test_automatic_cuts_are_the_same_everywhere_and_balance_equal_layers(comm, w
 
 @pytest.mark.workers(1)
 def test_one_stage_is_not_measured(comm, monkeypatch):
-    """It would take as long as a step, for nothing."""
+    """Measuring takes as long as a step, and here decides nothing."""
     monkeypatch.delattr(stage_cuts, "layer_costs")
     assert stage_cuts.choose(mlp([5, 4, 3]), 1, "auto", comm) == [0, 3]
 
@@ -280,7 +280,7 @@ class TwoOfEach(Tanh):
 
 
 class OnlyPositive(Tanh):
-    """As wide as the row with most positive features: which, the data say."""
+    """Makes rows as wide as the row with the most positive features, which depends on the data."""
 
     def forward(self, x):
         return x[:, : (x > 0).sum(axis=1).max()], None
@@ -296,7 +296,7 @@ class OnlyPositive(Tanh):
     ],
 )
 def test_a_stage_that_makes_something_else_than_was_planned_says_so(comm, workers, layer, message):
-    """Before it sends: the others wait, and are ended by what started them, not in this test."""
+    """It says so before it sends; the others then wait, which this test leaves out."""
     width = 2 if isinstance(layer, TwoOfEach) else 4
     layers = [Linear(6, 4), Tanh(), layer, Linear(width, 5), Linear(5, 3)]
     parallel = Pipeline(Model(layers, "float64"), SGD(0.1), comm, 2, cuts=[3, 4][: workers - 1])

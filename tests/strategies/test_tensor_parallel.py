@@ -1,4 +1,4 @@
-"""Tensor parallelism, every neuron on one rank, learns the weights of sequential training."""
+"""Tensor parallelism, with every neuron on one rank, learns the weights of plain training."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ from tests.support.small_nets import NETS
 @pytest.mark.parametrize("rows", [1, 6])
 @pytest.mark.parametrize("net", NETS)
 def test_equals_sequential(comm, net, rows):
-    """Widths that do not divide, and fewer neurons than ranks, included."""
+    """Some widths do not divide by the ranks, and some layers have fewer neurons than ranks."""
     build = NETS[net]
     parallel = TensorParallel(build(), SGD(0.1, momentum=0.9), comm)
     oracle = Sequential(build(), SGD(0.1, momentum=0.9))
@@ -52,7 +52,7 @@ def test_equals_sequential_in_float32(comm):
 
 
 def test_weights_are_split_and_only_row_biases_are_shared(comm, workers):
-    """Sizes 6-8-5-3: Linear 1 by outputs, 2 by inputs, 3 (without a partner) by inputs."""
+    """With sizes 6-8-5-3, Linear 1 is split by outputs, 2 and 3 (without a partner) by inputs."""
     parallel = TensorParallel(mlp([6, 8, 5, 3], dtype="float64"), SGD(0.1), comm)
     held = Counter()
     for layout in parallel.layouts:

@@ -175,8 +175,8 @@ def test_evaluates_at_every_stop_and_at_the_end(comm, every):
 
 
 @pytest.mark.parametrize("saves", [False, True])
-def test_the_clock_stands_at_stops(comm, path, saves, monkeypatch):
-    """Half a second is lost in all, of which training does not notice a tenth."""
+def test_the_clock_stands_at_stops(comm, path, saves):
+    """The evaluations sleep for half a second in all, which is no training time."""
     nap = 0.5 / STEPS
 
     def evaluate(weights):

@@ -1,4 +1,4 @@
-"""ZeRO, whose ranks hold slices of what they would all hold, learns the weights of Sequential."""
+"""ZeRO, whose ranks hold slices of the state, learns the weights of sequential training."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ every_stage = pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("rows", [1, 7])
 def test_equals_sequential(comm, stage, optimizer, rows):
-    """Uneven shards of rows (7) and empty ones (1); slices begin and end within layers."""
+    """7 rows make uneven shards, 1 row empty ones; slices begin and end within layers."""
     build, make = NETS["four_tanh"], OPTIMIZERS[optimizer]
     parallel = ZeRO(build(), make(), comm, stage)
     assert_trains_like(Sequential(build(), make()), parallel, random_batches(build(), rows), comm)

@@ -7,7 +7,7 @@ from nn import SGD, AdaGrad, Adam, lr_schedules
 
 
 def momentum():
-    """The usual one, where one is enough: plain SGD would not show a state that is lost."""
+    """Make the usual optimizer: plain SGD would not show a state that is lost."""
     return SGD(0.1, momentum=0.9)
 
 

@@ -1,4 +1,4 @@
-"""What the proofs share: batches to train on, and what "trains the same" means."""
+"""Batches to train on, oracles to compare with, and what "trains the same" means."""
 
 from collections.abc import Sequence
 
@@ -17,12 +17,12 @@ STEP_TOLERANCE = 1e-12
 
 
 def random_batches(model: Model, rows: int, steps: int = 3, seed: int = 0) -> list[Batch]:
-    """As a model that comes through a door is given, all of as many rows."""
+    """Make random batches of `rows` rows that fit the model, the same on every rank."""
     return nets.random_batches(model, [rows] * steps, seed)
 
 
 class MatchedOrder(Sequential):
-    """Sequential training that adds in the order of the parallel one, for comparisons to the bit.
+    """Sequential training that adds shards in the order of the ranks, to compare to the bit.
 
     The gradient of each shard is computed by itself (a matrix product of other shape rounds
     otherwise), and the shards are summed in rank order.
@@ -45,7 +45,7 @@ class MatchedOrder(Sequential):
 
 
 class Recorded:
-    """The steps of an oracle on some batches, taken once, for many strategies to be held against.
+    """The steps of an oracle on some batches, taken once and compared with many strategies.
 
     Copy it (`copy.copy`) to begin at the start.
     """
@@ -75,7 +75,7 @@ def assert_trains_like(
     tolerance: float = STEP_TOLERANCE,
     own_loss: bool = False,
 ) -> None:
-    """Both take the same steps; after each, losses and weights agree and all ranks hold the same.
+    """Take the same steps with both; after each, losses and weights agree, on every rank.
 
     A tolerance of 0 asks for the same bits. With `own_loss` the strategy's loss is that of a rank's
     own rows, and not compared.
@@ -100,7 +100,7 @@ def assert_trains_like(
 
 
 def assert_goes_on_like(oracle: Strategy, strategy: Strategy, batches: Sequence[Batch]) -> None:
-    """The state of each is taken up by the other: two steps, one and one, of four batches."""
+    """Let each load the state of the other: after two steps, after one, and then take one."""
     first, second, third, fourth = batches
     for batch in (first, second):
         oracle.step(batch)

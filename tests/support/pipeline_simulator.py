@@ -1,7 +1,7 @@
-"""Runs a pipeline schedule without MPI: when each operation happens, and whether any waits forever.
+"""Run a pipeline schedule without MPI: when does each operation happen, does any wait forever?
 
-It knows of a schedule only the order of the operations. What each must wait for is stated here
-anew, from what forward and backward mean.
+Of a schedule it only uses the order of the operations. It derives what each must wait for from
+the meaning of forward and backward.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def stages_of(schedule: Schedule) -> int:
 
 
 def needs(op: Op, stages: int) -> Op | None:
-    """The operation whose result `op` works on; None for a micro-batch of the data."""
+    """Return the operation whose result `op` needs; None for a micro-batch of the data."""
     if op.kind == "F":
         return Op("F", op.stage - 1, op.micro) if op.stage > 0 else None
     if op.stage == stages - 1:
@@ -29,7 +29,7 @@ def needs(op: Op, stages: int) -> Op | None:
 def times(
     schedule: Schedule, forward: int = 1, backward: int = 1
 ) -> list[list[tuple[int, int, Op]]]:
-    """(begin, end, operation) of each rank, with transfers that take no time.
+    """Return (begin, end, operation) of each rank, if transfers take no time.
 
     Raises:
         Deadlock: some operations can never begin.
@@ -56,7 +56,7 @@ def times(
 
 
 def diagram(schedule: Schedule) -> str:
-    """A line a rank, a column a unit of time; F and B, f and b for the second stage of a rank."""
+    """Draw a line for each rank and a column for each unit of time; f, b are second stages."""
     ranks = len(schedule)
     lines = times(schedule)
     length = max(end for line in lines for _, end, _ in line)
@@ -70,7 +70,7 @@ def diagram(schedule: Schedule) -> str:
 
 
 def most_live(ops: list[Op]) -> int:
-    """Most contexts between their forward and their backward at once, on one rank."""
+    """Return the most contexts of one rank that wait for their backward at once."""
     live = most = 0
     for op in ops:
         live += 1 if op.kind == "F" else -1
@@ -79,7 +79,7 @@ def most_live(ops: list[Op]) -> int:
 
 
 def run_synchronously(schedule: Schedule, wait_for_sends: bool) -> None:
-    """Run as the executor does, with sends that no message leaves before its receive is posted.
+    """Run as the executor does; no message leaves before its receive is posted.
 
     The receive of the next operation is posted before this one computes.
 
@@ -98,7 +98,7 @@ def run_synchronously(schedule: Schedule, wait_for_sends: bool) -> None:
         return source is not None and source.stage % ranks != op.stage % ranks
 
     def reader(op: Op) -> Op | None:
-        """The operation that works on the result of `op`."""
+        """Return the operation that needs the result of `op`."""
         if op.kind == "F":
             return Op("F", op.stage + 1, op.micro) if op.stage < stages - 1 else None
         return Op("B", op.stage - 1, op.micro) if op.stage > 0 else None

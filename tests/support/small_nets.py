@@ -1,4 +1,4 @@
-"""Nets small enough to try every combination on, by name: every kind that nn has, and then some."""
+"""Small nets by name, to try every combination on: every kind of nn, and some odd ones."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from nn.layers.residual import Residual
 
 
 class Scale(Layer):
-    """y = a x, elementwise: a layer with parameters that no strategy has heard of."""
+    """y = a x, elementwise: a layer with parameters that no strategy knows."""
 
     def __init__(self, features: int):
         self.shapes = ((features,),)
@@ -27,7 +27,7 @@ class Scale(Layer):
 
 
 class Reversed(Layer):
-    """Features in reverse: a layer without parameters that mixes features."""
+    """A layer without parameters that mixes features: it reverses them."""
 
     def forward(self, x):
         return x[:, ::-1], None
@@ -41,9 +41,9 @@ def _block(width: int) -> Residual:
 
 
 class Reused:
-    """A model that takes long to build: as it was built, with memory of its own, at each call.
+    """A model that takes long to build, reset at each call and with new memory.
 
-    The one before it must be done with: it is the same object.
+    It is the same object each time, so do not use the one before any more.
     """
 
     def __init__(self, model: Model):
@@ -55,7 +55,7 @@ class Reused:
 
 
 def small_mlp() -> Model:
-    """Where one net is enough: however many ranks share it, some width does not divide."""
+    """Build the net for tests that need only one: no number of ranks divides all its widths."""
     return mlp([6, 7, 5, 4], dtype="float64", seed=1)
 
 

@@ -1,4 +1,4 @@
-"""A communicator that remembers what was made of it, to ask whether it was given back."""
+"""A communicator that remembers those derived from it, to see whether they were freed."""
 
 from mpi4py import MPI
 
@@ -15,14 +15,14 @@ class _Watching(Instrumented):
 
 
 class Watched(_Watching, MPI.Intracomm):
-    """`comm`, and in `record` every communicator that was derived from it, or from one of those."""
+    """`comm`, with every communicator derived from it, directly or not, in `record`."""
 
     def __new__(cls, comm=None, record=None):
         return super().__new__(cls, comm, [] if record is None else record)
 
     @property
     def held(self) -> list[MPI.Comm]:
-        """Of those made the ones that have not been freed."""
+        """The derived communicators that have not been freed."""
         return [comm for comm in self.record if comm != MPI.COMM_NULL]
 
 

@@ -34,11 +34,11 @@ from tests.support.small_nets import NETS
 
 ROOT = Path(__file__).parents[3]
 MPI_OWN = ("PMIX_", "PMI_", "OMPI_COMM_WORLD", "OMPI_MCA_ess", "OMPI_UNIVERSE", "LOCKSTEP_RANKS")
-"""What a process finds in its environment because mpiexec started it."""
+"""Beginnings of the environment variables that mpiexec sets for a process."""
 
 
 def connect(comm: MPI.Intracomm) -> TorchComm:
-    """The ranks of `comm` over gloo, by connections of their own."""
+    """Connect the ranks of `comm` over gloo, by connections of their own."""
     return _meeting(tuple(comm.allgather(MPI.COMM_WORLD.rank)), comm).Dup()
 
 
@@ -74,7 +74,7 @@ STRATEGIES = select("proof", exact=True, own_loss=False, needs_mpi=False) | {
     ],
 )
 def test_equals_sequential(comm, strategy, net):
-    """7 rows: uneven shards of uneven micro-batches."""
+    """7 rows make uneven shards of uneven micro-batches."""
     with connect(comm) as ranks:
         parallel = STRATEGIES[strategy](BUILDS[net](), momentum(), ranks)
         oracle = Sequential(BUILDS[net](), momentum())
@@ -95,7 +95,7 @@ def test_grids_equal_sequential(comm, grid, net):
 
 
 def test_local_sgd_that_always_averages_equals_sequential(comm):
-    """Weights alone: its loss is of this rank's rows."""
+    """Only weights are compared, since its loss is that of this rank's rows."""
     with connect(comm) as ranks:
         parallel = LocalSGD(NETS["cnn"](), momentum(), ranks)
         oracle = Sequential(NETS["cnn"](), momentum())
@@ -109,7 +109,7 @@ def test_local_sgd_that_always_averages_equals_sequential(comm):
 @pytest.mark.workers(2, 4)
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved"])
 def test_large_messages_both_ways(comm, schedule):
-    """No message waits in a buffer until it is received: two that send to each other would hang."""
+    """Messages too large for a buffer: with blocking sends two ranks that send would hang."""
 
     def build():
         return mlp([20, *[300] * 7, 3], "tanh", "float64")
@@ -122,7 +122,7 @@ def test_large_messages_both_ways(comm, schedule):
 
 
 def exchange(ranks, dtype, vector):
-    """Every collective on memory once, with parts of other lengths on every rank; the results."""
+    """Return what every collective on memory makes of parts of other lengths on every rank."""
 
     def numbers(n):
         return vector(np.arange(n).astype(dtype) + 10 * ranks.rank)
@@ -155,7 +155,7 @@ def test_collectives_do_what_those_of_mpi_do(comm, dtype, vector):
 
 
 class Elsewhere(TorchComm):
-    """Reduces in other memory than that of the buffers, as on a GPU."""
+    """Reduces in memory of its own, as a GPU does."""
 
     def _there(self, tensor):
         return super()._there(tensor).clone()

@@ -1,4 +1,4 @@
-"""Pipeline schedules, proven as data: complete, in order, free of deadlock, and as good as said."""
+"""Pipeline schedules, proven as data: complete, in order, free of deadlock, and as fast as said."""
 
 from fractions import Fraction
 
@@ -79,7 +79,7 @@ def test_every_micro_batch_passes_every_stage_once_there_and_back(case):
 
 @given(cases())
 def test_backward_follows_forward_and_adds_in_the_order_of_the_micro_batches(case):
-    """The order is what makes all schedules agree to the bit, and what tags rely on."""
+    """Because of this order all schedules agree to the bit, and tags need no micro-batch."""
     for ops in schedule(*case):
         place = {op: i for i, op in enumerate(ops)}
         for op in ops:
@@ -97,7 +97,7 @@ def test_never_deadlocks_under_synchronous_sends(case):
 
 
 def test_interleaved_does_deadlock_where_sends_block():
-    """Why the executor's sends do not wait, and that the simulator sees a deadlock."""
+    """Hence the executor's sends do not wait; and the simulator does see a deadlock."""
     with pytest.raises(Deadlock):
         run_synchronously(schedule("interleaved", 2, 4, 2), wait_for_sends=True)
 
@@ -119,7 +119,7 @@ def test_peak_of_live_contexts_is_the_formula(case):
 
 @given(cases(), st.integers(1, 3))
 def test_bubble_is_the_formula(case, backward):
-    """For every ratio of backward to forward time; interleaved where ranks divide micro-batches."""
+    """Backward takes 1 to 3 times as long as forward; interleaved, P divides m."""
     name, ranks, m, v = case
     if name == "interleaved":
         m *= ranks

@@ -20,9 +20,13 @@ SHORT_FORMS = [
     (r"export .*", r"\g<0>"),
     (r"mpiexec -n \d python -m mpi4py \S+\.py", r"\g<0>"),
     (r"python -m bench\.report\.table .*", r"\g<0>"),
-    # Asks for the same packages, and installs none.
-    (r"pip install --upgrade pip", "python -m pip --version"),
-    (r"pip install (.*)", r"python -m pip install --dry-run --quiet \1"),
+    # In an environment of its own; what is not pip itself is only looked up, and not installed.
+    (r"pip install nox", "python -m venv .trial && .trial/bin/pip install --dry-run --quiet nox"),
+    (
+        r"pip install --upgrade pip",
+        "python -m venv .trial && .trial/bin/pip install --quiet --upgrade pip",
+    ),
+    (r"pip install (.*)", r".trial/bin/pip install --dry-run --quiet \1"),
     # Collects the same tests, and runs none: `.ci/run` runs these sessions.
     (r"nox -s (correctness|optional|mutants|faults)", rf"nox -s \1 -- {COLLECT}"),
     (r"nox -s (correctness|optional|mutants|faults) -- (.*)", rf"nox -s \1 -- {COLLECT} \2"),

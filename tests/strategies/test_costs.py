@@ -102,9 +102,15 @@ def test_local_sgd(comm, make, slots):
 
 
 def test_parameter_server(comm, workers):
-    net = NETS["two"]()
-    expected = costs.sent_by_parameter_server(net, workers, comm.rank)
-    assert sent(comm, ParameterServer, "two") == expected
+    """Count two steps: in the first, a fast worker may be sent the weights of the second."""
+    metered = Metered(comm)
+    strategy = ParameterServer(NETS["two"](), SGD(0.1), metered)
+    metered.record.clear()
+    for batch in random_batches(NETS["two"](), ROWS, steps=2):
+        strategy.step(batch)
+    expected = costs.sent_by_parameter_server(NETS["two"](), workers, comm.rank)
+    assert metered.record.sent == expected + expected
+    strategy.close()
 
 
 @pytest.mark.parametrize("k", [3, 10**6])

@@ -11,7 +11,6 @@ from strategies import DataParallel, Sequential, SharedDataParallel, train
 from tests.support.oracles import MatchedOrder
 
 ROWS = 10_000
-TEST_ROWS = 1_666
 
 
 def accuracy_after(make, model, optimizer, epochs, batch_size, lr, comm):
@@ -25,8 +24,9 @@ def accuracy_after(make, model, optimizer, epochs, batch_size, lr, comm):
 
 
 def mlp_accuracy(make, comm):
-    model, optimizer = mlp([784, 256, 128, 10], seed=1), partial(SGD, momentum=0.9)
-    return accuracy_after(make, model, optimizer, 6, 64, 0.03, comm)
+    """In float64: in float32 the order of adding moved two test images on one of two processors."""
+    model = mlp([784, 256, 128, 10], seed=1, dtype="float64")
+    return accuracy_after(make, model, partial(SGD, momentum=0.9), 6, 64, 0.03, comm)
 
 
 def cnn_accuracy(make, comm):
@@ -46,10 +46,8 @@ def sequential_accuracy(of_net, shards=None):
 def test_the_mlp_learns_digits_to_95_percent(world, make):
     parallel = mlp_accuracy(make, world)
     assert parallel >= 0.95
-    # Seven orders of adding, of 1 to 7 shards, gave the same class to every test image.
     if world.rank == 0:
-        expected = sequential_accuracy(mlp_accuracy)
-        assert parallel == pytest.approx(expected, abs=1.5 / TEST_ROWS)
+        assert parallel == sequential_accuracy(mlp_accuracy)
 
 
 @pytest.mark.deadline(240)

@@ -197,7 +197,7 @@ def test_time_to_accuracy(request, comm, record, lap):
             if history := run(arm, data, comm, seed, **options):
                 record(history, "", [], {})
                 histories[arm.name].append(history)
-    foreign = lap()
+    background_load = lap()
     loads = {arm.name: load(arm, data, comm) for arm in ARMS}
     seconds, cores = np.empty((len(ARMS), SEEDS)), np.empty(len(ARMS))
     if comm.rank == 0:
@@ -215,4 +215,4 @@ def test_time_to_accuracy(request, comm, record, lap):
         limit = 1.0 if arm.name in FREE_RUNNING else None
         ratios.append(Promise(f"{what} {ARMS[0].name}", over_first, limit))
         record(ratios[-1], "", [], {"cores_in_use": loads[arm.name]})
-    hold(ratios, foreign, comm.size)
+    hold(ratios, background_load, comm.size)

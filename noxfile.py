@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nox
@@ -168,7 +169,10 @@ def optional(session: nox.Session) -> None:
 def pages(session: nox.Session) -> None:
     """Does every command on every page work? Each is run, long ones in a short form."""
     add(session, "optional")
-    python(session, "pytest", "tests/pages", *session.posargs, NOX=shutil.which("nox") or "nox")
+    # The nox that runs this session, which need not be on the path.
+    python(
+        session, "pytest", "tests/pages", *session.posargs, NOX=str(Path(sys.argv[0]).absolute())
+    )
 
 
 @shared

@@ -70,7 +70,7 @@ def add(session: nox.Session, group: str) -> None:
     """Add an optional dependency group of pyproject.toml to the shared environment."""
     wanted = nox.project.dependency_groups(PROJECT, group)
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "-c", "constraints.txt"]
-    session.run(*pip, *wanted, external=True)
+    session.run_install(*pip, *wanted, external=True)  # `nox -R` leaves it out
 
 
 def launcher() -> list[str]:
@@ -88,8 +88,12 @@ def launcher() -> list[str]:
 
 
 def python(session: nox.Session, *command: str, **env: str) -> None:
-    """Run a module in one process; launches that it starts find all they need set."""
-    own = {"LOCKSTEP_MPIEXEC": shlex.join(launcher()), "LOCKSTEP_SESSION": session.name}
+    """Run a module in one process; launches that it starts find all they need set.
+
+    LOCKSTEP_MPIEXEC names another launcher for them.
+    """
+    mpiexec = os.environ.get("LOCKSTEP_MPIEXEC") or shlex.join(launcher())
+    own = {"LOCKSTEP_MPIEXEC": mpiexec, "LOCKSTEP_SESSION": session.name}
     session.run(PYTHON, "-m", *command, external=True, env=THREADS | OPEN_MPI | own | env)
 
 

@@ -13,7 +13,16 @@ PAGES = sorted(
     if not page.relative_to(ROOT).parts[0].startswith((".nox", ".benchmarks"))
 )
 
-COLLECT = "--collect-only -q"
+COLLECT = "-n 1 --collect-only -q"
+"""Options that have a session collect its tests, on one rank, and run none."""
+
+GATE = 'LOCKSTEP_MPIEXEC="$FAKE_MPIEXEC" nox -R -s'
+"""A session of the gate whose launches take no time: their cells are made up.
+
+A busy machine makes it inconclusive (exit code 4), which is no fault of the command.
+"""
+
+INCONCLUSIVE = "|| [ $? -eq 4 ]"
 
 SHORT_FORMS = [
     # Run as it stands: quick, or needed by the lines below it.
@@ -28,26 +37,26 @@ SHORT_FORMS = [
     ),
     (r"pip install (.*)", r".trial/bin/pip install --dry-run --quiet \1"),
     # Collects the same tests, and runs none: `.ci/run` runs these sessions.
-    (r"nox -s (correctness|optional|mutants|faults)", rf"nox -s \1 -- {COLLECT}"),
-    (r"nox -s (correctness|optional|mutants|faults) -- (.*)", rf"nox -s \1 -- {COLLECT} \2"),
-    (r"mpiexec (.*) -m pytest (.*)", rf"mpiexec \1 -m pytest {COLLECT} \2"),
-    (r"pytest (.*)", rf"python -m pytest {COLLECT} \1"),
-    # One cell, by as many launches as ever. A busy machine cannot judge (exit code 4), and one cell
-    # of few rounds may come out slower (1); wrong usage (2) and another machine (3) cannot.
-    (r"nox -s bench_mpi -- (.*--save .*)", r"nox -s bench_mpi -- \1 ONE_CELL || judged $?"),
-    (r"nox -s bench_compare -- (.*)", r"nox -s bench_compare -- \1 || judged $?"),
-    (r"nox -s bench_ab -- (\S+)(.*)", r"nox -s bench_ab -- HEAD ONE_CELL || judged $?"),
-    (r"nox -s bench_mpi -- (.*)", rf"nox -s bench_mpi -- {COLLECT} \1"),
+    (r"nox -s (correctness|optional)", rf"nox -R -s \1 -- {COLLECT}"),
+    (r"nox -s (correctness|optional) -- (.*)", rf"nox -R -s \1 -- \2 {COLLECT}"),
+    (r"nox -s (mutants|faults)", r"nox -R -s \1 -- --collect-only -q tests/\1"),
+    (r"nox -s (mutants|faults) -- (.*)", r"nox -R -s \1 -- --collect-only -q tests/\1 \2"),
+    (r"mpiexec (.*) -m pytest (.*)", r"mpiexec \1 -m pytest --collect-only -q \2"),
+    (r"pytest (.*)", r"python -m pytest --collect-only -q \1"),
+    (r"nox -s (bench_mpi -- .*--save .*)", rf"{GATE} \1 {INCONCLUSIVE}"),
+    (r"nox -s (bench_compare -- .*)", rf"{GATE} \1 {INCONCLUSIVE}"),
+    (r"nox -s bench_ab -- \S+(.*)", rf"{GATE} bench_ab -- HEAD\1 {INCONCLUSIVE}"),
+    (r"nox -s bench_mpi -- (.*)", rf"nox -R -s bench_mpi -- \1 {COLLECT}"),
     # Says what it would do.
-    (r"nox -s (bench_aa|bench_which|bench_results)( -- .*)?", r"nox -s \1 -- --help"),
+    (r"nox -s (bench_aa|bench_which|bench_results)( -- .*)?", r"nox -R -s \1 -- --help"),
     (r"nox -s lint", "nox --list -s lint"),
     (r"nox -s pages.*", "nox --list -s pages"),
     (r"nox", "nox --list"),
 ]
-"""Pattern of a command -> how it is tried here. Every command on a page has to match one."""
+"""Pattern of a command -> how it is tried here. Every command on a page has to match one.
 
-ONE_CELL = 'bench/test_speedup.py --quick -k "SharedDataParallel and 2-256"'
-JUDGED = "judged() { [ $1 -eq 1 ] || [ $1 -eq 4 ]; }"
+`nox -R` installs nothing: the session `pages` has done so.
+"""
 
 
 @dataclass(frozen=True)
@@ -84,5 +93,5 @@ def short_form(command: str) -> str:
     """
     for pattern, form in SHORT_FORMS:
         if found := re.fullmatch(pattern, command):
-            return found.expand(form).replace("ONE_CELL", ONE_CELL)
+            return found.expand(form)
     raise LookupError(f"{command!r}: no pattern of SHORT_FORMS says how to try this command")

@@ -134,9 +134,13 @@ def options(session: nox.Session, ranks: int) -> tuple[argparse.Namespace, list[
 
 def names_a_path(arguments: list[str]) -> bool:
     """Whether pytest is told what to run, and not only how."""
-    user_code = ("--model", "--strategy", "--data")  # their values are paths too
+    # What follows these is no test, though it may be the name of a file or folder.
+    takes_a_value = (
+        *("-k", "-m", "-p", "-c", "--model", "--strategy", "--data", "--device", "--deadline"),
+        *("--junitxml", "--benchmark-json", "--benchmark-storage", "--rootdir"),
+    )
     return any(
-        Path(argument.split("::")[0]).exists() and before not in user_code
+        Path(argument.split("::")[0]).exists() and before not in takes_a_value
         for before, argument in zip(["", *arguments], arguments)
     )
 

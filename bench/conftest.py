@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _run_file(config: pytest.Config) -> RunFile:
-    """Where results go as soon as they are known: LOCKSTEP_CELLS, or beside saved benchmarks."""
+    """Make the file for results: LOCKSTEP_CELLS, or else one beside the saved benchmarks."""
     session, devices = os.environ.get(SESSION, "bench"), config.option.device or ["cpu"]
     storage = str(config.option.benchmark_storage)
     folder = Path(storage.removeprefix("file://")) if storage.startswith("file://") else Path()

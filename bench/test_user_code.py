@@ -15,7 +15,7 @@ from strategies import Sequential
 from strategies.base import Refused
 from strategies.catalog import Build
 
-TOPIC = "yours"
+TOPIC = "yours"  # the ids of saved baselines begin with it
 
 ROWS = 1024
 """Number of random rows, if there is no --data."""

@@ -87,17 +87,23 @@ def _typed(hint: Any, value: Any) -> Any:
     """A JSON value as the type that a field declares."""
     origin, args = get_origin(hint), get_args(hint)
     if NoneType in args:
-        others = [arg for arg in args if arg is not NoneType]
-        return value if value is None or len(others) > 1 else _typed(others[0], value)
+        (other,) = (arg for arg in args if arg is not NoneType)
+        return None if value is None else _typed(other, value)
     if hint is float:
+        if isinstance(value, bool):
+            raise ValueError(f"expected a number, not {value}")
         return float(value)
     if is_dataclass(hint):
         return build(hint, dict(value))
     if origin is tuple:
         each = args[:1] * len(value) if args[-1] is Ellipsis else args
         return tuple(_typed(arg, item) for arg, item in zip(each, value, strict=True))
-    if args and isinstance(value, dict):
+    if origin is dict and isinstance(value, dict):
         return {key: _typed(args[-1], item) for key, item in value.items()}
-    if args and isinstance(value, list):
+    if origin is list and isinstance(value, list):
         return [_typed(args[0], item) for item in value]
+    # Numbers are told from truth values, which Python counts among them.
+    kind = origin or hint
+    if kind is not Any and (type(value) is not kind):
+        raise ValueError(f"expected {getattr(kind, '__name__', kind)}, not {value!r:.40}")
     return value

@@ -78,8 +78,12 @@ def take_turns(
         seconds: no round begins once all turns together have lasted longer, except the fewest.
 
     Raises:
-        ValueError: no step or no round is left to time.
+        ValueError: no step or no round is left to time, or nobody sets the pace.
     """
+    if not any(contender.paces for contender in contenders.values()):
+        raise ValueError("no contender paces: expected one whose turns say how long a round lasts")
+    if any(contender.every < 1 for contender in contenders.values()):
+        raise ValueError("every=0: expected a contender in at least every so-manieth round")
     fewest, most = rounds if isinstance(rounds, tuple) else (rounds, rounds)
     if most < 1 or (steps is not None and steps < 1):
         raise ValueError(f"{most} rounds of {steps} steps: expected at least one of each")

@@ -1,7 +1,7 @@
 """Start one launch on several ranks, and read its cells as they are measured.
 
-The measuring core appends a line of JSON per cell to the file that CELLS names. Each line is read
-at once, so a launch that crashes loses nothing that was measured.
+Benchmarks append their results to the run file that CELLS names, which stays on disk. Each cell is
+read at once, so a launch that crashes loses nothing that was measured.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Final
 from bench.core.background_load import BackgroundLoad
 from bench.core.cores import available
 from bench.gate.launches import Launch
+from bench.report.run_file import new_path
 
 CELLS: Final = "LOCKSTEP_CELLS"
 """Environment variable: the file to which the measuring core appends a line per cell."""
@@ -47,16 +47,16 @@ def start(ranks: int, command: Sequence[str], root: Path, label: str = "") -> La
     Raises:
         SystemExit: there is no launcher.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "cells.jsonl")
-        path.touch()
-        cells: dict[str, dict[str, Any]] = {}
-        failure = None
-        for new in _follow(ranks, command, root, label, path):
-            if isinstance(new, str):
-                failure = new
-            else:
-                cells[new["id"]] = new
+    path = new_path("-".join(filter(None, ("launch", label)))).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    cells: dict[str, dict[str, Any]] = {}
+    failure = None
+    for new in _follow(ranks, command, root, label, path):
+        if isinstance(new, str):
+            failure = new
+        else:
+            cells[new["id"]] = new
     return Launch(cells, failure=failure)
 
 

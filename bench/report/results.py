@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,12 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.report.marked_page import marks, write_between
+from bench.report.run_file import new_path
 from bench.report.table import tables_by_question
 from strategies.records import Run, read
 
 PAGE = Path("bench", "RESULTS.md")
+PICTURES = Path("bench", "studies")
 PROGRAM = "nox -s bench_results"
 
 
@@ -39,6 +41,8 @@ class Part:
     module: str
     arguments: tuple[str, ...] = ()
     shown_as: str = ""
+    picture: str = ""
+    """The name of a picture that it draws beside its run file, for `PICTURES`."""
 
     @property
     def command(self) -> str:
@@ -48,44 +52,58 @@ class Part:
         return shlex.join(["nox", "-s", "bench_mpi", "--", "-n", str(self.ranks), *self.arguments])
 
 
-def _study(name: str, ranks: int = 2) -> Part:
-    return Part(ranks, "pytest", (f"bench/studies/{name}.py",))
+def _study(name: str, ranks: int = 2, picture: str = "") -> Part:
+    return Part(ranks, "pytest", (f"bench/studies/{name}.py",), picture=picture)
 
 
 PARTS = {
     "grid": Part(2, "pytest", ("bench",), "nox -s bench_mpi -- -n 2"),
     "model_parallel": _study("model_parallel"),
     "which_strategy": Part(2, "bench.studies.which_strategy", (), "nox -s bench_which"),
-    "time_to_accuracy": _study("time_to_accuracy"),
+    "time_to_accuracy": _study("time_to_accuracy", picture="time_to_accuracy.png"),
     "sparse_updates": _study("sparse_updates"),
     "prefetching": _study("prefetching", ranks=1),
     "peers": _study("against_peers"),
 }
 
 
-def measure(part: Part) -> Run:
-    """Launch a part, and read what it measured; a failed promise is a result like others.
+def measure(part: Part) -> Path:
+    """Launch a part, and return its run file; a failed promise is a result like others.
 
     Raises:
-        RuntimeError: it measured nothing.
+        ValueError: it measured nothing.
     """
     launcher = shlex.split(os.environ.get("LOCKSTEP_MPIEXEC", "mpiexec"))
     command = [*launcher, "-n", str(part.ranks), sys.executable, "-m", part.module]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "run.jsonl")
-        environment = os.environ | {"LOCKSTEP_CELLS": str(path), "LOCKSTEP_RANKS": str(part.ranks)}
-        done = subprocess.run([*command, *part.arguments], env=environment, check=False)
-        if not path.exists():
-            raise RuntimeError(f"{part.command} measured nothing (exit code {done.returncode})")
-        return read(path)
+    path = new_path("bench_results")
+    environment = os.environ | {"LOCKSTEP_CELLS": str(path), "LOCKSTEP_RANKS": str(part.ranks)}
+    done = subprocess.run([*command, *part.arguments], env=environment, check=False)
+    if not path.exists():
+        raise ValueError(f"it measured nothing (exit code {done.returncode})")
+    return path
+
+
+def write(name: str, path: Path) -> None:
+    """Write the tables of a run file between the marks of a part, and copy its picture.
+
+    Raises:
+        ValueError: the file has no header, or the page no marks.
+        OSError: a file cannot be read or written.
+    """
+    part, run = PARTS[name], read(path)
+    if "fingerprint" not in run.header:
+        raise ValueError(f"{path} does not say where it was measured: it has no header")
+    write_between(PAGE, marks(name, PROGRAM), markdown(run, part.command))
+    if part.picture:
+        shutil.copyfile(path.with_name(part.picture), PICTURES / part.picture)
 
 
 def markdown(run: Run, command: str) -> str:
-    """Where and how a run was measured, and its tables."""
+    """Render a run as Markdown: where and how it was measured, then its tables."""
     header = run.header
     machine = header["fingerprint"]
     dirty = " with changes" if header["dirty"] else ""
-    when = f"{header['date'][:10]}, commit `{header['commit'][:10]}`{dirty}"
+    when = f"{header['date'][:10]}, commit `{str(header['commit'])[:10]}`{dirty}"
     where = f"{machine['cpu']}, {machine['cores']} cores, {header['ranks']} ranks"
     lines = [f"`{command}`, {when}, on {where}, {machine['mpi']}.", ""]
     for question, tables in tables_by_question(run).items():
@@ -119,11 +137,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{', '.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
     if options.path and len(options.parts) != 1:
         parser.error("--from is for one part: name it")
+    failed = False
     for name in options.parts or PARTS:
-        part = PARTS[name]
-        run = read(options.path) if options.path else measure(part)
-        write_between(PAGE, marks(name, PROGRAM), markdown(run, part.command))
-    return 0
+        try:
+            write(name, options.path or measure(PARTS[name]))
+        except (ValueError, OSError) as error:
+            print(f"{name} stays as it was: {error}", file=sys.stderr)
+            failed = True
+    return int(failed)
 
 
 if __name__ == "__main__":

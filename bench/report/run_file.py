@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection
 from datetime import datetime
 from importlib import metadata
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ VERSIONS = ("mpi4py", "numpy", "scipy", "scikit-learn", "torch", "pytest", "pyte
 
 
 def new_path(session: str, folder: Path = FOLDER) -> Path:
-    """A file for the results of a session, named after time, session and process."""
-    return folder / f"{datetime.now():%Y%m%d-%H%M%S}-{session}-{os.getpid()}.jsonl"
+    """A file for the results of a session, named after time, session and process; not there yet."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{session}-{os.getpid()}"
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(path for each in names if not (path := folder / f"{each}.jsonl").exists())
 
 
 def header(session: str, ranks: int, devices: Collection[str] = ("cpu",)) -> dict[str, Any]:
-    """Where and how results came about; takes a second, most of it to ask the processor's name."""
+    """Describe where and how results came about; takes about a second."""
     from bench.core.fingerprint import fingerprint  # most sessions of tests can do without
 
     commit = get_commit_info("lockstep")

@@ -77,7 +77,10 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.report.table", description=main.__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
     for path in parser.parse_args().files:
-        run = read(path)
+        try:
+            run = read(path)
+        except OSError as error:
+            parser.error(str(error))
         about = [f"{key}: {run.header[key]}" for key in HEADER_KEYS if key in run.header]
         print(f"{path}\n" + "\n".join(about))
         width = shutil.get_terminal_size((MIN_WIDTH, 0)).columns

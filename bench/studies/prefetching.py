@@ -16,7 +16,7 @@ from bench.report.promises import Promise
 from nn import SGD, Batch, cnn, data, mlp
 from nn.data import Dataset
 from nn.data.prefetch import prefetch
-from strategies import Sequential, train
+from strategies import History, Sequential, train
 
 pytestmark = pytest.mark.workers(1)
 
@@ -90,13 +90,16 @@ def compare(
     models = {how: model() for how in READERS}
     runs = {how: Sequential(models[how], SGD(net.lr, momentum=0.9)) for how in READERS}
 
+    histories: list[History] = []
+
     def turn(how: str) -> Turn:
         dataset = ReadAhead(rows, READERS[how])
 
         def epochs(first: int, count: int) -> float:
             order = first // count  # another one in every round, the same for all
             history = train(runs[how], dataset, batch_size=net.batch_size, epochs=count, seed=order)
-            record(replace(history, name=f"{net.name}, {computed_by}, {how}"), "", [], {})
+            # Kept on disk after the rounds: a write within them would disturb the next turn.
+            histories.append(replace(history, name=f"{net.name}, {computed_by}, {how}"))
             return history.seconds[-1]
 
         return epochs
@@ -105,6 +108,8 @@ def compare(
     for contender in contenders.values():  # to warm up
         contender.turn(ROUNDS * net.epochs, net.epochs)
     times = take_turns(contenders, ROUNDS, steps=net.epochs).per_step
+    for history in histories:
+        record(history, "", [], {})
     seconds = {how: float(np.median(each)) for how, each in times.items()}
     base = runs["base"].weights()
     for how, run in runs.items():

@@ -26,6 +26,7 @@ from bench.core.turns import Contender, take_turns
 from bench.report.kinds import Race
 from bench.report.run_file import header, new_path
 from nn import SGD, Batch, mlp
+from nn.atomic_write import atomic_write
 from strategies import Sequential, Strategy
 from strategies.base import Refused
 from strategies.catalog import select
@@ -133,7 +134,8 @@ def main() -> None:
     console.print(f"results, as measured: {run.path}")
     if arguments.markdown and comm.rank == 0:
         lines = [columns, ["---"] * len(columns), *rows]
-        arguments.markdown.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+        with atomic_write(arguments.markdown, "w", encoding="utf-8") as file:
+            file.writelines(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _short(sizes: list[int]) -> str:

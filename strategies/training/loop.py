@@ -142,6 +142,8 @@ def train(
         if hasattr(batches, "close"):
             batches.close()  # ends the threads that read ahead
     run.share()
+    if history.start and history.epochs and not run.history.steps:
+        raise ValueError(f"start={start}: the training has no more than {start} batches")
     return run.history
 
 

@@ -145,6 +145,36 @@ def test_a_key_with_a_default_may_be_missing():
     assert Numbered.from_dict({"kind": "test-numbered", "number": 1}) == Numbered(1)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("row", "3"),
+        ("row", True),
+        ("row", 1.5),
+        ("number", "many"),
+        ("number", None),
+        ("maybe", [1.0]),
+        ("times", [0.1]),
+        ("times", {"sequential": 0.1}),
+        ("pair", [1]),
+        ("many", 1.5),
+        ("places", {"row": 1}),
+        ("places", [3]),
+        ("text", 3),
+        ("text", None),
+    ],
+)
+def test_a_value_of_another_type_is_damage(tmp_path, key, value):
+    """A table that trusted it would end in a traceback, and show no other result either."""
+    path = tmp_path / "run.jsonl"
+    RunFile(path, HEADER).append(EVERYTHING)
+    RunFile(path, HEADER).append(EVERYTHING.as_dict() | {key: value})
+    run = read(path)
+    assert run.records == [EVERYTHING]
+    ((number, why),) = run.damaged
+    assert (number, key in why) == (3, True)
+
+
 def test_damaged_lines_are_named_and_skipped(tmp_path):
     path = tmp_path / "run.jsonl"
     good = json.dumps(Numbered(1).as_dict())

@@ -448,6 +448,7 @@ def test_no_step_is_a_history_too(comm):
         ({"epochs": -1}, ValueError, "epochs=-1"),
         ({"seed": None}, TypeError, "seed=None"),
         ({"start": -1}, ValueError, "start=-1"),
+        ({"start": 10**6}, ValueError, "no more than 1000000 batches"),
         ({"prefetch": -1}, ValueError, "prefetch=-1"),
         ({"every": 0}, ValueError, "every=0: expected 1 or more"),
         ({"evaluate": "accuracy"}, TypeError, "evaluate='accuracy': expected a function"),

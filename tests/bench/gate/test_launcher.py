@@ -73,6 +73,23 @@ def test_launches_what_is_named_and_no_more(tmp_path, monkeypatch, named):
     assert asked == [[named], ["bench/test_some.py::test_mlp[a]"]]
 
 
+def test_the_file_of_an_option_is_not_launched(tmp_path, monkeypatch):
+    (tmp_path / "rows.npz").touch()
+    started = []
+    monkeypatch.setattr(collect, "start", lambda *launch: started.append(launch[1]) or Launch({}))
+    collect.Grid(2, ["--data", "rows.npz", "--quick"], tmp_path).launch()
+    assert started == [["-m", "pytest", "bench", "--cells", "--data", "rows.npz", "--quick"]]
+
+
+def test_what_a_launch_measured_stays_on_disk(tmp_path):
+    write_grid(tmp_path)
+    launches = [launcher.start(2, ["-m", "pytest", "bench"], tmp_path, "x") for _ in range(2)]
+    files = sorted(Path(".benchmarks", "lockstep").glob("*-launch-x-*.jsonl"))
+    assert [
+        [line["id"] for line in map(json.loads, file.read_text().splitlines())] for file in files
+    ] == [list(launch.cells) for launch in launches]
+
+
 def test_keeps_the_cells_of_a_crash_and_says_where_to_look(tmp_path):
     write_grid(tmp_path, c={"crash": True})
     launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)

@@ -19,6 +19,12 @@ def test_a_file_is_named_after_its_session_and_process(tmp_path):
     assert not path.exists()
 
 
+def test_two_runs_of_one_second_have_two_files(tmp_path):
+    for _ in range(3):
+        run_file.new_path("launch", tmp_path).touch()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_the_header_says_where_and_how(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pytest", "a b"])
     info = {"id": "abc", "dirty": True}

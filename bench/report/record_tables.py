@@ -57,7 +57,7 @@ def _promises(promises: Sequence[Promise]) -> Table:
     table = new_table("ratio", "measured", "promised")
     for p in promises:
         style = "green" if p.kept else "b red"
-        promised = "" if p.limit is None else f"at most {p.limit:g}"
+        promised = "" if p.limit is None else f"at most {p.limit:.3g}"
         table.add_row(p.what, f"[{style}]{p.value:.3f}[/]", promised)
     return table
 

@@ -16,9 +16,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +32,8 @@ from strategies.records import Run, read
 PAGE = Path("bench", "RESULTS.md")
 PICTURES = Path("bench", "studies")
 PROGRAM = "nox -s bench_results"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -137,14 +140,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{', '.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
     if options.path and len(options.parts) != 1:
         parser.error("--from is for one part: name it")
-    failed = False
-    for name in options.parts or PARTS:
+    failed = []
+
+    def attempt(name: str, act: Callable[[], T]) -> T | None:
         try:
-            write(name, options.path or measure(PARTS[name]))
+            return act()
         except (ValueError, OSError) as error:
             print(f"{name} stays as it was: {error}", file=sys.stderr)
-            failed = True
-    return int(failed)
+            failed.append(name)
+            return None
+
+    # All are measured before the page changes: it would make the commit of later ones look dirty.
+    names = options.parts or list(PARTS)
+    paths = {n: attempt(n, lambda n=n: options.path or measure(PARTS[n])) for n in names}
+    for name, path in paths.items():
+        if path:
+            attempt(name, lambda name=name, path=path: write(name, path))
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

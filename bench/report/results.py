@@ -16,10 +16,10 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from rich.table import Table
 from rich.text import Text
@@ -32,8 +32,6 @@ from strategies.records import Run, read
 PAGE = Path("bench", "RESULTS.md")
 PICTURES = Path("bench", "studies")
 PROGRAM = "nox -s bench_results"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -127,6 +125,16 @@ def _cell(text: str) -> str:
     return " ".join(Text.from_markup(text).plain.split()).replace("|", "\\|")
 
 
+@contextmanager
+def _unchanged_after_errors(name: str, failed: list[str]) -> Iterator[None]:
+    """Tell the user that a part of the page stays as it was, and go on with the others."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"{name} stays as it was: {error}", file=sys.stderr)
+        failed.append(name)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "nox -s bench_results --",
@@ -140,22 +148,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{', '.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
     if options.path and len(options.parts) != 1:
         parser.error("--from is for one part: name it")
-    failed = []
-
-    def attempt(name: str, act: Callable[[], T]) -> T | None:
-        try:
-            return act()
-        except (ValueError, OSError) as error:
-            print(f"{name} stays as it was: {error}", file=sys.stderr)
-            failed.append(name)
-            return None
-
+    failed: list[str] = []
     # All are measured before the page changes: it would make the commit of later ones look dirty.
-    names = options.parts or list(PARTS)
-    paths = {n: attempt(n, lambda n=n: options.path or measure(PARTS[n])) for n in names}
+    paths = {}
+    for name in options.parts or PARTS:
+        with _unchanged_after_errors(name, failed):
+            paths[name] = options.path or measure(PARTS[name])
     for name, path in paths.items():
-        if path:
-            attempt(name, lambda name=name, path=path: write(name, path))
+        with _unchanged_after_errors(name, failed):
+            write(name, path)
     return int(bool(failed))
 
 

@@ -17,6 +17,10 @@ from pathlib import Path
 
 import nox
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bench.gate.named_paths import named_paths
+
 nox.needs_version = ">=2025.11"
 nox.options.default_venv_backend = "venv"  # pip: uv would not find a local torch wheel
 nox.options.reuse_venv = "yes"
@@ -132,19 +136,6 @@ def options(session: nox.Session, ranks: int) -> tuple[argparse.Namespace, list[
     return known, rest
 
 
-def names_a_path(arguments: list[str]) -> bool:
-    """Whether pytest is told what to run, and not only how."""
-    # What follows these is no test, though it may be the name of a file or folder.
-    takes_a_value = (
-        *("-k", "-m", "-p", "-c", "--model", "--strategy", "--data", "--device", "--deadline"),
-        *("--junitxml", "--benchmark-json", "--benchmark-storage", "--rootdir"),
-    )
-    return any(
-        Path(argument.split("::")[0]).exists() and before not in takes_a_value
-        for before, argument in zip(["", *arguments], arguments)
-    )
-
-
 @shared
 def lint(session: nox.Session) -> None:
     """Format, style, types, and that imports go down only."""
@@ -161,7 +152,7 @@ def correctness(session: nox.Session) -> None:
     known, rest = options(session, ranks=4)
     # These start launches of their own, from one process, and have sessions of their own.
     ours = [f"--ignore=tests/{folder}" for folder in ("mutants", "faults", "pages")]
-    tests = [] if names_a_path(rest) else ["tests"]
+    tests = [] if named_paths(rest) else ["tests"]
     mpiexec(session, known.ranks, "pytest", "--share", *ours, *tests, *rest, **KEEP_MEMORY)
 
 
@@ -207,9 +198,9 @@ def bench_mpi(session: nox.Session) -> None:
     if any(argument.startswith(("--save", "--launches")) for argument in rest):
         judged(session, "bench.gate.baselines", "-n", str(known.ranks), *rest)
         return
-    if any(argument.startswith("bench/studies") for argument in rest):
+    if any("bench/studies" in path for path in named_paths(rest)):
         add(session, "fonts")  # studies draw
-    mpiexec(session, known.ranks, "pytest", *([] if names_a_path(rest) else ["bench"]), *rest)
+    mpiexec(session, known.ranks, "pytest", *([] if named_paths(rest) else ["bench"]), *rest)
 
 
 @shared

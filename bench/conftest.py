@@ -153,7 +153,7 @@ def promise(
 def hold(promises: Sequence[Promise], background_load: float, workers: int) -> None:
     """Fail if a promise is broken; skip if the background load explains all that is not kept.
 
-    The arguments are those of `not_kept`.
+    Takes the arguments of `not_kept`.
     """
     broken, excused = not_kept(promises, background_load, workers)
     if broken:

@@ -1,4 +1,4 @@
-"""Is it as fast, and as small, as it is meant to be?"""
+"""Are steps as fast, and memory as small, as promised?"""
 
 import tracemalloc
 from dataclasses import replace

@@ -14,12 +14,12 @@ strategy               a rank sends in a step                  a rank holds
 Sequential             nothing                                 parameters, gradients, state: n
 DataParallel           n                                       n of each
 SharedDataParallel     nothing, it reads and writes memory     n/P of the state; P+1 times n a node
-ZeRO                   2 n; in stage 3 up to 3 n               see `strategies.zero`
+ZeRO                   n + n/P; in stage 3 up to n + 2 n/P     see `strategies.zero`
 TensorParallel         activations: B x width, twice a pair    its neurons' share of each
 Pipeline               activations: B x width, twice a cut     its layers' share of each
 LocalSGD               (1 + slots) n in every period-th step   n of each
 Hogwild                nothing, it reads and writes memory     n of gradients and state
-ParameterServer        n; the server (P-1) n                   n of each
+ParameterServer        n; the server (P-1) n                   n of each; a worker no state
 TopK                   k elements with their indices           n of each, and the residual
 PowerSGD               (rows + columns) x rank a matrix        n of each, and the residual
 ====================== ======================================= =================================

@@ -78,15 +78,19 @@ def take_turns(
         seconds: no round begins once all turns together have lasted longer, except the fewest.
 
     Raises:
-        ValueError: no step or no round is left to time, or nobody sets the pace.
+        ValueError: no step or round is left to time, nobody sets the pace, or a contender's `every`
+            is below 1.
     """
     if not any(contender.paces for contender in contenders.values()):
         raise ValueError("no contender paces: expected one whose turns say how long a round lasts")
-    if any(contender.every < 1 for contender in contenders.values()):
-        raise ValueError("every=0: expected a contender in at least every so-manieth round")
+    for name, contender in contenders.items():
+        if contender.every < 1:
+            raise ValueError(f"{name}: every={contender.every}, expected 1 or more")
     fewest, most = rounds if isinstance(rounds, tuple) else (rounds, rounds)
-    if most < 1 or (steps is not None and steps < 1):
-        raise ValueError(f"{most} rounds of {steps} steps: expected at least one of each")
+    if not 1 <= fewest <= most:
+        raise ValueError(f"rounds={rounds}: expected 1 <= fewest <= most")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps={steps}: expected 1 or more")
     if steps is None:
         steps = _steps(contenders, SHORTEST_TURN if shortest is None else shortest)
     times: dict[str, list[float]] = {name: [] for name in contenders}

@@ -11,12 +11,7 @@ from rich.console import Console
 
 from bench.gate.launcher import start
 from bench.gate.launches import Launch, background_load, undisturbed_launches
-
-TAKES_A_VALUE = (
-    *("-k", "-m", "-p", "-c", "--model", "--strategy", "--data", "--device", "--deadline"),
-    *("--junitxml", "--benchmark-json", "--benchmark-storage", "--rootdir"),
-)
-"""Options of pytest whose value follows as an argument of its own, and may look like a path."""
+from bench.gate.named_paths import named_paths
 
 
 @dataclass
@@ -43,7 +38,7 @@ class Grid:
         nodes = [self.nodes[cell] for cell in only or () if cell in self.nodes]
         if only is not None and len(nodes) < len(only):
             nodes, only = [], None  # the test of a cell is unknown, so launch the whole grid
-        named = self._paths()
+        named = named_paths(self.arguments, self.root)
         options = [argument for argument in self.arguments if argument not in named]
         command = ["-m", "pytest", *(nodes or named or ["bench"]), "--cells", *options]
         launch = start(self.ranks, command, self.root, self.label)
@@ -52,14 +47,6 @@ class Grid:
             return launch
         cells = {cell: line for cell, line in launch.cells.items() if cell in only}
         return replace(launch, cells=cells, requested=frozenset(only))
-
-    def _paths(self) -> list[str]:
-        """The arguments that are paths or node ids of the checkout."""
-        return [
-            argument
-            for before, argument in zip(["", *self.arguments], self.arguments)
-            if before not in TAKES_A_VALUE and Path(self.root, argument.partition("::")[0]).exists()
-        ]
 
 
 def collect(

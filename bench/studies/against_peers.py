@@ -108,7 +108,7 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
         strategy.close()
     del raced[PLAIN]
     for result in measurements(raced, rounds, PLAIN, THREADS):
-        record(result, "", [], {})
+        record(result)
     times = rounds.seconds
     promise(
         f"SharedDataParallel / torch DDP, {net}, batch {batch_size}",

@@ -109,7 +109,7 @@ def compare(
         contender.turn(ROUNDS * net.epochs, net.epochs)
     times = take_turns(contenders, ROUNDS, steps=net.epochs).per_step
     for history in histories:
-        record(history, "", [], {})
+        record(history)
     seconds = {how: float(np.median(each)) for how, each in times.items()}
     base = runs["base"].weights()
     for how, run in runs.items():

@@ -127,7 +127,7 @@ def test_sparse_and_dense(comm, record, name):
     for seed, i in np.ndindex(loss.shape):
         history, loss[seed, i] = run(workload, list(workload.arms)[i], data, seed, comm)
         if history:
-            record(history, "", [], {})
+            record(history)
             seconds[seed, i] = history.seconds[-1]
     comm.Bcast(seconds)
     comm.Bcast(loss)
@@ -139,7 +139,7 @@ def test_sparse_and_dense(comm, record, name):
         loss_ratio = float(np.median(loss[:, i]) / np.median(plain))
         limit = highest if arm.startswith("Hogwild") else None
         rate = workload.epochs * len(data.y) / np.median(seconds[:, i])
-        record(Promise(f"{name}, {arm}: {rate:,.0f} samples/s, time", time_ratio), "", [], {})
+        record(Promise(f"{name}, {arm}: {rate:,.0f} samples/s, time", time_ratio))
         losses.append(Promise(f"{name}, {arm}: final loss", loss_ratio, limit))
-        record(losses[-1], "", [], {})
+        record(losses[-1])
     hold(losses, 0.0, comm.size)

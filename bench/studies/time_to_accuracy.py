@@ -195,7 +195,7 @@ def test_time_to_accuracy(request, comm, record, lap):
         for arm in ARMS:
             options = {"epochs": EPOCHS, "every": EVERY, "evaluate": judge(data)}
             if history := run(arm, data, comm, seed, **options):
-                record(history, "", [], {})
+                record(history)
                 histories[arm.name].append(history)
     background_load = lap()
     loads = {arm.name: load(arm, data, comm) for arm in ARMS}

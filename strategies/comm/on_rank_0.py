@@ -17,14 +17,14 @@ def on_rank_0(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
     Collective. The other ranks sleep meanwhile, so that rank 0 has the processor to itself.
 
     Raises:
-        Exception: what `act` raised; on every rank.
+        Exception, SystemExit: what `act` raised; on every rank.
     """
     result: T | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     if comm.rank == 0:
         try:
             result = act()
-        except Exception as failure:  # whatever it is, the other ranks must hear of it
+        except (Exception, SystemExit) as failure:  # the other ranks must hear of it
             error = failure
     sleeping_barrier(comm)
     result, told = comm.bcast((result, error and sendable(error)))

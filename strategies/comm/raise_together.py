@@ -13,12 +13,12 @@ def raise_together(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
     """Call `act`, which does not communicate, on every rank, and return its result. Collective.
 
     Raises:
-        Exception: what it raised on the first rank where it failed; on every rank.
+        Exception, SystemExit: what it raised on the first rank where it failed; on every rank.
     """
-    error: Exception | None = None
+    error: BaseException | None = None
     try:
         found = act()
-    except Exception as failure:  # whatever it is, the other ranks must hear of it
+    except (Exception, SystemExit) as failure:  # the other ranks must hear of it
         error = failure
     told = next(filter(None, comm.allgather(error and sendable(error))), None)
     if told:
@@ -26,7 +26,7 @@ def raise_together(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
     return found
 
 
-def sendable(error: Exception) -> Exception:
+def sendable(error: BaseException) -> BaseException:
     """The error, or its text if its class cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))

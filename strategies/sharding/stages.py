@@ -18,7 +18,7 @@ from strategies.sharding.mailbox import Mailbox
 from strategies.sharding.schedules import Op, schedule
 
 Split = Callable[[Model, bool], tuple[MakeLayers, Layout]]
-"""(stage of the net, whether its dx is needed) -> what a rank computes and holds of it."""
+"""(stage of the net, whether its dx is needed) -> this rank's part of the stage."""
 
 
 class Plan:

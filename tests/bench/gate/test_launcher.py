@@ -11,6 +11,7 @@ import pytest
 from bench.gate import collect, launcher
 from bench.gate.launcher import CELLS, LAUNCHER
 from bench.gate.launches import Launch
+from bench.gate.named_paths import named_paths
 from tests.bench.gate.simulated_grid import GRID, write_grid
 
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
@@ -79,6 +80,12 @@ def test_the_file_of_an_option_is_not_launched(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "start", lambda *launch: started.append(launch[1]) or Launch({}))
     collect.Grid(2, ["--data", "rows.npz", "--quick"], tmp_path).launch()
     assert started == [["-m", "pytest", "bench", "--cells", "--data", "rows.npz", "--quick"]]
+
+
+def test_an_option_and_its_file_name_no_test(tmp_path):
+    (tmp_path / "bench").mkdir()
+    assert named_paths(["--ignore", "bench", "-k", "bench", "-q"], tmp_path) == []
+    assert named_paths(["-q", "bench", "--ignore", "bench"], tmp_path) == ["bench"]
 
 
 def test_what_a_launch_measured_stays_on_disk(tmp_path):

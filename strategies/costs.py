@@ -13,15 +13,15 @@ strategy               a rank sends in a step                  a rank holds
 ====================== ======================================= =================================
 Sequential             nothing                                 parameters, gradients, state: n
 DataParallel           n                                       n of each
-SharedDataParallel     nothing, it reads and writes memory     n/P of the state; P+1 times n a node
+SharedDataParallel     nothing, it reads and writes memory     n/P of the state; a node (P+1) n
 ZeRO                   n + n/P; in stage 3 up to n + 2 n/P     see `strategies.zero`
 TensorParallel         activations: B x width, twice a pair    its neurons' share of each
 Pipeline               activations: B x width, twice a cut     its layers' share of each
 LocalSGD               (1 + slots) n in every period-th step   n of each
-Hogwild                nothing, it reads and writes memory     n of gradients and state
+Hogwild                nothing, it reads and writes memory     n of gradients, state; a node n
 ParameterServer        n; the server (P-1) n                   n of each; a worker no state
 TopK                   k elements with their indices           n of each, and the residual
-PowerSGD               (rows + columns) x rank a matrix        n of each, and the residual
+PowerSGD               (rows + columns) x rank a matrix        n of each, the residual, Q
 ====================== ======================================= =================================
 """
 
@@ -183,8 +183,63 @@ def held_by_sequential(model: Model, slots: int) -> int:
 
 
 def held_by_data_parallel(model: Model, slots: int) -> int:
-    """Count as in plain training, and a cache line in front of the gradient, for the loss."""
+    """Count as in plain training, and a cache line in front of the gradient, for the loss.
+
+    LocalSGD holds the same.
+    """
     return held_by_sequential(model, slots) + LINE
+
+
+def held_by_shared_data_parallel(model: Model, ranks: int, rank: int, slots: int) -> int:
+    """Count the state of its slice, cut between cache lines; `in_shared_window` has the rest.
+
+    Hoefler et al., "MPI + MPI" (2013).
+    """
+    n, per_line = model.offsets[-1], LINE // _item(model)
+    lo, hi = (min(line * per_line, n) for line in bounds(rank, ranks, -(-n // per_line)))
+    return slots * _item(model) * (hi - lo)
+
+
+def held_by_hogwild(model: Model, slots: int) -> int:
+    """Count gradients and state; the parameters are `in_shared_window`. Recht et al. (2011)."""
+    return (1 + slots) * _item(model) * model.offsets[-1]
+
+
+def in_shared_window(model: Model, ranks: int, vectors: int) -> int:
+    """Count what a node shares: vectors, each on its own cache lines, and a line for each rank.
+
+    `SharedDataParallel` keeps 1 + ranks vectors there, `Hogwild` one. A further line of bytes lets
+    the first vector begin on a line.
+    """
+    lines = math.ceil(_item(model) * model.offsets[-1] / LINE)
+    return (vectors * lines + ranks + 1) * LINE
+
+
+def held_by_parameter_server(model: Model, rank: int, slots: int) -> int:
+    """Count as in plain training; a worker has no state until one is saved or loaded.
+
+    Li et al., "Scaling distributed machine learning with the parameter server" (2014), section 2.
+    """
+    return held_by_sequential(model, slots if rank == 0 else 0)
+
+
+def held_by_top_k(model: Model, slots: int) -> int:
+    """Count as in plain training, and the residual. Aji and Heafield (2017), section 3."""
+    return held_by_sequential(model, slots) + _item(model) * model.offsets[-1]
+
+
+def held_by_power_sgd(model: Model, rank: int, slots: int) -> int:
+    """Count as in plain training, the residual, and a thin matrix Q for every matrix of weights.
+
+    Vogels, Karimireddy, Jaggi, "PowerSGD" (2019), algorithm 1.
+
+    Args:
+        rank: columns of Q.
+    """
+    shapes = (s for layer in model.layers for s in layer.shapes if len(s) > 1)
+    sizes = ((shape[0], math.prod(shape[1:])) for shape in shapes)
+    qs = sum(columns * min(rank, rows, columns) for rows, columns in sizes)
+    return held_by_top_k(model, slots) + _item(model) * qs
 
 
 def held_by_zero(model: Model, ranks: int, rank: int, stage: int, slots: int) -> int:

@@ -10,15 +10,22 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from nn import SGD, Adam, mlp
 from strategies import (
+    CompressedDataParallel,
     DataParallel,
+    Hogwild,
     Hybrid,
     LocalSGD,
+    ParameterServer,
     Pipeline,
+    PowerSGD,
     Sequential,
+    SharedDataParallel,
     TensorParallel,
+    TopK,
     ZeRO,
     costs,
 )
@@ -112,6 +119,42 @@ def test_hybrid(comm, grid):
 def test_strategies_that_hold_the_whole_net(comm, strategy, formula):
     held = held_after_two_steps(lambda model: strategy(model, Adam(1e-2), comm))
     assert held == formula(build(), slots=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "formula"),
+    [
+        (SharedDataParallel, costs.held_by_shared_data_parallel),
+        (Hogwild, lambda model, ranks, rank, slots: costs.held_by_hogwild(model, slots)),
+        (
+            ParameterServer,
+            lambda model, ranks, rank, slots: costs.held_by_parameter_server(model, rank, slots),
+        ),
+        (
+            lambda model, optimizer, comm: CompressedDataParallel(model, optimizer, comm, TopK(3)),
+            lambda model, ranks, rank, slots: costs.held_by_top_k(model, slots),
+        ),
+        (
+            lambda model, optimizer, comm: CompressedDataParallel(
+                model, optimizer, comm, PowerSGD(2)
+            ),
+            lambda model, ranks, rank, slots: costs.held_by_power_sgd(model, 2, slots),
+        ),
+    ],
+    ids=["shared", "hogwild", "server", "top_k", "power_sgd"],
+)
+def test_strategies_that_split_the_rows(comm, workers, make, formula):
+    held = held_after_two_steps(lambda model: make(model, Adam(1e-2), comm))
+    assert held == formula(build(), workers, comm.rank, 2)
+
+
+@pytest.mark.parametrize("strategy", [SharedDataParallel, Hogwild])
+def test_what_the_ranks_of_a_node_share(comm, workers, strategy):
+    vectors = 1 + workers if strategy is SharedDataParallel else 1
+    parallel = strategy(build(), SGD(0.1), comm)
+    sizes = comm.allgather(parallel._window._win.Get_attr(MPI.WIN_SIZE))
+    assert sum(sizes) == costs.in_shared_window(build(), workers, vectors)
+    parallel.close()
 
 
 def memory_of(contexts) -> dict[int, int]:

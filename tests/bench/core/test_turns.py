@@ -95,10 +95,25 @@ def test_rounds_end_when_the_time_is_used_up(seconds, expected):
     assert (len(times["a"]), len(times["b"])) == (expected, expected)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"rounds": 0}])
-def test_nothing_to_time_is_an_error(wrong):
-    with pytest.raises(ValueError, match="at least one"):
-        take_turns({"a": Contender(lambda first, steps: 1.0)}, **wrong)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"steps": 0}, "steps=0: expected 1 or more"),
+        ({"rounds": 0}, "rounds=0: expected 1 <= fewest <= most"),
+        ({"rounds": (5, 3)}, "expected 1 <= fewest <= most"),
+        ({"rounds": (0, 3)}, "expected 1 <= fewest <= most"),
+    ],
+)
+def test_nothing_to_time_is_an_error(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        take_turns({"a": Contender(lambda first, steps: 1.0)}, **({"rounds": 3} | wrong))
+
+
+def test_somebody_must_set_the_pace_and_everybody_take_part():
+    with pytest.raises(ValueError, match="no contender paces"):
+        take_turns({"a": Contender(lambda first, steps: 1.0, paces=False)}, 3)
+    with pytest.raises(ValueError, match="a: every=-3, expected 1 or more"):
+        take_turns({"a": Contender(lambda first, steps: 1.0, every=-3)}, 3)
 
 
 def test_sleeps_of_known_length_are_told_apart():

@@ -33,6 +33,16 @@ def test_every_rank_raises_what_one_raised(comm, together):
 
 
 @each_way
+def test_an_exit_of_one_rank_is_one_of_all(comm, together):
+    def act():
+        if comm.rank == 0:
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        together(comm, act)
+
+
+@each_way
 def test_an_error_that_no_message_can_hold_is_described(comm, together):
     class Local(Exception):
         """Cannot be pickled, since its class has no name to import."""

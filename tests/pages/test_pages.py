@@ -17,6 +17,9 @@ pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(400)]
 PYTHON_PAGES = [page for page in PAGES if any(blocks(page, "python"))]
 CONSOLE_BLOCKS = [block for page in PAGES for block in blocks(page, "console")]
 
+TRIED = set[str]()
+"""Lines that have worked in this run: a command that stands on several pages is tried once."""
+
 
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
@@ -71,11 +74,14 @@ def test_the_python_examples_of_a_page_run_one_after_the_other(page, tmp_path):
 
 @pytest.mark.parametrize("block", CONSOLE_BLOCKS, ids=str)
 def test_the_commands_of_a_block_work(block, tree):
-    script = "\n".join(["set -e", *map(short_form, commands(block))])
+    short = [short_form(command) for command in commands(block)]
+    fresh = [line for line in short if line not in TRIED or line.startswith("export ")]
+    script = "\n".join(["set -e", *fresh])
     path = [str(tree / ".tools"), str(Path(sys.executable).parent), os.environ["PATH"]]
     fake = shlex.join([sys.executable, str(tree / "tests" / "bench" / "gate" / "fake_mpiexec.py")])
     own = {"PATH": os.pathsep.join(path), "PYTHONPATH": str(tree), "FAKE_MPIEXEC": fake}
     run(["bash", "-c", script], tree, **own)
+    TRIED.update(fresh)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -1,9 +1,8 @@
-"""Which rank holds which part of a model's parameters, and how they come together again."""
+"""How a model is divided over ranks that each hold a part, and how the parts come together."""
 
 import copy
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -12,42 +11,11 @@ from numpy.typing import NDArray
 from nn.layers import Layer
 from nn.model import Model
 from strategies.base import Refused, Strategy
-
-EVERYTHING = (slice(None),)
-
-
-class Block(NamedTuple):
-    """The `part` of an array of `shape` that lies in a flat vector at `start`."""
-
-    start: int
-    shape: tuple[int, ...]
-    part: tuple[slice, ...] = EVERYTHING
-
-    def of(self, vector: NDArray) -> NDArray:
-        """Return the block of a full vector, a view."""
-        stop = self.start + math.prod(self.shape)
-        return vector[self.start : stop].reshape(self.shape)[self.part]
-
-    @property
-    def size(self) -> int:
-        """Elements of the block."""
-        cut = [len(range(*key.indices(n))) for key, n in zip(self.part, self.shape)]
-        return math.prod(cut) * math.prod(self.shape[len(cut) :])
-
-    def shifted(self, by: int) -> "Block":
-        return self._replace(start=self.start + by)
-
-
-Layout = list[Block]
-"""The blocks of the full vector that a rank holds, in the order of its own flat vector."""
+from strategies.gradient_norm import norm
+from strategies.sharding.blocks import Block, Layout, parts_of, take
 
 MakeLayers = Callable[[], list[Layer]]
 """Makes a rank's layers: every rank knows all layouts, but makes only its own layers."""
-
-
-def take(full: NDArray, layout: Layout) -> NDArray:
-    """Return a rank's own flat vector, a copy out of the full one."""
-    return np.concatenate([np.empty(0, full.dtype), *(block.of(full).ravel() for block in layout)])
 
 
 def unsplit(stage: Model, need_dx: bool) -> tuple[MakeLayers, Layout]:
@@ -69,6 +37,7 @@ def part_of(model: Model, layers: list[Layer], layout: Layout) -> Model:
         str(model.dtype),
         input_shape=model.input_shape,
         params=take(model.params, layout),
+        loss=model.loss,
     )
 
 
@@ -82,6 +51,8 @@ class Sharded(Strategy):
     Raises:
         Refused: the model is not an nn.Model, so its layers are not known.
     """
+
+    splits_update = True
 
     layouts: list[Layout]
     model: Any
@@ -116,3 +87,15 @@ class Sharded(Strategy):
 
     def _set_weights(self, params):
         self.model.params[:] = self._own(params)
+
+    def _own_parts(self):
+        return parts_of(self.parameters, self.layouts[self.comm.rank])
+
+    def _gradient_norm(self, order=2.0):
+        """Compute the norm over all ranks; of ranks that hold the same block the first counts."""
+        vectors, at = [], 0
+        for block in self.layouts[self.comm.rank]:
+            if not any(block in layout for layout in self.layouts[: self.comm.rank]):
+                vectors.append(self.model.grads[at : at + block.size])
+            at += block.size
+        return norm(vectors, order, self.comm)

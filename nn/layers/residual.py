@@ -30,6 +30,10 @@ class Residual(Layer):
         self.layers = layers
         self.shapes = tuple(shape for layer in layers for shape in layer.shapes)
 
+    @property
+    def names(self):
+        return tuple(f"{i}.{name}" for i, each in enumerate(self.layers) for name in each.names)
+
     def __copy__(self):
         twin = object.__new__(type(self))
         twin.__dict__.update(vars(self))

@@ -12,7 +12,6 @@ from nn.arguments import as_int
 from nn.batch import Batch
 from nn.layers import Shape
 from nn.layers.dropout import rows_of
-from nn.loss import cross_entropy
 from nn.model import Model, as_rows
 from nn.own_methods import replaced_in_object
 from nn.torch.batch_norm import RunningStatistics, synchronise
@@ -224,8 +223,8 @@ class TorchModel(Model):
         with rows_of(batch):
             # Layer by layer only if `ready` has to be called for each.
             logits, contexts = (super().forward if ready else self.forward)(batch.x)
-        loss, dlogits = cross_entropy(logits, batch.y, batch.global_count)
-        self.backward(dlogits, contexts, add=add, ready=ready)
+        loss, dy = self.loss(logits, batch.y, batch.count(self.loss), batch.weights)
+        self.backward(dy, contexts, add=add, ready=ready)
         return float(loss)
 
     def predict(self, x: NDArray, rows: int = 1024) -> NDArray:

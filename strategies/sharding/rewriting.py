@@ -12,7 +12,8 @@ from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Si
 from nn.layers.residual import Residual
 from nn.model import Model
 from nn.own_methods import own_methods
-from strategies.sharding.layout import EVERYTHING, Block, Layout, MakeLayers
+from strategies.sharding.blocks import EVERYTHING, Block, Layout
+from strategies.sharding.layout import MakeLayers
 from strategies.sharding.split_layers import (
     Collect,
     Gather,

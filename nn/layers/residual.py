@@ -35,7 +35,10 @@ class Residual(Layer):
         return tuple(f"{i}.{name}" for i, each in enumerate(self.layers) for name in each.names)
 
     def __copy__(self):
-        return Residual(*map(copy.copy, self.layers))
+        twin = object.__new__(type(self))
+        twin.__dict__.update(vars(self))
+        twin.layers = tuple(map(copy.copy, self.layers))
+        return twin
 
     def init(self, rng):
         return tuple(value for layer in self.layers for value in layer.init(rng))

@@ -1,7 +1,7 @@
 """How a model is divided over ranks that each hold a part, and how the parts come together."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nn.layers import Layer
 from nn.model import Model
+from nn.own_methods import own_methods, replaced_in_object
 from strategies.base import Refused, Strategy
 from strategies.gradient_norm import norm
 from strategies.sharding.blocks import Block, Layout, parts_of, take
@@ -23,8 +24,9 @@ def unsplit(stage: Model, need_dx: bool) -> tuple[MakeLayers, Layout]:
 
     def layers() -> list[Layer]:
         copies = [copy.copy(layer) for layer in stage.layers]
-        if hasattr(copies[0], "joined"):  # layers of torch run faster as one
-            return [copies[0].joined(copies[1:], stage.input_shape)]
+        ours = all(hasattr(each, "joined") and not own_methods(each) for each in copies)
+        if ours:  # layers of torch run faster as one
+            return [copies[0].joined(copies[1:], stage.input_shape)]  # type: ignore[attr-defined]
         return copies
 
     return layers, [Block(0, (stage.offsets[-1],))]
@@ -41,6 +43,35 @@ def part_of(model: Model, layers: list[Layer], layout: Layout) -> Model:
     )
 
 
+def _refuse_own_methods(model: Model, strategy: str) -> None:
+    """Raise Refused if ranks that compute layer by layer would not call what was replaced."""
+    # `predict` is for the user, who calls it on a model of their own.
+    if names := [name for name in own_methods(model) if name != "predict"]:
+        raise Refused(
+            f"the model replaces {', '.join(names)} of {_base(model)}, and {strategy} computes the "
+            "layers by itself, without these: expected a strategy that calls them, such as "
+            "DataParallel, or a loss given as loss=..."
+        )
+    for i, layer in enumerate(model.layers):
+        if names := [name for part in _nested(layer) for name in replaced_in_object(part)]:
+            raise Refused(
+                f"{', '.join(names)} of layer {i}, {layer}, was assigned to the object, and "
+                f"{strategy} copies layers, so the copies would compute with the weights of the "
+                "original: expected a class with such a method"
+            )
+
+
+def _base(model: Model) -> str:
+    return "TorchModel" if hasattr(model, "converted") else "Model"
+
+
+def _nested(layer: Layer) -> Iterator[Layer]:
+    """Yield a layer and the layers inside it."""
+    yield layer
+    for inner in getattr(layer, "layers", ()):
+        yield from _nested(inner)
+
+
 class Sharded(Strategy):
     """A strategy whose ranks hold, and update, parts of the parameters.
 
@@ -49,7 +80,8 @@ class Sharded(Strategy):
     the same block hold the same values.
 
     Raises:
-        Refused: the model is not an nn.Model, so its layers are not known.
+        Refused: the model is not an nn.Model, so its layers are not known; or it replaces methods
+            of nn.Model, such as `gradients`, or of a layer's object, which would be left out.
     """
 
     splits_update = True
@@ -64,6 +96,7 @@ class Sharded(Strategy):
                 f"model is {type(model).__name__}: {type(self).__name__} expected nn.Model, "
                 "since it distributes its layers"
             )
+        _refuse_own_methods(model, type(self).__name__)
         super().__init__(model, optimizer, comm)
 
     def weights(self) -> NDArray:

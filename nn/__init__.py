@@ -4,13 +4,15 @@ from nn import data
 from nn.batch import Batch
 from nn.loss import cross_entropy
 from nn.model import Model
-from nn.optim import SGD, AdaGrad, Adam
+from nn.optim import EMA, SGD, AdaGrad, Adam, AdamW
 from nn.zoo import cnn, lenet, mlp
 
 __all__ = [
+    "EMA",
     "SGD",
     "AdaGrad",
     "Adam",
+    "AdamW",
     "Batch",
     "Model",
     "cnn",

@@ -136,7 +136,10 @@ class Strategy:
         self.parameters: list[Parameter] = self._named(model)
         """The parameters of the whole model by name."""
         if hasattr(optimizer, "assign"):  # finds a group that no parameter belongs to
-            optimizer.assign([Part(p.name, p.size, p.shape) for p in self.parameters])
+            names = (
+                [p.name for p in self.parameters] if any(p.name for p in self.parameters) else None
+            )
+            optimizer.assign(list(Strategy._own_parts(self)), names)
         self._is_assigned = False
         self._grad_norm: float | None = None
         self._loss: Any = getattr(model, "loss", None)

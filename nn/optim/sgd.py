@@ -1,0 +1,62 @@
+"""Stochastic gradient descent."""
+
+from typing import Unpack
+
+from nn.arguments import as_float
+from nn.optim.base import Optimizer, Options, keeps_gradient
+from nn.optim.vector import Schedule, Vector, multiply
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, Nesterov momentum and L2 weight decay.
+
+    g <- g + weight_decay p;  v <- momentum v + g;  p <- p - lr v, or with Nesterov
+    p <- p - lr (g + momentum v). The form of Sutskever et al., "On the importance of
+    initialization and momentum in deep learning" (2013), section 2, with the learning rate
+    outside the velocity, as in torch.optim.SGD.
+
+    Further arguments are in `Optimizer`.
+
+    Raises:
+        TypeError: an argument is not a number.
+        ValueError: an argument is negative, momentum is not in [0, 1), or Nesterov momentum is
+            asked for with momentum 0.
+    """
+
+    def __init__(
+        self,
+        lr: float | Schedule,
+        momentum: float = 0,
+        nesterov: bool = False,
+        weight_decay: float = 0,
+        **options: Unpack[Options],
+    ):
+        super().__init__(lr, **options)
+        self.momentum = as_float("momentum", momentum, 0.0, 1.0)
+        self.weight_decay = as_float("weight_decay", weight_decay, 0.0)
+        self.nesterov = bool(nesterov)
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov=True: expected momentum > 0")
+        self.slots = ("velocity",) if self.momentum else ()
+
+    @keeps_gradient
+    def apply(self, params: Vector, grads: Vector, lr: float) -> None:
+        for where, product, decayed in self.scratch(params):
+            p, g = params[where], grads[where]
+            if self.weight_decay:
+                multiply(p, self.weight_decay, out=decayed)
+                decayed += g
+                g = decayed
+            if self.momentum:
+                velocity = self.state["velocity"][where]
+                velocity *= self.momentum
+                velocity += g
+                if self.nesterov:
+                    multiply(velocity, self.momentum, out=product)
+                    product += g
+                    product *= lr
+                else:
+                    multiply(velocity, lr, out=product)
+            else:
+                multiply(g, lr, out=product)
+            p -= product

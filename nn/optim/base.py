@@ -1,7 +1,7 @@
 """The base class of optimizers: learning rate, clipping, groups and state."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
@@ -10,7 +10,7 @@ from nn.arguments import as_float
 from nn.optim.groups import Group, Part, Run, as_groups, check_used, runs_of, settings_of, variant
 from nn.optim.vector import Schedule, Vector, clamp, norm_of_part, norm_part, zeros_like
 
-BLOCK = 1 << 16
+BLOCK = 80 << 10
 """Elements of a numpy vector that are worked on at a time, to need little memory for products."""
 
 Apply = TypeVar("Apply", bound=Callable[..., None])
@@ -153,7 +153,8 @@ class Optimizer:
                     f"{name} was kept for {len(self.state[name])} parameters and {len(params)} "
                     "are given: one optimizer object serves one slice of one model"
                 )
-        self._clip(grads, norm)
+        if self.clip_norm is not None or self.clip_value is not None:
+            self._clip(grads, norm)
         lr = self.lr(self.steps) if callable(self.lr) else self.lr
         self.steps += 1
         if len(params):
@@ -216,17 +217,13 @@ class Optimizer:
                 with np.errstate(invalid="ignore"):  # infinity times 0 is NaN, as in torch
                     grads *= coefficient
 
-    def scratch(self, params: Vector) -> Iterator[tuple[slice, Vector, Vector]]:
-        """Yield the blocks of a vector, each with two vectors for products of its length."""
-        length = len(params)
-        block = min(length, BLOCK) if isinstance(params, np.ndarray) else length
+    def scratch(self, params: Vector) -> Vector:
+        """Return memory for the products of one block of a vector: all of a tensor is one."""
         kept = self.__dict__.get("_scratch")
-        if kept is None or kept[0].dtype != params.dtype or len(kept[0]) < block:
-            make = np.empty_like if isinstance(params, np.ndarray) else zeros_like
-            self._scratch = kept = (make(params[:block]), make(params[:block]))
-        for at in range(0, length, block):
-            size = min(block, length - at)
-            yield slice(at, at + size), kept[0][:size], kept[1][:size]
+        size = min(len(params), BLOCK) if isinstance(params, np.ndarray) else len(params)
+        if kept is None or len(kept) != size or kept.dtype != params.dtype:
+            self._scratch = kept = zeros_like(params[:size])
+        return kept
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle needs: all but the memory for products."""

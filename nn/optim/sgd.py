@@ -41,22 +41,33 @@ class SGD(Optimizer):
 
     @keeps_gradient
     def apply(self, params: Vector, grads: Vector, lr: float) -> None:
-        for where, product, decayed in self.scratch(params):
-            p, g = params[where], grads[where]
-            if self.weight_decay:
-                multiply(p, self.weight_decay, out=decayed)
-                decayed += g
-                g = decayed
-            if self.momentum:
-                velocity = self.state["velocity"][where]
-                velocity *= self.momentum
-                velocity += g
-                if self.nesterov:
-                    multiply(velocity, self.momentum, out=product)
-                    product += g
-                    product *= lr
-                else:
-                    multiply(velocity, lr, out=product)
+        product = self.scratch(params)
+        velocity = self.state["velocity"] if self.momentum else grads
+        block, length = len(product), len(params)
+        if length == block:
+            self._move(params, grads, velocity, product, lr)
+            return
+        for at in range(0, length, block):
+            where = slice(at, min(at + block, length))
+            size = where.stop - at
+            self._move(params[where], grads[where], velocity[where], product[:size], lr)
+
+    def _move(self, p: Vector, g: Vector, velocity: Vector, product: Vector, lr: float) -> None:
+        """Move p by the gradient g; `product` is memory to use, without allocating more."""
+        if self.weight_decay:
+            multiply(p, self.weight_decay, out=product)
+            product += g
+            g = product
+        if self.momentum:
+            velocity *= self.momentum
+            velocity += g
+            if not self.nesterov:
+                g = velocity
+            elif self.weight_decay:
+                product += self.momentum * velocity
             else:
-                multiply(g, lr, out=product)
-            p -= product
+                multiply(velocity, self.momentum, out=product)
+                product += g
+                g = product
+        multiply(g, lr, out=product)
+        p -= product

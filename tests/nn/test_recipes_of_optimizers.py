@@ -108,6 +108,9 @@ def test_the_norm_is_summed_in_float64():
     optimizer.step(ours, g.copy())
     twin.step(theirs, g.copy(), float(np.linalg.norm(g.astype("float64"))))
     np.testing.assert_array_equal(ours, theirs)
+    large = np.full(4, 1e30, "float32")
+    SGD(1.0, clip_norm=2.0).step(np.zeros(4, "float32"), large)
+    np.testing.assert_allclose(large, 1.0)  # its square is infinite in float32
     tiny = np.full(4, 1e-30, "float32")
     SGD(1.0, clip_norm=1e-31).step(np.zeros(4, "float32"), tiny)
     assert tiny[0] < 1e-30  # its square is 0 in float32

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nn.arguments import as_row_shape
 from nn.batch import Batch
 from nn.layers import Layer, Linear, Shape, check_in_place
+from nn.layers.ties import lend, tie
 from nn.loss import cross_entropy
 
 DTYPES = ("float32", "float64")
@@ -77,6 +78,7 @@ class Model:
                 raise ValueError(f"{layers[0]} comes first: input_shape=... of one row is needed")
             input_shape = (layers[0].inputs,)
         self.layers = list(layers)
+        tie(self.layers)
         self.input_shape: Shape = as_row_shape(input_shape)
         self.offsets = [0, *accumulate(layer.n_params for layer in self.layers)]
         """Layer i owns elements offsets[i] to offsets[i + 1] of both vectors."""
@@ -123,11 +125,29 @@ class Model:
         self._params, self._grads = params, grads
         for layer, lo, hi in zip(self.layers, self.offsets, self.offsets[1:]):
             layer.bind(params[lo:hi], grads[lo:hi])
+        lend(self.layers)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make views again of the layers' arrays, which a deep copy has separated."""
         self.__dict__.update(state)
         self.bind(self._params, self._grads)
+
+    @property
+    def first_trained(self) -> int:
+        """The first layer with parameters, below which backward computes nothing."""
+        return next(
+            (i for i, layer in enumerate(self.layers) if layer.shareable or layer.shapes),
+            len(self.layers),
+        )
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """What training leaves as it is, by name: the arrays in `Layer.frozen` of all layers."""
+        found: dict[str, Any] = {}
+        for i, layer in enumerate(self.layers):
+            for name, value in layer.frozen.items():
+                found.setdefault(layer.name_in_model(i, name), value)
+        return found
 
     def stage(self, lo: int, hi: int) -> "Stage":
         """Layers lo to hi - 1 as a model that shares the memory of this one.
@@ -181,13 +201,15 @@ class Model:
             add: add to `grads` instead of replacing it.
             ready: called with i when the gradient of layer i is final, last layer first.
         """
+        first, dx = self.first_trained, None
         for i in reversed(range(len(self.layers))):
-            dx = self.layers[i].backward(dy, contexts[i], need_dx or i > 0, add)
+            if need_dx or i >= first:
+                dx = self.layers[i].backward(dy, contexts[i], need_dx or i > first, add)
+                if dx is not None:
+                    dy = dx
             if ready:
                 ready(i)
-            if dx is not None:
-                dy = dx
-        return dx
+        return dx if need_dx else None
 
     def gradients(
         self, batch: Batch, add: bool = False, ready: Callable[[int], None] | None = None

@@ -95,6 +95,8 @@ class TorchLayer(Layer):
         twin = type(self)(module, self.device, self.compute, names)
         twin.share(self.borrowed, self._adds)
         twin.row_shapes, twin.rows_each = self.row_shapes, self.rows_each
+        # What a derived class keeps besides.
+        vars(twin).update({name: own for name, own in vars(self).items() if name not in vars(twin)})
         return twin
 
     def rename(self, names: Sequence[str]) -> None:

@@ -155,10 +155,8 @@ class Model:
     @property
     def first_trained(self) -> int:
         """The first layer with parameters, below which backward computes nothing."""
-        return next(
-            (i for i, layer in enumerate(self.layers) if layer.shareable or layer.shapes),
-            len(self.layers),
-        )
+        trained = (i for i, layer in enumerate(self.layers) if layer.is_trained)
+        return next(trained, len(self.layers))
 
     @property
     def frozen(self) -> dict[str, Any]:
@@ -278,17 +276,17 @@ class Stage(Model):
         self.whole, self.loss = whole, whole.loss
         self.layers = whole.layers[lo:hi]
         self.input_shape = whole.row_shape(lo)
-        self._start = whole.offsets[lo]
-        self.offsets = [offset - self._start for offset in whole.offsets[lo : hi + 1]]
+        self.start = whole.offsets[lo]
+        self.offsets = [offset - self.start for offset in whole.offsets[lo : hi + 1]]
 
     # Read through the whole model, so that a later `bind` of it cannot leave the stage stale.
     @property
     def params(self) -> NDArray:
-        return self.whole.params[self._start : self._start + self.offsets[-1]]
+        return self.whole.params[self.start : self.start + self.offsets[-1]]
 
     @property
     def grads(self) -> NDArray:
-        return self.whole.grads[self._start : self._start + self.offsets[-1]]
+        return self.whole.grads[self.start : self.start + self.offsets[-1]]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)  # the whole model has bound the layers

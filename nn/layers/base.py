@@ -40,6 +40,11 @@ class Layer:
     """Names of the parameters that belong to an earlier layer; they are not in `shapes`."""
 
     @property
+    def is_trained(self) -> bool:
+        """Whether the layer has parameters that are trained, its own or borrowed."""
+        return bool(self.shapes or self.borrowed)
+
+    @property
     def frozen(self) -> dict[str, Any]:
         """Arrays that the layer computes with and training leaves as they are, by name.
 

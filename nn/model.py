@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_row_shape
 from nn.batch import Batch
-from nn.layers import Layer, Linear, Shape, check_in_place
+from nn.layers import Frozen, Layer, Linear, Shape, check_in_place
 from nn.layers.ties import lend, tie
 from nn.loss import CROSS_ENTROPY, Loss
 from nn.parameters import Parameter
@@ -81,9 +81,10 @@ class Model:
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("one layer object stands twice in the model: layers share no weights")
         if input_shape is None:
-            if not isinstance(layers[0], Linear):
+            first = layers[0].layer if isinstance(layers[0], Frozen) else layers[0]
+            if not isinstance(first, Linear):
                 raise ValueError(f"{layers[0]} comes first: input_shape=... of one row is needed")
-            input_shape = (layers[0].inputs,)
+            input_shape = (first.inputs,)
         self.layers = list(layers)
         tie(self.layers)
         self.input_shape: Shape = as_row_shape(input_shape)

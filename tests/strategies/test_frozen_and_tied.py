@@ -1,4 +1,4 @@
-"""Frozen parameters and tied weights: every exact strategy trains as plain training and torch do."""
+"""Frozen parameters and tied weights: exact strategies train as plain training and torch do."""
 
 import numpy as np
 import pytest

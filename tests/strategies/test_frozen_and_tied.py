@@ -5,6 +5,7 @@ import pytest
 
 from nn import SGD, Model
 from nn.layers import Conv2d, Flatten, Frozen, Linear, Tanh
+from nn.sequences import Sequences
 from strategies import Pipeline, Sequential, ZeRO
 from strategies.base import Refused
 from tests.support.exact import EXACT
@@ -13,6 +14,7 @@ from tests.support.oracles import assert_goes_on_like, assert_trains_like, rando
 torch = pytest.importorskip("torch")
 from torch import nn as tnn  # noqa: E402
 
+from nn.torch.gpt2 import gpt2  # noqa: E402
 from nn.torch.model import TorchModel  # noqa: E402
 
 
@@ -142,3 +144,18 @@ def test_frozen_parameters_are_converted_and_not_drawn():
 def test_zero_refuses_tied_layers(comm, stage):
     with pytest.raises(Refused, match="share weights"):
         ZeRO(TorchModel(_tied()), decaying(), comm, stage=stage)
+
+
+@pytest.mark.workers(2, 3)
+@pytest.mark.parametrize("how", [{}, {"schedule": "interleaved"}])
+def test_a_pipeline_trains_the_published_gpt2(comm, how):
+    sizes = dict(layers=5, heads=2, width=8, vocabulary=11, context=6, tied=True)
+
+    def build():
+        return TorchModel(lambda: gpt2(**sizes), dtype="float64", input_shape=(6,))
+
+    tokens = np.random.default_rng(0).integers(0, 11, (7, 7))
+    strategy = Pipeline(build(), decaying(), comm, micro_batches=3, **how)
+    oracle = Sequential(build(), decaying())
+    assert_trains_like(oracle, strategy, [Sequences(tokens)] * 3, comm)
+    assert strategy.grad_norm() == pytest.approx(oracle.grad_norm(), rel=1e-12)

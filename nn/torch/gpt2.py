@@ -61,10 +61,10 @@ def gpt2(
     if width % heads:
         raise ValueError(f"width={width}: expected a multiple of heads={heads}")
     net = Sequential(
-        Tokens(vocabulary, context, width),
+        tokens := Tokens(vocabulary, context, width),
         *(Block(width, heads) for _ in range(layers)),
         LayerNorm(width),
-        Linear(width, vocabulary, bias=False),
+        head := Linear(width, vocabulary, bias=False),
         Flatten(0, 1),
     )
     for name, weight in net.named_parameters():
@@ -74,7 +74,7 @@ def gpt2(
             ends_branch = name.endswith("c_proj.weight")
             torch.nn.init.normal_(weight, 0, 0.02 / (math.sqrt(2 * layers) if ends_branch else 1))
     if tied:
-        net[-2].weight = net[0].wte.weight
+        head.weight = tokens.wte.weight
     return net
 
 

@@ -1,8 +1,10 @@
 """Torch modules as models over two flat vectors, so that every strategy can train them."""
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import EllipsisType
 from typing import Any
 
@@ -51,8 +53,9 @@ class TorchModel(Model):
             flat vectors are numpy arrays in host memory, and a call returns once its results are
             there, so its time includes waiting for the device.
         dtype: "float32" or "float64"; by default the dtype of the modules' parameters.
-        seed: by default, modules that are given keep their parameters, and a function is called
-            with torch's generator seeded by 0. A number, equal on every rank, seeds a function in
+        seed: by default, a module that is given keeps its parameters, a list of modules is drawn
+            anew by seed 0 (which is logged once), and a function is called with torch's generator
+            seeded by 0. A number, equal on every rank, seeds a function in
             the place of 0, and draws the parameters of modules that are given anew: weights of
             Linear and convolution as in `nn` (normal with standard deviation sqrt(2 / inputs), or
             sqrt(1 / inputs) for a Linear that no ReLU follows; biases 0), so numpy and torch
@@ -93,7 +96,9 @@ class TorchModel(Model):
     ):
         drawn = isinstance(modules, torch.nn.Module) or not callable(modules)
         if seed is ...:
-            drawn, seed = False, 0
+            drawn, seed = isinstance(modules, (list, tuple)) and params is None, 0
+            if drawn:
+                _say_that_lists_are_drawn()
         elif seed is None:
             drawn = False
         else:
@@ -265,6 +270,15 @@ class TorchModel(Model):
                 return super().predict(x, rows)
         finally:
             module.train()
+
+
+@cache
+def _say_that_lists_are_drawn() -> None:
+    """Log, once in a process, what becomes of the parameters of modules in a list."""
+    logging.getLogger(__name__).warning(
+        "TorchModel([...]) draws the parameters of modules in a list anew, by seed 0: give seed=0 "
+        "to say so, or seed=None to keep their values"
+    )
 
 
 def devices() -> list[str]:

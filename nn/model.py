@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_row_shape
 from nn.batch import Batch
-from nn.layers import Layer, Linear, Shape, check_in_place
+from nn.layers import Frozen, Layer, Linear, Shape, check_in_place
+from nn.layers.ties import lend, tie
 from nn.loss import CROSS_ENTROPY, Loss
 from nn.parameters import Parameter
 
@@ -80,10 +81,12 @@ class Model:
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("one layer object stands twice in the model: layers share no weights")
         if input_shape is None:
-            if not isinstance(layers[0], Linear):
+            first = layers[0].layer if isinstance(layers[0], Frozen) else layers[0]
+            if not isinstance(first, Linear):
                 raise ValueError(f"{layers[0]} comes first: input_shape=... of one row is needed")
-            input_shape = (layers[0].inputs,)
+            input_shape = (first.inputs,)
         self.layers = list(layers)
+        tie(self.layers)
         self.input_shape: Shape = as_row_shape(input_shape)
         self.offsets = [0, *accumulate(layer.n_params for layer in self.layers)]
         """Layer i owns elements offsets[i] to offsets[i + 1] of both vectors."""
@@ -115,7 +118,7 @@ class Model:
         found = []
         for i, (layer, start) in enumerate(zip(self.layers, self.offsets)):
             for name, shape in zip(layer.names, layer.shapes):
-                found.append(Parameter(f"{i}.{name}", start, shape))
+                found.append(Parameter(layer.name_in_model(i, name), start, shape))
                 start = found[-1].stop
         return found
 
@@ -143,11 +146,27 @@ class Model:
         self._params, self._grads = params, grads
         for layer, lo, hi in zip(self.layers, self.offsets, self.offsets[1:]):
             layer.bind(params[lo:hi], grads[lo:hi])
+        lend(self.layers)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make views again of the layers' arrays, which a deep copy has separated."""
         self.__dict__.update(state)
         self.bind(self._params, self._grads)
+
+    @property
+    def first_trained(self) -> int:
+        """The first layer with parameters, below which backward computes nothing."""
+        trained = (i for i, layer in enumerate(self.layers) if layer.is_trained)
+        return next(trained, len(self.layers))
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """What training leaves as it is, by name: the arrays in `Layer.frozen` of all layers."""
+        found: dict[str, Any] = {}
+        for i, layer in enumerate(self.layers):
+            for name, value in layer.frozen.items():
+                found.setdefault(layer.name_in_model(i, name), value)
+        return found
 
     def stage(self, lo: int, hi: int) -> "Stage":
         """Layers lo to hi - 1 as a model that shares the memory of this one.
@@ -201,13 +220,15 @@ class Model:
             add: add to `grads` instead of replacing it.
             ready: called with i when the gradient of layer i is final, last layer first.
         """
+        first, dx = self.first_trained, None
         for i in reversed(range(len(self.layers))):
-            dx = self.layers[i].backward(dy, contexts[i], need_dx or i > 0, add)
+            if need_dx or i >= first:
+                dx = self.layers[i].backward(dy, contexts[i], need_dx or i > first, add)
+                if dx is not None:
+                    dy = dx
             if ready:
                 ready(i)
-            if dx is not None:
-                dy = dx
-        return dx
+        return dx if need_dx else None
 
     def gradients(
         self, batch: Batch, add: bool = False, ready: Callable[[int], None] | None = None
@@ -256,17 +277,17 @@ class Stage(Model):
         self.whole, self.loss = whole, whole.loss
         self.layers = whole.layers[lo:hi]
         self.input_shape = whole.row_shape(lo)
-        self._start = whole.offsets[lo]
-        self.offsets = [offset - self._start for offset in whole.offsets[lo : hi + 1]]
+        self.start = whole.offsets[lo]
+        self.offsets = [offset - self.start for offset in whole.offsets[lo : hi + 1]]
 
     # Read through the whole model, so that a later `bind` of it cannot leave the stage stale.
     @property
     def params(self) -> NDArray:
-        return self.whole.params[self._start : self._start + self.offsets[-1]]
+        return self.whole.params[self.start : self.start + self.offsets[-1]]
 
     @property
     def grads(self) -> NDArray:
-        return self.whole.grads[self._start : self._start + self.offsets[-1]]
+        return self.whole.grads[self.start : self.start + self.offsets[-1]]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)  # the whole model has bound the layers

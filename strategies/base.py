@@ -150,6 +150,9 @@ class Strategy:
         self._outputs = _outputs(model) if self._loss is not None else 0
         statistics = getattr(model, "statistics", None)
         self._statistics = statistics if isinstance(statistics, Statistics) else None
+        self._frozen: dict[str, Any] = dict(getattr(model, "frozen", {}))
+        """What training leaves as it is, by name: the arrays that this rank computes with."""
+        self._frozen_shapes = {name: tuple(value.shape) for name, value in self._frozen.items()}
         self.length = len(model.params)
         """Parameters of the whole model, however many of them this rank holds."""
 
@@ -295,6 +298,8 @@ class Strategy:
         if self._statistics:
             for name, array in self._statistics.arrays().items():
                 state[f"statistics.{name}"] = array
+        for name, array in self._frozen_arrays().items():
+            state[f"frozen.{name}"] = array
         return state
 
     def load_state(self, state: dict[str, NDArray]) -> None:
@@ -319,15 +324,28 @@ class Strategy:
                     f"state {name!r} of shape {vector.shape} and {vector.dtype}: "
                     f"the model has {self.length} parameters of {dtype}"
                 )
+        frozen = with_prefix("frozen.", state)
+        shapes = {name: array.shape for name, array in frozen.items()}
+        if shapes != self._frozen_shapes or any(str(a.dtype) != dtype for a in frozen.values()):
+            raise ValueError(
+                f"a state with the frozen parameters {shapes}: the model has {self._frozen_shapes} "
+                f"of {dtype}"
+            )
         if self._statistics:
             self._statistics.load(statistics)
         elif statistics:
             raise ValueError(f"a state with {sorted(statistics)}: the model has no batch norm")
         self._set_weights(state["params"])
+        for name, value in self._frozen.items():
+            value[...] = frozen[name]
         self.optimizer.steps = int(state["steps"])
         self.optimizer.state = {
             name: np.array(self._own(vector)) for name, vector in vectors.items()
         }
+
+    def _frozen_arrays(self) -> dict[str, NDArray]:
+        """Return copies of all that is frozen, by name, on every rank."""
+        return {name: np.array(value) for name, value in self._frozen.items()}
 
     # A strategy that shards the optimizer overrides these.
     def _whole(self, vector: NDArray) -> NDArray:

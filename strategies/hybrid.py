@@ -74,6 +74,7 @@ class Hybrid(Sharded):
 
         one_copy = [plan.layout(model, s, piece(t)) for s in range(stages) for t in range(tensor)]
         self.layouts = one_copy * data
+        self._keep_frozen(plan.frozen(model, stage))
         self.model = raise_together(
             comm, lambda: StagedModel(model, self._stages, plan, piece(lane))
         )

@@ -53,6 +53,7 @@ class Pipeline(Sharded):
         plan = Plan(model, comm, comm.size, micro_batches, schedule, cuts, chunks)
         self._micro_batches = micro_batches
         self.layouts = [plan.layout(model, stage, unsplit) for stage in range(comm.size)]
+        self._keep_frozen(plan.frozen(model, comm.rank))
         # Tags tell activations and gradients apart, so no other messages may use this communicator.
         self._messages = comm.Dup()
         self.model = raise_together(comm, lambda: StagedModel(model, self._messages, plan, unsplit))

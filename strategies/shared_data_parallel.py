@@ -53,7 +53,7 @@ class SharedDataParallel(Strategy):
         self._move(self.model.params[self._mine], self._total)
         self._window.fence()
 
-    def _blocks(self):
+    def _own_parts(self):
         return parts_between(self.parameters, self._mine.start, self._mine.stop)
 
     def _gradient_norm(self, order=2.0):

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from nn.arguments import as_int
 from nn.batch import Batch, bounds
 from nn.layers.dropout import rows_of
+from nn.layers.ties import lend
 from nn.model import Model, as_rows
+from strategies.base import Refused
 from strategies.sharding.blocks import Block
 from strategies.sharding.layout import Sharded
 
@@ -36,6 +38,7 @@ class ZeRO(Sharded):
 
     Raises:
         TypeError, ValueError: stage is not 1, 2 or 3.
+        Refused: in stages 2 and 3, layers that share weights.
     """
 
     splits_rows = True
@@ -44,7 +47,13 @@ class ZeRO(Sharded):
         super().__init__(model, optimizer, comm)
         # 1: optimizer state sharded, 2: gradients too, 3: parameters too.
         stage = as_int("stage", stage, 1, 3)
+        if stage > 1 and any(layer.borrowed for layer in model.layers):
+            raise Refused(
+                f"ZeRO stage {stage} sums the gradient of each layer by itself, and layers of this "
+                "model share weights: expected stage=1, or the layers in one module"
+            )
         self._layers = [copy.copy(layer) for layer in model.layers]
+        self._first_trained = model.first_trained
         self._offsets, self._input_shape = model.offsets, model.input_shape
         slices = [bounds(k, comm.size, self.length) for k in range(comm.size)]
         self.layouts = [[Block(lo, (hi - lo,))] for lo, hi in slices]
@@ -66,6 +75,8 @@ class ZeRO(Sharded):
                 self._params[: hi - lo] if self._shards_params else self._params[lo:hi],
                 self._grads[: hi - lo] if self._shards_gradient else self._grads[lo:hi],
             )
+        if not self._shards_gradient:
+            lend(self._layers)
         self._gathered = -1
         """The layer whose parameters have been gathered, in stage 3; -1 for none."""
         if self._shards_params:
@@ -87,9 +98,9 @@ class ZeRO(Sharded):
                 x, ctx = layer.forward(x)
                 contexts.append(ctx)
         loss, dy = self._loss(x, shard.y, shard.count(self._loss), shard.weights)
-        for i in reversed(range(len(self._layers))):
+        for i in reversed(range(self._first_trained, len(self._layers))):
             self._gather(i)
-            dx = self._layers[i].backward(dy, contexts.pop(), need_dx=i > 0)
+            dx = self._layers[i].backward(dy, contexts.pop(), need_dx=i > self._first_trained)
             self._scatter(i)
             if dx is not None:
                 dy = dx

@@ -6,6 +6,7 @@ views that `bind` is given; a layer allocates neither.
 """
 
 import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,30 @@ class Layer:
 
     params: tuple[NDArray, ...] = ()
     grads: tuple[NDArray, ...] = ()
+
+    def name_in_model(self, i: int, name: str) -> str:
+        """Name of a parameter of this layer, if it is the i-th of a model."""
+        return f"{i}.{name}"
+
+    shareable: tuple[str, ...] = ()
+    """Names, unique in the model, of parameters that other layers may have too (tied weights)."""
+
+    borrowed: tuple[str, ...] = ()
+    """Names of the parameters that belong to an earlier layer; they are not in `shapes`."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the layer has parameters that are trained, its own or borrowed."""
+        return bool(self.shapes or self.borrowed)
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """Arrays that the layer computes with and training leaves as they are, by name.
+
+        They are the very memory that the layer uses. They are NDArrays, or on other devices objects
+        with `shape` that numpy can read and that `value[...] = array` writes.
+        """
+        return {}
 
     only_first = False
     """Whether the layer has no input gradient, so that it must be the first of a model."""
@@ -52,6 +77,18 @@ class Layer:
             else ()
             for v in (params, grads)
         )
+
+    def share(self, borrowed: Collection[str], adds: Collection[str]) -> None:
+        """Leave out of `shapes` the parameters that an earlier layer owns. See `nn.layers.ties`.
+
+        Args:
+            borrowed: names in `shareable` that an earlier layer owns.
+            adds: names whose gradient `backward` always adds to, behind layers that wrote it.
+        """
+        raise NotImplementedError
+
+    def borrow(self, views: Sequence[tuple[NDArray, NDArray]]) -> None:
+        """Use these parameters and gradients of other layers, in the order of `borrowed`."""
 
     def row_shape(self, shape: Shape) -> Shape:
         """Shape of one output row for one input row of `shape`.

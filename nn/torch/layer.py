@@ -1,7 +1,7 @@
 """A torch module as a layer: its weights lie in the flat vector that `bind` is given."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -37,7 +37,8 @@ class TorchLayer(Layer):
 
     Gradients come from `torch.autograd.grad`, never through `.grad`: a `zero_grad()` that sets
     `.grad` to None would silently cut off a view. A parameter or an input that the output does not
-    depend on has a gradient of 0.
+    depend on has a gradient of 0. Parameters that require no gradient are frozen: they are no part
+    of the vectors.
 
     The module is set to training mode, in which it computes until it is switched to evaluation
     mode. A module that writes into its input is given a copy of it.
@@ -53,6 +54,9 @@ class TorchLayer(Layer):
         device: where the module computes.
         compute: a lower precision in which autocast computes, e.g. torch.bfloat16. Parameters,
             gradients, inputs and outputs keep their dtype.
+        names: names of the module's parameters that are unique in the model, in the order of
+            `module.parameters()`. Layers whose parameters have the same name share them. By default
+            the names that the module has for them, and nothing is shared.
     """
 
     def __init__(
@@ -60,11 +64,17 @@ class TorchLayer(Layer):
         module: torch.nn.Module,
         device: torch.device | str = "cpu",
         compute: torch.dtype | None = None,
+        names: Sequence[str] | None = None,
     ):
         self.device, self.compute = torch.device(device), compute
         self.module = module.to(self.device).train()
-        self._weights = list(module.parameters())
-        self.shapes = tuple(tuple(weight.shape) for weight in self._weights)
+        self._weights = [weight for weight in module.parameters() if weight.requires_grad]
+        self._unique = names is not None
+        self._names: tuple[str, ...] = ()
+        self._adds: tuple[str, ...] = ()
+        self._views: dict[str, tuple[NDArray, NDArray]] = {}
+        self.rename([name for name, _ in module.named_parameters()] if names is None else names)
+        self.share((), ())
         self.norms: list[Any] = [m for m in module.modules() if isinstance(m, _BatchNorm)]
         for norm in self.norms:
             if not hasattr(norm, "seen"):
@@ -77,14 +87,55 @@ class TorchLayer(Layer):
         self._host_grads: list[torch.Tensor] = []
 
     def __copy__(self):
-        """A copy with equal parameters that shares the running statistics of batch norm."""
-        shared = [*self.module.buffers(), *(norm.seen for norm in self.norms)]
+        """A copy with equal parameters that shares what is frozen, and running statistics."""
+        frozen = [weight for weight in self.module.parameters() if not weight.requires_grad]
+        shared = [*frozen, *self.module.buffers(), *(norm.seen for norm in self.norms)]
         module = copy.deepcopy(self.module, {id(each): each for each in shared})
-        twin = type(self)(module, self.device, self.compute)
+        names = self.all_names if self._unique else None
+        twin = type(self)(module, self.device, self.compute, names)
+        twin.share(self.borrowed, self._adds)
         twin.row_shapes, twin.rows_each = self.row_shapes, self.rows_each
         # What a derived class keeps besides.
         vars(twin).update({name: own for name, own in vars(self).items() if name not in vars(twin)})
         return twin
+
+    def rename(self, names: Sequence[str]) -> None:
+        """Give the module's parameters other names, in the order of `module.parameters()`."""
+        self.all_names = tuple(names)
+        named = zip(self.all_names, self.module.parameters(), strict=True)
+        before = self._names
+        self._names = tuple(name for name, weight in named if weight.requires_grad)
+        if self._unique:
+            self.shareable = self._names
+        new = dict(zip(before, self._names))
+        self.borrowed, self._adds = (
+            tuple(new[name] for name in some) for some in (self.borrowed, self._adds)
+        )
+        self._views = {new[name]: view for name, view in self._views.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in self._names if name not in self.borrowed)
+
+    def name_in_model(self, i: int, name: str) -> str:
+        return name if self._unique else super().name_in_model(i, name)
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        return {
+            name: weight.detach().numpy() if in_host_memory(self.device) else _OnDevice(weight)
+            for name, weight in zip(self.all_names, self.module.parameters())
+            if not weight.requires_grad
+        }
+
+    def share(self, borrowed: Collection[str], adds: Collection[str]) -> None:
+        self.borrowed = tuple(name for name in self._names if name in borrowed)
+        self._adds = tuple(name for name in self._names if name in adds)
+        self.shapes = tuple(
+            tuple(weight.shape)
+            for name, weight in zip(self._names, self._weights)
+            if name not in borrowed
+        )
 
     @property
     def each_feature_alone(self) -> bool:
@@ -94,11 +145,18 @@ class TorchLayer(Layer):
     def joined(self, others: Sequence["TorchLayer"], shape: Shape) -> "TorchLayer":
         """This layer, given rows of `shape`, and the layers that follow it, as one layer.
 
-        Torch then builds one graph, which costs less than one for each layer.
+        Torch then builds one graph, which costs less than one for each layer, and sums the
+        gradients of parameters that the layers share. The modules of these layers are used.
         """
         layers = (self, *others)
-        modules = [layer.module for layer in layers]
-        whole = TorchLayer(torch.nn.Sequential(*modules), self.device, self.compute)
+        names = None
+        if self._unique:
+            names = list(dict.fromkeys(name for layer in layers for name in layer.all_names))
+            shared: dict[str, torch.nn.Parameter] = {}
+            for layer in layers:
+                _share_parameters(layer, shared)
+        net = torch.nn.Sequential(*(layer.module for layer in layers))
+        whole = TorchLayer(net, self.device, self.compute, names)
         out = shape
         for layer in layers:
             out = layer.row_shape(out)
@@ -107,9 +165,20 @@ class TorchLayer(Layer):
 
     def bind(self, params: NDArray, grads: NDArray) -> None:
         super().bind(params, grads)
-        self._host_weights, self._host_grads = (
-            [torch.from_numpy(view) for view in views] for views in (self.params, self.grads)
-        )
+        self._views = dict(zip(self.names, zip(self.params, self.grads)))
+        self._use_views()
+
+    def borrow(self, views: Sequence[tuple[NDArray, NDArray]]) -> None:
+        self._views |= zip(self.borrowed, views)
+        self._use_views()
+
+    def _use_views(self) -> None:
+        """Compute in the memory that the layer was given, as soon as it has all of it."""
+        if len(self._views) < len(self._names):
+            return
+        views = [self._views[name] for name in self._names]
+        self._host_weights = [torch.from_numpy(param) for param, _ in views]
+        self._host_grads = [torch.from_numpy(grad) for _, grad in views]
         if in_host_memory(self.device):
             for weight, view in zip(self._weights, self._host_weights):
                 weight.data = view
@@ -129,8 +198,11 @@ class TorchLayer(Layer):
 
     @property
     def dtype(self) -> str:
-        """Name of the parameters' dtype; "float32" for a module without parameters."""
-        return str(self._weights[0].dtype).removeprefix("torch.") if self._weights else "float32"
+        """Name of the dtype of the parameters, or else of the buffers; without any, "float32"."""
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            if tensor.is_floating_point():
+                return str(tensor.dtype).removeprefix("torch.")
+        return "float32"
 
     def enter(self, x: NDArray) -> torch.Tensor:
         """Rows x as a contiguous tensor on the device."""
@@ -146,6 +218,11 @@ class TorchLayer(Layer):
                 # Written through `data`, because the graphs of other micro-batches may still need
                 # the weights. They may have them: the values change only between steps.
                 weight.data.copy_(value)
+
+    def fetch(self) -> None:
+        """Take over parameters that were changed in the module, from devices with a copy too."""
+        for weight, value in zip(self._weights, self._host_weights):
+            value.copy_(weight.detach())
 
     def run(self, x: torch.Tensor) -> Any:
         """Output of the module for x, computed on the parameters as they are now."""
@@ -178,10 +255,10 @@ class TorchLayer(Layer):
         if wanted and y is not None and y.requires_grad:
             start = torch.from_numpy(dy).contiguous().to(y)
             found = torch.autograd.grad(y, wanted, start, allow_unused=True)
-        for view, gradient in zip(self._host_grads, found[len(inputs) :]):
+        for name, view, gradient in zip(self._names, self._host_grads, found[len(inputs) :]):
             if gradient is None:
                 gradient = view.new_zeros(())
-            if add:
+            if add or name in self._adds:
                 view.add_(gradient.to("cpu"))
             else:
                 view.copy_(gradient)
@@ -194,3 +271,25 @@ class TorchLayer(Layer):
     def __repr__(self) -> str:
         text = repr(self.module)
         return text if "\n" not in text else f"{type(self.module).__name__}(...)"
+
+
+def _share_parameters(layer: TorchLayer, shared: dict[str, torch.nn.Parameter]) -> None:
+    """Let a layer's module use the parameters in `shared` in place of its own of the same name."""
+    own = dict(zip(map(id, layer.module.parameters()), layer.all_names))
+    for module in layer.module.modules():
+        for place, weight in list(module._parameters.items()):
+            if weight is not None and id(weight) in own:
+                setattr(module, place, shared.setdefault(own[id(weight)], weight))
+
+
+class _OnDevice:
+    """A frozen parameter on a device, which numpy can read and which can be written to."""
+
+    def __init__(self, weight: torch.nn.Parameter):
+        self.weight, self.shape = weight.detach(), tuple(weight.shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+        return np.array(self.weight.cpu().numpy(), dtype)
+
+    def __setitem__(self, key: Any, value: NDArray) -> None:
+        self.weight[key] = torch.from_numpy(np.asarray(value)).to(self.weight)

@@ -1,7 +1,11 @@
 """Torch modules as models over two flat vectors, so that every strategy can train them."""
 
 import copy
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -38,6 +42,10 @@ class TorchModel(Model):
     so is each module of a list. Any other module is a single layer: data parallelism can train it,
     but a pipeline cannot cut it into stages.
 
+    Parameters that require no gradient are frozen: they are in the modules, but not in the flat
+    vectors. Parameters that several layers share (tied weights) are in the vectors once, where the
+    first of these layers has them.
+
     Args:
         modules: a Sequential, a list of modules, another module, or a function without arguments
             that builds one of these. Modules are copied, and the copy is trained; see `module`.
@@ -45,12 +53,16 @@ class TorchModel(Model):
             flat vectors are numpy arrays in host memory, and a call returns once its results are
             there, so its time includes waiting for the device.
         dtype: "float32" or "float64"; by default the dtype of the modules' parameters.
-        seed: seed of the initial parameters, equal on every rank. A function is called with torch's
-            generator seeded by it. If modules are given, weights of Linear and convolution are
-            drawn as in `nn` (normal with standard deviation sqrt(2 / inputs), or sqrt(1 / inputs)
-            for a Linear that no ReLU follows; biases 0), so numpy and torch versions of one net
-            begin alike. Other modules are drawn by their `reset_parameters`, with torch's
-            generator seeded. None keeps the parameters of the modules.
+        seed: by default, a module that is given keeps its parameters, a list of modules is drawn
+            anew by seed 0 (which is logged once), and a function is called with torch's generator
+            seeded by 0. A number, equal on every rank, seeds a function in
+            the place of 0, and draws the parameters of modules that are given anew: weights of
+            Linear and convolution as in `nn` (normal with standard deviation sqrt(2 / inputs), or
+            sqrt(1 / inputs) for a Linear that no ReLU follows; biases 0), so numpy and torch
+            versions of one net begin alike; other modules by their `reset_parameters`, with torch's
+            generator seeded; frozen parameters never. None keeps the parameters of modules, and
+            leaves torch's generator to a function as it is. Dropout masks are drawn by the number,
+            or 0.
         input_shape: shape of one row, e.g. (1, 28, 28). It may be left out where a Linear comes
             first. Batches may hold the rows flattened.
         params: initial values in place of drawn ones, a flat vector; it is copied.
@@ -65,9 +77,9 @@ class TorchModel(Model):
 
     Raises:
         TypeError: `modules` is of none of these kinds.
-        ValueError: the modules cannot be wrapped, and the message says why: layers share weights;
-            parameters have another dtype, are frozen, or have no shape yet; a module mixes rows.
-            Also a device that is not there, and everything that `Model` refuses.
+        ValueError: the modules cannot be wrapped, and the message says why: layers share buffers;
+            parameters have another dtype, or have no shape yet; a module mixes rows. Also a device
+            that is not there, and everything that `Model` refuses.
     """
 
     def __init__(
@@ -75,36 +87,53 @@ class TorchModel(Model):
         modules: Modules | Callable[[], Modules],
         device: str = "cpu",
         dtype: str | None = None,
-        seed: int | None = 0,
+        seed: int | EllipsisType | None = ...,
         input_shape: Shape | None = None,
         params: NDArray | None = None,
         clock: Any = None,
         sync_batch_norm: Any = None,
         compute: str | None = None,
     ):
-        seed = None if seed is None else as_int("seed", seed, 0)
+        drawn = isinstance(modules, torch.nn.Module) or not callable(modules)
+        if seed is ...:
+            drawn, seed = isinstance(modules, (list, tuple)) and params is None, 0
+            if drawn:
+                _say_that_lists_are_drawn()
+        elif seed is None:
+            drawn = False
+        else:
+            seed = as_int("seed", seed, 0)
         place = _device(device)
-        layers = copied_layers(modules, seed)
+        layers, names = copied_layers(modules, seed)
         dtype = dtype_of(layers, dtype)
         precision = _precision(compute, dtype)
         net = torch.nn.Sequential(*layers).to("cpu", getattr(torch, dtype))
         check_parameters(net)
         if params is None:
-            built = callable(modules) and not isinstance(modules, torch.nn.Module)
-            params = _initial_parameters(net, None if built else seed, dtype)
+            if drawn and seed is not None:
+                draw_parameters(net, seed)
+            params = _trainable(net, dtype)
         self.seed, self.compute, self.sync_batch_norm = seed, compute, sync_batch_norm
         self.dropout_clock = Clock(clock)
         """Where a strategy enters the optimizer that counts the steps; see `clock`."""
         self._make_splittable(net)
-        self._whole = TorchLayer(net, place, precision)
+        paths = list(dict.fromkeys(path for of_layer in names for path in of_layer))
+        self._whole = TorchLayer(net, place, precision, paths)
         """All layers as one: torch then builds one graph, which costs less than one per layer."""
         self.statistics = RunningStatistics(net)
         """Running statistics of batch norm. They are over the rows of this rank until a strategy's
         `weights` or `state` gathers those of all ranks."""
+        users = Counter(path for of_layer in names for path in of_layer)
+        kinds = [
+            TorchLinear
+            if splittable(module) and {users[path] for path in of_layer} == {1}
+            else TorchLayer
+            for module, of_layer in zip(net, names)
+        ]
         super().__init__(
             [
-                (TorchLinear if splittable(layer) else TorchLayer)(layer, place, precision)
-                for layer in net
+                kind(module, place, precision, of_layer)
+                for kind, module, of_layer in zip(kinds, net, names)
             ],
             dtype,
             input_shape=input_shape_of(net) if input_shape is None else input_shape,
@@ -154,6 +183,10 @@ class TorchModel(Model):
         self._whole.refresh()
         return self._whole.module  # type: ignore[return-value]
 
+    def fetch(self) -> None:
+        """Take over into `params` what was changed in `module`, on other devices than "cpu" too."""
+        self._whole.fetch()
+
     def converted(self, dtype: str, device: str | None = None) -> "TorchModel":
         """A copy in the dtype "float32" or "float64" that shares no memory with this model.
 
@@ -175,6 +208,8 @@ class TorchModel(Model):
             sync_batch_norm=self.sync_batch_norm,
             compute=self.compute if dtype == "float32" else None,
         )
+        for ours, theirs in zip((*self.layers, self._whole), (*twin.layers, twin._whole)):
+            theirs.rename(ours.all_names)  # type: ignore[attr-defined]
         for name in replaced_in_object(self):
             if getattr(vars(self)[name], "__self__", None) is not self:
                 raise ValueError(
@@ -237,6 +272,15 @@ class TorchModel(Model):
             module.train()
 
 
+@cache
+def _say_that_lists_are_drawn() -> None:
+    """Log, once in a process, what becomes of the parameters of modules in a list."""
+    logging.getLogger(__name__).warning(
+        "TorchModel([...]) draws the parameters of modules in a list anew, by seed 0: give seed=0 "
+        "to say so, or seed=None to keep their values"
+    )
+
+
 def devices() -> list[str]:
     """Names of the devices that torch can compute on here."""
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -262,9 +306,7 @@ def _precision(compute: str | None, dtype: str) -> torch.dtype | None:
     return torch.bfloat16 if compute else None
 
 
-def _initial_parameters(net: torch.nn.Sequential, seed: int | None, dtype: str) -> NDArray:
-    """The flat vector of the parameters, drawn anew first unless `seed` is None."""
-    if seed is not None:
-        draw_parameters(net, seed)
-    values = [weight.detach().numpy().ravel() for weight in net.parameters()]
+def _trainable(net: torch.nn.Sequential, dtype: str) -> NDArray:
+    """The flat vector of the parameters that are not frozen."""
+    values = [w.detach().numpy().ravel() for w in net.parameters() if w.requires_grad]
     return np.concatenate([np.empty(0, dtype), *values])

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch, bounds
+from nn.inputs import as_rows
 from nn.layers.dropout import rows_of
-from nn.model import Model, as_rows
+from nn.model import Model
 from strategies.accumulation import gradients_in_parts
 from strategies.sharding.blocks import Block
 from strategies.sharding.layout import Sharded
@@ -63,6 +64,7 @@ class ZeRO(Sharded):
         stage = as_int("stage", stage, 1, 3)
         self._layers = [copy.copy(layer) for layer in model.layers]
         self._offsets, self._input_shape = model.offsets, model.input_shape
+        self._kinds = model.kinds
         slices = [bounds(k, comm.size, self.length) for k in range(comm.size)]
         self.layouts = [[Block(lo, (hi - lo,))] for lo, hi in slices]
         self._counts = [hi - lo for lo, hi in slices]
@@ -100,7 +102,7 @@ class ZeRO(Sharded):
 
     def _gradients(self, rows: Batch, add: bool = False) -> float:
         """Write (or add) the gradient of some rows, as `Model.gradients` does."""
-        x = as_rows(rows.x, self._input_shape, self._params.dtype)
+        x = as_rows(rows.x, self._input_shape, self._params.dtype, self._kinds)
         contexts = []
         with rows_of(rows):
             for i, layer in enumerate(self._layers):

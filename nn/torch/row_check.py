@@ -10,7 +10,7 @@ import pickle
 import random
 from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -43,17 +43,15 @@ def output_of_a_row(layer: "TorchLayer", shape: Shape) -> tuple[Shape, int]:
     module = _for_trial(layer.module)  # the trial may change it
     precisions = [None, layer.compute] if layer.compute else [None]
     failures: dict[str, str] = {}
-    for compute, (kinds, rows) in product(precisions, _two_rows(shape, layer.dtype)):
+    for compute, (kinds, rows) in product(precisions, _two_rows(layer, module, shape)):
         try:
             with layer.autocast(compute):
                 trials = [_trial(layer, module.train(mode), rows) for mode in (False, True)]
             break
         except Exception as error:
             failures.setdefault(str(error), _said(kinds))
-            failed = error
     else:
-        tried = "; ".join(f"of {kinds}: {text}" for text, kinds in failures.items())
-        raise ValueError(f"{layer} cannot take rows of shape {shape}, {tried}") from failed
+        _raise_untaken(layer, shape, failures)
     for y, alone in trials:
         if not isinstance(y, torch.Tensor) or not y.ndim or not len(y) or len(y) % 2:
             tensor = isinstance(y, torch.Tensor)
@@ -97,17 +95,51 @@ def check_no_rows(layer: "TorchLayer", shape: Shape) -> None:
 KINDS = {"f": "floats", "w": "floats of 0 and 1", "i": "whole numbers", "b": "bools"}
 
 
-def _two_rows(shape: Any, dtype: str) -> Iterator[tuple[Any, Any]]:
-    """Yield two rows that differ, of each kind of numbers; of several inputs each combination."""
+def _two_rows(
+    layer: "TorchLayer", module: torch.nn.Module, shape: Any
+) -> Iterator[tuple[Any, Any]]:
+    """Yield kinds of numbers, and two rows that differ.
+
+    Of one input each kind. Of several the first combination of kinds that the module takes.
+
+    Raises:
+        ValueError: it takes none.
+    """
     if not has_several(shape):
         for kind in KINDS:
-            yield kind, _rows_of(shape, kind, dtype)
+            yield kind, _rows_of(shape, kind, layer.dtype)
         return
-    names = list(shape) if isinstance(shape, dict) else range(len(shape))
-    for chosen in product(KINDS, repeat=len(shape)):
-        by_name = dict(zip(names, chosen))
-        kinds = by_name if isinstance(shape, dict) else chosen
-        yield kinds, map_inputs(lambda each, kind: _rows_of(each, kind, dtype), shape, kinds)
+    names = list(shape) if isinstance(shape, dict) else list(range(len(shape)))
+
+    def rows_of_kinds(chosen: dict[Any, str]) -> Any:
+        rows = {name: _rows_of(shape[name], chosen[name], layer.dtype) for name in names}
+        return rows if isinstance(shape, dict) else tuple(rows.values())
+
+    module.eval()
+    failures: dict[str, str] = {}
+    for combination in product("wib", repeat=len(names)):
+        kinds = dict(zip(names, combination))
+        try:
+            _evaluate(layer, module, rows_of_kinds(kinds))
+            break
+        except Exception as error:
+            failures.setdefault(str(error), _said(kinds))
+    else:
+        _raise_untaken(layer, shape, failures)
+    for name in names:  # normal floats tell more than 0 and 1
+        if kinds[name] == "w":
+            try:
+                _evaluate(layer, module, rows_of_kinds({**kinds, name: "f"}))
+                kinds[name] = "f"
+            except Exception:
+                continue
+    yield kinds, rows_of_kinds(kinds)
+
+
+def _raise_untaken(layer: "TorchLayer", shape: Any, failures: dict[str, str]) -> NoReturn:
+    """Raise ValueError with what failed, each error once."""
+    tried = "; ".join(f"of {kinds}: {text}" for text, kinds in failures.items())
+    raise ValueError(f"{layer} cannot take rows of shape {shape}, {tried}")
 
 
 def _rows_of(shape: Shape, kind: str, dtype: str) -> NDArray:
@@ -116,7 +148,7 @@ def _rows_of(shape: Shape, kind: str, dtype: str) -> NDArray:
         row, other = rng.standard_normal((2, *shape))
         return np.stack([row, np.maximum(other, 0)]).astype(dtype)
     row = rng.integers(0, 2, shape)
-    return np.stack([row, 1 - row]).astype({"w": dtype, "i": np.int64, "b": bool}[kind])
+    return np.stack([row, 1 - row]).astype({"w": dtype, "i": "int64", "b": "bool"}[kind])
 
 
 def _said(kinds: Any) -> str:
@@ -145,10 +177,10 @@ def kinds_taken(layer: "TorchLayer", shape: Any) -> Any:
         made = {getattr(torch, layer.dtype), layer.compute} if layer.shapes else {y.dtype}
         return y.dtype in made
 
-    found = next(((k, rows) for k, rows in _two_rows(shape, layer.dtype) if works(rows)), None)
-    if found is None:
+    found = ((kinds, rows) for kinds, rows in _two_rows(layer, module, shape) if works(rows))
+    kinds, rows = next(found, (None, None))
+    if kinds is None:  # the trial has refused it, or its dtype shows in training only
         return map_inputs(lambda _: "f", shape) if has_several(shape) else "f"
-    kinds, rows = found
     if not has_several(shape):
         takes = works(_rows_of(shape, "i", layer.dtype))
         return {"f": "f" + "i" * takes, "w": "i" * takes + "f"}.get(kinds, kinds)

@@ -63,13 +63,8 @@ def batches(form=dict):
 def test_says_what_it_takes():
     model = build()
     assert model.input_shape == SHAPES
-    assert model.kinds == {
-        "ids": "if",
-        "mask": "b",
-        "positions": "if",
-        "features": model.kinds["features"],
-    }
-    assert model.kinds["features"].startswith("f")
+    first = {name: kinds[0] for name, kinds in model.kinds.items()}
+    assert first == {"ids": "i", "mask": "b", "positions": "i", "features": "f"}
 
 
 @pytest.mark.workers(1)

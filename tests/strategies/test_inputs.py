@@ -152,3 +152,34 @@ def test_refuses_inputs_that_do_not_fit():
         Sequential(mlp([5, 3]), SGD(0.1)).step(Batch(x, y))
     with pytest.raises(ValueError, match=r"of several inputs: Linear.* takes one"):
         type(mlp([5, 3]))(mlp([5, 3]).layers, input_shape=((5,), (5,)))
+
+
+AS_OTHERS_HAVE_IT = {
+    "tensors": lambda x, y: (torch.from_numpy(x), torch.from_numpy(y)),
+    "tensors with gradients": lambda x, y: (torch.from_numpy(x).requires_grad_(), y),
+    "lists": lambda x, y: (x.tolist(), y.tolist()),
+    "every second column": lambda x, y: (np.repeat(x, 2, 1)[:, ::2], np.repeat(y, 2)[::2]),
+    "reversed": lambda x, y: (x[::-1].copy()[::-1], y[::-1].copy()[::-1]),
+    "columns": lambda x, y: (np.asfortranarray(x), y),
+    "big-endian": lambda x, y: (x.astype(">f8"), y.astype(">i8")),
+    "float16": lambda x, y: (x.astype(np.float16), y.astype(np.uint8)),
+    "uint8": lambda x, y: (x.astype(np.uint8), y.astype(np.uint64)),
+    "read-only": lambda x, y: (np.broadcast_to(x, x.shape), np.broadcast_to(y, y.shape)),
+}
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("kind", AS_OTHERS_HAVE_IT)
+@pytest.mark.parametrize("form", ["numpy", "torch"])
+def test_the_same_numbers_train_alike_in_every_array(kind, form):
+    def net():
+        if form == "numpy":
+            return mlp([6, 5, 4], dtype="float64")
+        return TorchModel([torch.nn.Linear(6, 5), torch.nn.Linear(5, 4)], dtype="float64")
+
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 9, (8, 6)).astype(np.float64), rng.integers(0, 4, 8)
+    oracle, strategy = Sequential(net(), SGD(0.1)), Sequential(net(), SGD(0.1))
+    given = AS_OTHERS_HAVE_IT[kind](x, y)
+    assert strategy.step(Batch(*given)) == oracle.step(Batch(x, y))
+    np.testing.assert_array_equal(strategy.weights(), oracle.weights())

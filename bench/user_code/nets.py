@@ -77,4 +77,6 @@ def random_batches(model: Any, sizes: Sequence[int], seed: int = 0) -> list[Batc
             return np.trunc(rng.standard_normal((n, *model.input_shape))).astype(model.dtype)
         return some_rows(model.input_shape, model.kinds, model.dtype, n, rng)
 
-    return [Batch(x(n), rng.integers(0, classes, n)) for n in sizes]
+    tokens = math.prod(layer.rows_each for layer in model.layers)
+    each = () if tokens == 1 else (tokens,)
+    return [Batch(x(n), rng.integers(0, classes, (n, *each))) for n in sizes]

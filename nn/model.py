@@ -1,6 +1,5 @@
 """The model: consecutive layers over one flat vector of parameters and one of gradients."""
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
@@ -8,29 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nn.arguments import as_row_shape
 from nn.batch import Batch
+from nn.inputs import as_input_shape, as_rows, count_rows, has_several, take_rows
 from nn.layers import Frozen, Layer, Linear, Shape, check_in_place
 from nn.layers.ties import lend, tie
 from nn.loss import CROSS_ENTROPY, Loss
 from nn.parameters import Parameter
 
 DTYPES = ("float32", "float64")
-
-
-def as_rows(x: NDArray, shape: Shape, dtype: np.dtype) -> NDArray:
-    """Rows x as a first layer takes them: (len(x), *shape), of `dtype`.
-
-    Sides of length 1 do not count, and either shape may be the other one flattened.
-
-    Raises:
-        ValueError: the rows of x have another shape.
-    """
-    given, wanted = ([n for n in sides if n != 1] for sides in (x.shape[1:], shape))
-    flat = min(len(given), len(wanted)) <= 1 and math.prod(given) == math.prod(wanted)
-    if given != wanted and not flat:
-        raise ValueError(f"rows of shape {x.shape[1:]}: expected {shape}, flattened or not")
-    return x.astype(dtype, copy=False).reshape(len(x), *shape)
 
 
 class Model:
@@ -87,10 +71,17 @@ class Model:
             input_shape = (first.inputs,)
         self.layers = list(layers)
         tie(self.layers)
-        self.input_shape: Shape = as_row_shape(input_shape)
+        self.input_shape: Any = as_input_shape(input_shape)
+        if has_several(self.input_shape) and not layers[0].takes_several:
+            raise ValueError(
+                f"input_shape={input_shape!r} of several inputs: {layers[0]} takes one; expected a "
+                "TorchModel whose first module takes several tensors"
+            )
         self.offsets = [0, *accumulate(layer.n_params for layer in self.layers)]
         """Layer i owns elements offsets[i] to offsets[i + 1] of both vectors."""
         self.row_shape(len(self.layers))
+        self.kinds = self.layers[0].kinds(self.input_shape)
+        """Kinds of numbers that the inputs take, see `nn.inputs`."""
         if params is None:
             check_in_place(layers)
             rng = np.random.default_rng(seed)
@@ -176,7 +167,7 @@ class Model:
         """
         return Stage(self, lo, hi)
 
-    def row_shape(self, upto: int) -> Shape:
+    def row_shape(self, upto: int) -> Any:
         """Shape of one row after the first `upto` layers; the input shape for 0.
 
         Raises:
@@ -196,7 +187,7 @@ class Model:
         Raises:
             ValueError: the rows of x have another shape than the model's input, see `as_rows`.
         """
-        x = as_rows(x, self.input_shape, self.dtype)
+        x = as_rows(x, self.input_shape, self.dtype, self.kinds)
         contexts = []
         for layer in self.layers:
             x, ctx = layer.forward(x)
@@ -257,8 +248,8 @@ class Model:
         Behind cross-entropy that is the most likely class of each row, (n,) int64.
         """
         parts = [
-            self.loss.predict(self.forward(np.asarray(x[i : i + rows]))[0])
-            for i in range(0, max(len(x), 1), rows)
+            self.loss.predict(self.forward(take_rows(x, slice(i, i + rows)))[0])
+            for i in range(0, max(count_rows(x), 1), rows)
         ]
         return np.concatenate(parts)
 
@@ -277,6 +268,7 @@ class Stage(Model):
         self.whole, self.loss = whole, whole.loss
         self.layers = whole.layers[lo:hi]
         self.input_shape = whole.row_shape(lo)
+        self.kinds = "f" if lo else whole.kinds
         self.start = whole.offsets[lo]
         self.offsets = [offset - self.start for offset in whole.offsets[lo : hi + 1]]
 

@@ -10,10 +10,12 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from nn.arguments import as_int
 from nn.batch import Batch
 from nn.local_batch import LocalBatch
 from nn.optim import Part, why_not_elementwise
 from nn.parameters import Parameter
+from strategies.accumulation import gradients_in_parts
 from strategies.gradient_norm import norm
 from strategies.same_batch import check_same_batch, check_targets
 
@@ -104,6 +106,9 @@ class Strategy:
 
     closed = False
 
+    accumulate = 1
+    """Number of parts in which a rank computes its rows, to save memory; see `_accumulate`."""
+
     splits_rows = False
     """Whether each rank trains on rows of its own, so that they may be a `Batch.local`."""
 
@@ -155,6 +160,21 @@ class Strategy:
         self._frozen_shapes = {name: tuple(value.shape) for name, value in self._frozen.items()}
         self.length = len(model.params)
         """Parameters of the whole model, however many of them this rank holds."""
+
+    def _accumulate(self, accumulate: int) -> None:
+        """Take over the number of parts in which this strategy's `gradients` computes the rows.
+
+        Raises:
+            TypeError, ValueError: it is not a whole number of at least 1.
+            Refused: the model's batch norm is synchronised.
+        """
+        self.accumulate = as_int("accumulate", accumulate, 1)
+        if self.accumulate > 1 and getattr(self.model, "sync_batch_norm", None):
+            raise Refused(
+                f"accumulate={accumulate} and sync_batch_norm=...: no part knows the mean and "
+                "variance of the whole batch, which synchronised batch norm takes; expected one of "
+                "the two"
+            )
 
     def _check_start(self, params: Any, comm: MPI.Intracomm) -> None:
         """Raise ValueError if the ranks begin with different parameters. Collective."""
@@ -216,7 +236,8 @@ class Strategy:
 
     def gradients(self, batch: Batch) -> float:
         """Write this rank's share of the gradient, return its share of the loss."""
-        return self.model.gradients(batch.shard(self.comm.rank, self.comm.size))
+        rows = batch.shard(self.comm.rank, self.comm.size)
+        return gradients_in_parts(self.model.gradients, rows, self.accumulate)
 
     def reduce(self, loss: float) -> float:
         """Sum the shares of gradient and loss over the ranks, and return the whole loss."""
@@ -388,15 +409,18 @@ def _outputs(model: Any) -> int:
 
 
 def own_gradients(
-    model, batch: Batch, comm: MPI.Intracomm, add: bool = False
+    model, batch: Batch, comm: MPI.Intracomm, add: bool = False, parts: int = 1
 ) -> tuple[float, float]:
     """Write (or add) the mean gradient over this rank's rows, as if they were the whole batch.
+
+    Args:
+        parts: number of parts in which the rows are computed.
 
     Returns:
         The mean loss over these rows (nan if none of them counts), and how many count.
     """
     own = batch.shard(comm.rank, comm.size).as_global()
-    loss = model.gradients(own, add=add)
+    loss = gradients_in_parts(model.gradients, own, parts, add)
     counted = counted_rows(model, own) if len(own) else 0
     return loss if counted else math.nan, counted
 

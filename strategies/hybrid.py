@@ -11,7 +11,7 @@ from nn.batch import Batch
 from nn.model import Model
 from strategies.comm.raise_together import raise_together
 from strategies.data_parallel import DataParallel
-from strategies.pipeline import check_rows, loss_of_last
+from strategies.pipeline import loss_of_last
 from strategies.sharding.layout import Sharded, unsplit
 from strategies.sharding.rewriting import split
 from strategies.sharding.stages import Plan, StagedModel
@@ -57,7 +57,6 @@ class Hybrid(Sharded):
                 f"{data * stages * tensor} ranks: expected {comm.size}, as many as comm has"
             )
         plan = Plan(model, comm, stages, micro_batches, schedule, cuts, chunks)
-        self._micro_batches = micro_batches
         copy_, place = divmod(comm.rank, stages * tensor)
         stage, lane = divmod(place, tensor)
         self._lanes, self._stages, self._copies = self._groups = [
@@ -81,8 +80,6 @@ class Hybrid(Sharded):
         self._data = DataParallel(self.model, optimizer, self._copies)
 
     def gradients(self, batch: Batch) -> float:
-        largest = -(-len(batch) // self._copies.size)
-        check_rows(largest, self._micro_batches)
         return self._data.gradients(batch)
 
     def reduce(self, loss: float) -> float:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.user_code import UserCodeError
 from nn import Batch
+from nn.inputs import some_rows
 from nn.layers.embedding import EmbeddingBag
 
 Rows = Callable[..., Batch]
@@ -66,12 +66,17 @@ def random_batches(model: Any, sizes: Sequence[int], seed: int = 0) -> list[Batc
     """Make batches of random rows that fit a model, the same on every rank.
 
     The rows of an `EmbeddingBag` are word numbers, most of them 0, 1, 2, or negative for no word.
+    Inputs of other models that take no floats are 0 and 1.
     """
     rng = np.random.default_rng(seed)
     classes = math.prod(model.row_shape(len(model.layers)))
-    as_words = np.trunc if isinstance(model.layers[0], EmbeddingBag) else np.asarray
+    words = isinstance(model.layers[0], EmbeddingBag)
 
-    def x(n: int) -> NDArray:
-        return as_words(rng.standard_normal((n, *model.input_shape))).astype(model.dtype)
+    def x(n: int) -> Any:
+        if words:
+            return np.trunc(rng.standard_normal((n, *model.input_shape))).astype(model.dtype)
+        return some_rows(model.input_shape, model.kinds, model.dtype, n, rng)
 
-    return [Batch(x(n), rng.integers(0, classes, n)) for n in sizes]
+    tokens = math.prod(layer.rows_each for layer in model.layers)
+    each = () if tokens == 1 else (tokens,)
+    return [Batch(x(n), rng.integers(0, classes, (n, *each))) for n in sizes]

@@ -56,6 +56,9 @@ class Layer:
     only_first = False
     """Whether the layer has no input gradient, so that it must be the first of a model."""
 
+    takes_several = False
+    """Whether the layer takes several inputs, if it is the first of a model."""
+
     rows_each = 1
     """Output rows per input row: 1, or one per token behind a language model's last layers."""
 
@@ -97,6 +100,10 @@ class Layer:
             ValueError: the layer cannot take such rows.
         """
         return shape
+
+    def kinds(self, shape: Any) -> Any:
+        """Kinds of numbers that a first layer takes of inputs of this shape; see `nn.inputs`."""
+        return "f"
 
     def forward(self, x: NDArray) -> tuple[NDArray, Any]:
         """Output for rows x, (rows, ...), and the context that `backward` needs.

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nn.inputs import count_rows, has_several, map_inputs, shape_of_rows
 from nn.layers import Layer, Shape
 from nn.torch.batch_norm import SyncBatchNorm
-from nn.torch.modules import hooked
-from nn.torch.row_check import output_of_a_row, run_watched
+from nn.torch.modules import call, hooked
+from nn.torch.row_check import kinds_taken, output_of_a_row, run_watched
 
 ELEMENTWISE = (
     torch.nn.ReLU,
@@ -59,6 +60,8 @@ class TorchLayer(Layer):
             the names that the module has for them, and nothing is shared.
     """
 
+    takes_several = True
+
     def __init__(
         self,
         module: torch.nn.Module,
@@ -81,7 +84,9 @@ class TorchLayer(Layer):
                 norm.seen = np.zeros(1)  # rows since the last gather
         self._collective = any(isinstance(m, SyncBatchNorm) for m in module.modules())
         self._watched = False
-        self.row_shapes: dict[Shape, Shape] = {}
+        self.kinds_of: dict[Any, Any] = {}
+        """Shape of an input row -> the kinds of numbers that were found to work."""
+        self.row_shapes: dict[Any, Shape] = {}
         """Shape of an input row -> shape of an output row, for rows that were checked."""
         self._host_weights: list[torch.Tensor] = []
         self._host_grads: list[torch.Tensor] = []
@@ -95,6 +100,7 @@ class TorchLayer(Layer):
         twin = type(self)(module, self.device, self.compute, names)
         twin.share(self.borrowed, self._adds)
         twin.row_shapes, twin.rows_each = self.row_shapes, self.rows_each
+        twin.kinds_of = self.kinds_of
         # What a derived class keeps besides.
         vars(twin).update({name: own for name, own in vars(self).items() if name not in vars(twin)})
         return twin
@@ -160,6 +166,7 @@ class TorchLayer(Layer):
         out = shape
         for layer in layers:
             out = layer.row_shape(out)
+        whole.kinds_of[shape] = self.kinds(shape)
         whole.row_shapes[shape] = out  # if each layer keeps rows apart, all do: no new check
         return whole
 
@@ -190,11 +197,16 @@ class TorchLayer(Layer):
             ValueError: the module fails on such rows, or does not compute each row by itself.
         """
         if shape not in self.row_shapes:
-            if self.each_feature_alone:
+            if self.each_feature_alone and not has_several(shape):
                 self.row_shapes[shape] = shape
             else:
                 self.row_shapes[shape], self.rows_each = output_of_a_row(self, shape)
         return self.row_shapes[shape]
+
+    def kinds(self, shape):
+        if shape not in self.kinds_of:
+            self.kinds_of[shape] = kinds_taken(self, shape)
+        return self.kinds_of[shape]
 
     @property
     def dtype(self) -> str:
@@ -204,8 +216,10 @@ class TorchLayer(Layer):
                 return str(tensor.dtype).removeprefix("torch.")
         return "float32"
 
-    def enter(self, x: NDArray) -> torch.Tensor:
-        """Rows x as a contiguous tensor on the device."""
+    def enter(self, x: Any) -> Any:
+        """Rows x as a contiguous tensor on the device; of several inputs a tuple or dict."""
+        if not isinstance(x, np.ndarray):
+            return map_inputs(self.enter, x)
         # Torch has no read-only tensors and no negative strides.
         if not x.flags.writeable or min(x.strides, default=0) < 0:
             x = x.copy()
@@ -228,27 +242,34 @@ class TorchLayer(Layer):
         """Output of the module for x, computed on the parameters as they are now."""
         self.refresh()
         with self.autocast(self.compute):
-            return self.module(x)
+            return call(self.module, x)
 
     def autocast(self, compute: torch.dtype | None) -> Any:
         """A context that computes in the lower precision `compute`; without one, an empty one."""
         return torch.autocast(self.device.type, compute) if compute else nullcontext()
 
     def forward(self, x):
-        if not len(x) and not self._collective:  # some modules cannot take 0 rows
-            return np.empty((0, *self.row_shape(x.shape[1:])), x.dtype), (x, None)
-        leaf = self.enter(x).requires_grad_()
+        rows = count_rows(x)
+        alone = isinstance(x, np.ndarray) and x.dtype.kind == "f"  # has a gradient
+        out = x.dtype.name if alone else self.dtype
+        if not rows and not self._collective:  # some modules cannot take 0 rows
+            return np.empty((0, *self.row_shape(shape_of_rows(x))), out), (x, None)
+        leaf = self.enter(x)
+        if alone:
+            leaf.requires_grad_()
         if self.module.training and not self._watched:
             y, self._watched = run_watched(self, leaf)
         else:
             y = self.run(leaf)
         if self.module.training:
             for norm in self.norms:
-                norm.seen += len(x)
-        return y.detach().to("cpu", getattr(torch, x.dtype.name)).numpy(), (leaf, y)
+                norm.seen += rows
+        return y.detach().to("cpu", getattr(torch, out)).numpy(), (leaf, y)
 
     def backward(self, dy, ctx, need_dx=True, add=False):
         leaf, y = ctx
+        need_dx = need_dx and isinstance(leaf, torch.Tensor | np.ndarray)
+        need_dx = need_dx and leaf.dtype not in (torch.int64, np.int64, torch.bool, np.bool_)
         inputs = [leaf] * need_dx
         wanted = inputs + self._weights
         found: Sequence[torch.Tensor | None] = [None] * len(wanted)

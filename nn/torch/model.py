@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch
-from nn.layers import Shape
+from nn.inputs import as_rows
 from nn.layers.dropout import rows_of
-from nn.model import Model, as_rows
+from nn.model import Model
 from nn.own_methods import replaced_in_object
 from nn.torch.batch_norm import RunningStatistics, synchronise
 from nn.torch.dropout import Clock, replace_dropout
@@ -64,7 +64,10 @@ class TorchModel(Model):
             leaves torch's generator to a function as it is. Dropout masks are drawn by the number,
             or 0.
         input_shape: shape of one row, e.g. (1, 28, 28). It may be left out where a Linear comes
-            first. Batches may hold the rows flattened.
+            first. Batches may hold the rows flattened. For a first module of several inputs, a
+            tuple or dict of shapes: it is called as module(*x) or module(**x), x of the batch
+            being a tuple or dict of arrays. Floats take the model's dtype; whole numbers (as
+            int64) and bools stay what they are where the module takes them.
         params: initial values in place of drawn ones, a flat vector; it is copied.
         clock: an object whose `steps` counts the steps; by default the optimizer of the strategy
             that takes them. Dropout needs it: a mask depends on seed, layer, step, row and unit, so
@@ -88,7 +91,7 @@ class TorchModel(Model):
         device: str = "cpu",
         dtype: str | None = None,
         seed: int | EllipsisType | None = ...,
-        input_shape: Shape | None = None,
+        input_shape: Any = None,
         params: NDArray | None = None,
         clock: Any = None,
         sync_batch_norm: Any = None,
@@ -141,6 +144,7 @@ class TorchModel(Model):
         )
         # Each layer was found to keep rows apart, so all of them do: no new check of the whole.
         self._whole.row_shapes[self.input_shape] = self.row_shape(len(self.layers))
+        self._whole.kinds_of[self.input_shape] = self.kinds
         if getattr(sync_batch_norm, "size", 1) > 1:
             self._check_no_rows()
 
@@ -239,7 +243,7 @@ class TorchModel(Model):
 
     def forward(self, x: NDArray) -> tuple[NDArray, list[Any]]:
         """Like `Model.forward`, with one context for all layers."""
-        y, ctx = self._whole.forward(as_rows(x, self.input_shape, self.dtype))
+        y, ctx = self._whole.forward(as_rows(x, self.input_shape, self.dtype, self.kinds))
         return y, [ctx]
 
     def backward(self, dy, contexts, need_dx=False, add=False, ready=None):

@@ -21,6 +21,19 @@ def hooked(module: torch.nn.Module) -> bool:
     return patched or any((*hooks, module._backward_pre_hooks, module._backward_hooks))
 
 
+def call(module: torch.nn.Module, x: Any) -> Any:
+    """Call a module with one tensor, or with a tuple or dict of several."""
+    if isinstance(x, torch.Tensor):
+        return module(x)
+    if type(module) is torch.nn.Sequential:  # which takes one tensor only
+        first, *others = module
+        y = call(first, x)
+        for each in others:
+            y = each(y)
+        return y
+    return module(**x) if isinstance(x, dict) else module(*x)
+
+
 def copied_layers(
     modules: Any, seed: int | None
 ) -> tuple[list[torch.nn.Module], list[tuple[str, ...]]]:

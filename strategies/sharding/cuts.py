@@ -10,6 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 from nn.batch import Batch
+from nn.inputs import some_rows
 from nn.layers.dropout import rows_of
 from nn.model import Model
 from strategies.base import Refused
@@ -83,7 +84,7 @@ def layer_costs(model: Model, rows: int = 32, rounds: int = 3) -> list[float]:
     first = model.first_trained
     batch = Batch(np.empty((rows, 0)), np.zeros(rows, np.intp))
     for _ in range(rounds):
-        x = np.zeros((rows, *model.input_shape), model.dtype)
+        x = some_rows(model.input_shape, model.kinds, model.dtype, rows)
         for i, original in enumerate(model.layers):
             layer = copy.deepcopy(original)  # a layer may keep statistics of rows
             with rows_of(batch):

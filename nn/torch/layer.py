@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nn.layers import Layer, Shape
+from nn.layers.dropout import row_ids
 from nn.torch.batch_norm import SyncBatchNorm
+from nn.torch.dropout import draws_masks, masks_again
 from nn.torch.modules import hooked
 from nn.torch.row_check import output_of_a_row, run_watched
 
@@ -71,6 +73,8 @@ class TorchLayer(Layer):
                 norm.seen = np.zeros(1)  # rows since the last gather
         self._collective = any(isinstance(m, SyncBatchNorm) for m in module.modules())
         self._watched = False
+        self.drops = draws_masks(module)
+        """Whether the module was seen to drop units (dropout) when it was tried."""
         self.row_shapes: dict[Shape, Shape] = {}
         """Shape of an input row -> shape of an output row, for rows that were checked."""
         self._host_weights: list[torch.Tensor] = []
@@ -157,8 +161,9 @@ class TorchLayer(Layer):
 
     def forward(self, x):
         if not len(x) and not self._collective:  # some modules cannot take 0 rows
-            return np.empty((0, *self.row_shape(x.shape[1:])), x.dtype), (x, None)
+            return np.empty((0, *self.row_shape(x.shape[1:])), x.dtype), (x, None, None)
         leaf = self.enter(x).requires_grad_()
+        rows = row_ids() if self.drops and self.module.training else None
         if self.module.training and not self._watched:
             y, self._watched = run_watched(self, leaf)
         else:
@@ -166,16 +171,17 @@ class TorchLayer(Layer):
         if self.module.training:
             for norm in self.norms:
                 norm.seen += len(x)
-        return y.detach().to("cpu", getattr(torch, x.dtype.name)).numpy(), (leaf, y)
+        return y.detach().to("cpu", getattr(torch, x.dtype.name)).numpy(), (leaf, y, rows)
 
     def backward(self, dy, ctx, need_dx=True, add=False):
-        leaf, y = ctx
+        leaf, y, rows = ctx
         inputs = [leaf] * need_dx
         wanted = inputs + self._weights
         found: Sequence[torch.Tensor | None] = [None] * len(wanted)
         if wanted and y is not None and y.requires_grad:
             start = torch.from_numpy(dy).contiguous().to(y)
-            found = torch.autograd.grad(y, wanted, start, allow_unused=True)
+            with masks_again(rows):
+                found = torch.autograd.grad(y, wanted, start, allow_unused=True)
         for view, gradient in zip(self._host_grads, found[len(inputs) :]):
             if gradient is None:
                 gradient = view.new_zeros(())

@@ -12,7 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nn.inputs import count_rows, has_several, map_inputs, shape_of_rows
 from nn.layers import Layer, Shape
+from nn.layers.dropout import row_ids
 from nn.torch.batch_norm import SyncBatchNorm
+from nn.torch.dropout import draws_masks, masks_again
 from nn.torch.modules import call, hooked
 from nn.torch.row_check import kinds_taken, output_of_a_row, run_watched
 
@@ -84,6 +86,8 @@ class TorchLayer(Layer):
                 norm.seen = np.zeros(1)  # rows since the last gather
         self._collective = any(isinstance(m, SyncBatchNorm) for m in module.modules())
         self._watched = False
+        self.drops = draws_masks(module)
+        """Whether the module was seen to drop units (dropout) when it was tried."""
         self.kinds_of: dict[Any, Any] = {}
         """Shape of an input row -> the kinds of numbers that were found to work."""
         self.row_shapes: dict[Any, Shape] = {}
@@ -253,10 +257,11 @@ class TorchLayer(Layer):
         alone = isinstance(x, np.ndarray) and x.dtype.kind == "f"  # has a gradient
         out = x.dtype.name if alone else self.dtype
         if not rows and not self._collective:  # some modules cannot take 0 rows
-            return np.empty((0, *self.row_shape(shape_of_rows(x))), out), (x, None)
+            return np.empty((0, *self.row_shape(shape_of_rows(x))), out), (x, None, None)
         leaf = self.enter(x)
         if alone:
             leaf.requires_grad_()
+        drawn_for = row_ids() if self.drops and self.module.training else None
         if self.module.training and not self._watched:
             y, self._watched = run_watched(self, leaf)
         else:
@@ -264,10 +269,10 @@ class TorchLayer(Layer):
         if self.module.training:
             for norm in self.norms:
                 norm.seen += rows
-        return y.detach().to("cpu", getattr(torch, out)).numpy(), (leaf, y)
+        return y.detach().to("cpu", getattr(torch, out)).numpy(), (leaf, y, drawn_for)
 
     def backward(self, dy, ctx, need_dx=True, add=False):
-        leaf, y = ctx
+        leaf, y, drawn_for = ctx
         need_dx = need_dx and isinstance(leaf, torch.Tensor | np.ndarray)
         need_dx = need_dx and leaf.dtype not in (torch.int64, np.int64, torch.bool, np.bool_)
         inputs = [leaf] * need_dx
@@ -275,7 +280,8 @@ class TorchLayer(Layer):
         found: Sequence[torch.Tensor | None] = [None] * len(wanted)
         if wanted and y is not None and y.requires_grad:
             start = torch.from_numpy(dy).contiguous().to(y)
-            found = torch.autograd.grad(y, wanted, start, allow_unused=True)
+            with masks_again(drawn_for):
+                found = torch.autograd.grad(y, wanted, start, allow_unused=True)
         for name, view, gradient in zip(self._names, self._host_grads, found[len(inputs) :]):
             if gradient is None:
                 gradient = view.new_zeros(())

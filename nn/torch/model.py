@@ -19,7 +19,7 @@ from nn.layers.dropout import rows_of
 from nn.model import Model
 from nn.own_methods import replaced_in_object
 from nn.torch.batch_norm import RunningStatistics, synchronise
-from nn.torch.dropout import Clock, replace_dropout
+from nn.torch.dropout import Clock, draw_masks, forget_masks
 from nn.torch.embedding import take_floats
 from nn.torch.layer import TorchLayer
 from nn.torch.linear import TorchLinear, splittable
@@ -142,6 +142,10 @@ class TorchModel(Model):
             input_shape=input_shape_of(net) if input_shape is None else input_shape,
             params=params,
         )
+        for i, (layer, module) in enumerate(zip(self.layers, net)):
+            if layer.drops:  # type: ignore[attr-defined]  # found by the trial of its rows
+                draw_masks(module, (self.seed or 0, i), self.dropout_clock.step)
+                self._whole.drops = True
         # Each layer was found to keep rows apart, so all of them do: no new check of the whole.
         self._whole.row_shapes[self.input_shape] = self.row_shape(len(self.layers))
         self._whole.kinds_of[self.input_shape] = self.kinds
@@ -154,8 +158,7 @@ class TorchModel(Model):
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # a layer never overwrites x
         take_floats(net)
-        clock = self.dropout_clock
-        replace_dropout(net, self.seed or 0, lambda: clock.step())  # a method would be copied
+        forget_masks(net)  # if these are the modules of another model
         if self.sync_batch_norm:
             synchronise(net, self.sync_batch_norm)
 

@@ -19,7 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nn.inputs import has_several, map_inputs, take_rows
 from nn.layers import Shape
-from nn.torch.dropout import Dropout
+from nn.torch.dropout import forget_masks
+from nn.torch.dropout_calls import DropoutCalls
 from nn.torch.modules import call
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
 def output_of_a_row(layer: "TorchLayer", shape: Shape) -> tuple[Shape, int]:
     """Shape of an output row for an input row of `shape`, and how many each input row makes.
 
-    The module is tried in evaluation and in training mode. Under autocast it is tried without
+    The module is tried in evaluation and in training mode, without dropout; `layer.drops` then says
+    whether there was any. Under autocast it is tried without
     autocast first, because the rounding of autocast hides much; with it only where that fails.
 
     Raises:
         ValueError: the module fails on such rows, returns anything but one tensor with equally many
-            rows for each, or makes something else of a row among others than of the row alone.
+            rows for each, or makes something else of a row among others than of the row alone; or
+            dropout meets a tensor whose first dimension is not the batch's rows.
     """
     layer.refresh()
     module = _for_trial(layer.module)  # the trial may change it
@@ -48,6 +51,12 @@ def output_of_a_row(layer: "TorchLayer", shape: Shape) -> tuple[Shape, int]:
             with layer.autocast(compute):
                 trials = [_trial(layer, module.train(mode), rows) for mode in (False, True)]
             break
+        except _WrongDropout as error:
+            raise ValueError(
+                f"{layer} drops units of a tensor of shape {error} made of two rows: expected the "
+                "batch's rows in its first dimension (or equally many places for each), so that "
+                "masks belong to rows"
+            ) from None
         except Exception as error:
             failures.setdefault(str(error), _said(kinds))
     else:
@@ -211,6 +220,7 @@ def _for_trial(module: torch.nn.Module) -> torch.nn.Module:
     the last layers of some nets.
     """
     module = copy.deepcopy(module)
+    forget_masks(module)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in module.parameters():
@@ -230,14 +240,47 @@ def _trial(
     for modules that `run_watched` refuses: random numbers, and statistics that rows leave.
     """
     for part in module.modules():
-        if isinstance(part, (_BatchNorm, Dropout)):
+        if isinstance(part, _BatchNorm):
             part.eval()
     before = _hidden_state(module, layer.device)
-    y = _evaluate(layer, module, rows)
+    with _NoDropout() as together:
+        y = _evaluate(layer, module, rows)
+    layer.drops |= bool(together.inputs)
     if not all(norm.track_running_stats for norm in layer.norms):
         return y, []
-    alone = [_evaluate(layer, module, take_rows(rows, slice(i, i + 1))) for i in range(2)]
-    return y, alone if _hidden_state(module, layer.device) == before else []
+    alone, dropped = [], []
+    for i in range(2):
+        with _NoDropout() as calls:
+            alone.append(_evaluate(layer, module, take_rows(rows, slice(i, i + 1))))
+        dropped.append(calls.inputs)
+    if _hidden_state(module, layer.device) != before:
+        return y, []
+    tolerance = torch.finfo(getattr(torch, layer.dtype)).eps ** 0.5
+    for i, x in enumerate(together.inputs):
+        own = [calls[i] for calls in dropped if i < len(calls)]
+        tolerance = max(tolerance, torch.finfo(x.dtype).eps ** 0.5)
+        parts = x.chunk(2) if len(x) else ()
+        if len(own) != len(parts) or not all(
+            _same(a, b, layer.dtype, tolerance) for a, b in zip(own, parts)
+        ):
+            raise _WrongDropout(tuple(x.shape))
+    return y, alone
+
+
+class _NoDropout(DropoutCalls):
+    """Keeps all units, and the input of each dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.inputs: list[torch.Tensor] = []
+
+    def kept(self, x, p, units):
+        self.inputs.append(x.detach().clone())
+        return None
+
+
+class _WrongDropout(Exception):
+    """Dropout meets a tensor whose first dimension is not the batch's rows."""
 
 
 def _evaluate(layer: "TorchLayer", module: torch.nn.Module, rows: NDArray) -> Any:
@@ -289,7 +332,7 @@ def run_watched(layer: "TorchLayer", x: torch.Tensor) -> tuple[Any, bool]:
     if changed:
         raise ValueError(
             f"{layer} changes {', '.join(changed)} as it computes, which depends on how rows "
-            "are split; among such modules torch.nn.Dropout and BatchNorm1d to 3d can be used"
+            "are split; among such modules those of dropout and BatchNorm1d to 3d can be used"
         )
     return y, len(x) > 0 and before.keys() == after.keys()
 

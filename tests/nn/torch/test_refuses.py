@@ -74,9 +74,24 @@ class Shifted(tnn.BatchNorm1d):
         return super().forward(x) + 1
 
 
-class Scaled(tnn.Dropout):
+class Across(tnn.Module):
+    """Dropout of a sequence whose places come first."""
+
     def forward(self, x):
-        return 7 * x
+        return tnn.functional.dropout(x.transpose(0, 1)).transpose(0, 1)
+
+
+class Packed(tnn.Module):
+    """An LSTM with dropout of packed sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = tnn.LSTM(4, 4, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x):
+        rnn = tnn.utils.rnn
+        packed = rnn.pack_padded_sequence(x, [x.shape[1]] * len(x), batch_first=True)
+        return rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]
 
 
 class Viewed(tnn.Module):
@@ -196,10 +211,19 @@ class Raw(tnn.Module):
             "mixes rows",
         ),
         (LessInTraining(), {"input_shape": (4,)}, ValueError, "mixes rows"),
-        (tnn.Dropout2d(), {"input_shape": (4,)}, ValueError, "use torch.nn.Dropout"),
-        (Scaled(), {"input_shape": (4,)}, ValueError, "0, Scaled, drops .*Dropout itself"),
-        (with_hook(tnn.Dropout()), {"input_shape": (4,)}, ValueError, "Dropout itself, without"),
-        (patched(tnn.Dropout()), {"input_shape": (4,)}, ValueError, "Dropout itself, without"),
+        (
+            Across(),
+            {"input_shape": (3, 4)},
+            ValueError,
+            r"drops units of a tensor of shape \(3, 2, 4\) .* rows in its first dimension",
+        ),
+        (tnn.Dropout1d(), {"input_shape": (4,)}, ValueError, r"of shape \(1, 2, 4\) made of two"),
+        (
+            Packed(),
+            {"input_shape": (3, 4)},
+            ValueError,
+            "lstm with dropout=0.5 of packed sequences",
+        ),
         (
             Shifted(4),
             SYNCHRONISED,

@@ -19,6 +19,7 @@ from nn.torch.dropout import Clock, replace_dropout
 from nn.torch.embedding import take_floats
 from nn.torch.layer import TorchLayer
 from nn.torch.linear import TorchLinear, splittable
+from nn.torch.loss import as_loss
 from nn.torch.modules import (
     check_parameters,
     copied_layers,
@@ -62,9 +63,11 @@ class TorchModel(Model):
             batch. By default each rank (and micro-batch) takes its own; see also `statistics`.
         compute: "bfloat16" computes in mixed precision (torch.autocast); parameters, gradients and
             messages stay in `dtype`, which must be float32.
+        loss: a loss of torch.nn, a function of (outputs, targets), or one of `nn.loss`; by default
+            `nn.loss.CrossEntropy()`. See `nn.torch.loss.as_loss`.
 
     Raises:
-        TypeError: `modules` is of none of these kinds.
+        TypeError: `modules` or `loss` is of none of these kinds.
         ValueError: the modules cannot be wrapped, and the message says why: layers share weights;
             parameters have another dtype, are frozen, or have no shape yet; a module mixes rows.
             Also a device that is not there, and everything that `Model` refuses.
@@ -81,8 +84,10 @@ class TorchModel(Model):
         clock: Any = None,
         sync_batch_norm: Any = None,
         compute: str | None = None,
+        loss: Any = None,
     ):
         seed = None if seed is None else as_int("seed", seed, 0)
+        loss = as_loss(loss)
         place = _device(device)
         layers = copied_layers(modules, seed)
         dtype = dtype_of(layers, dtype)
@@ -109,6 +114,7 @@ class TorchModel(Model):
             dtype,
             input_shape=input_shape_of(net) if input_shape is None else input_shape,
             params=params,
+            loss=loss,
         )
         # Each layer was found to keep rows apart, so all of them do: no new check of the whole.
         self._whole.row_shapes[self.input_shape] = self.row_shape(len(self.layers))
@@ -174,6 +180,7 @@ class TorchModel(Model):
             self.params.astype(dtype),
             sync_batch_norm=self.sync_batch_norm,
             compute=self.compute if dtype == "float32" else None,
+            loss=self.loss,
         )
         for name in replaced_in_object(self):
             if getattr(vars(self)[name], "__self__", None) is not self:

@@ -31,7 +31,7 @@ def as_target(targets: NDArray, dtype: np.dtype) -> torch.Tensor:
     """
     if targets.dtype.kind == "u" and targets.size and targets.max() > np.iinfo(np.int64).max:
         raise ValueError(f"a target is {targets.max()}: expected numbers that int64 can hold")
-    kind = {"i": np.int64, "u": np.int64, "f": dtype}.get(targets.dtype.kind, targets.dtype)
+    kind: Any = {"i": np.int64, "u": np.int64, "f": dtype}.get(targets.dtype.kind, targets.dtype)
     return torch.from_numpy(np.array(targets, kind, order="C"))
 
 

@@ -190,7 +190,7 @@ class TorchLoss(Loss):
         """The module that computes each loss alone, with its weights in `dtype`."""
         if dtype not in self._converted:
             module = copy.deepcopy(self.module).to("cpu", dtype)
-            module.reduction = "none"  # type: ignore[assignment]
+            module.reduction = "none"
             self._converted[dtype] = module
         return self._converted[dtype]
 

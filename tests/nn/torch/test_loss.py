@@ -24,6 +24,7 @@ from nn.torch.model import TorchModel
 from strategies import Sequential
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.workers(1)
 
 ROWS, CLASSES = 11, 4
 PARTS = (0, 3, 3, 4, 9, 11)

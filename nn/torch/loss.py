@@ -151,7 +151,7 @@ class TorchLoss(Loss):
         How many elements a row has is known only with the outputs: a call divides by that too.
         """
         if self._counts_labels(targets):
-            return self._labels.count(targets, weights)  # type: ignore[union-attr]
+            return self._labels.count(targets, weights)
         return len(targets) if weights is None else float(weights.sum())
 
     def _counts_labels(self, targets: NDArray) -> bool:
@@ -189,7 +189,7 @@ class TorchLoss(Loss):
     def _in(self, dtype: torch.dtype) -> torch.nn.Module:
         """The module that computes each loss alone, with its weights in `dtype`."""
         if dtype not in self._converted:
-            module = copy.deepcopy(self.module).to("cpu", dtype)
+            module: Any = copy.deepcopy(self.module).to("cpu", dtype)
             module.reduction = "none"
             self._converted[dtype] = module
         return self._converted[dtype]

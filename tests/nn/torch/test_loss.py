@@ -268,9 +268,9 @@ def test_what_does_not_fit_is_refused(loss, outputs, targets, message):
         (lambda outputs: outputs.sum(), ValueError, r"expected a function of \(outputs"),
         (functools.partial(functional.mse_loss, torch.ones(3)), ValueError, "by name"),
         (
-            functools.partial(functional.mse_loss, weight=None),
+            functools.partial(functional.huber_loss, weight=1),  # type: ignore[call-arg]
             ValueError,
-            "settings of torch.nn.MSELo",
+            "settings of torch.nn.HuberLoss",
         ),
     ],
 )
@@ -430,6 +430,7 @@ def test_functions_add_up_to_torch(function, whole, outputs, targets):
         lambda x, y: (x @ x.T).softmax(dim=1).diagonal().log(),  # rows meet
         lambda x, y: (per_row(x, y) - per_row(x, y).mean()) ** 2,
         lambda x, y: per_row(x, y).max(),
+        lambda x, y: per_row(x, y) + x.detach().var(dim=0, correction=0).sum(),  # a value alone
         lambda x, y: per_row(x, y) * len(y) / CLASS_WEIGHTS[y].sum(),  # weights of the batch
         lambda x, y: per_row(x, y).mean() * torch.rand(()),
         lambda x, y: per_row(x, y)[:2],

@@ -23,6 +23,7 @@ from nn.torch.dropout import Clock, draw_masks, forget_masks
 from nn.torch.embedding import take_floats
 from nn.torch.layer import TorchLayer
 from nn.torch.linear import TorchLinear, splittable
+from nn.torch.loss import as_loss
 from nn.torch.modules import (
     check_parameters,
     copied_layers,
@@ -77,9 +78,11 @@ class TorchModel(Model):
             batch. By default each rank (and micro-batch) takes its own; see also `statistics`.
         compute: "bfloat16" computes in mixed precision (torch.autocast); parameters, gradients and
             messages stay in `dtype`, which must be float32.
+        loss: a loss of torch.nn, a function of (outputs, targets), or one of `nn.loss`; by default
+            `nn.loss.CrossEntropy()`. See `nn.torch.loss.as_loss`.
 
     Raises:
-        TypeError: `modules` is of none of these kinds.
+        TypeError: `modules` or `loss` is of none of these kinds.
         ValueError: the modules cannot be wrapped, and the message says why: layers share buffers;
             parameters have another dtype, or have no shape yet; a module mixes rows. Also a device
             that is not there, and everything that `Model` refuses.
@@ -96,6 +99,7 @@ class TorchModel(Model):
         clock: Any = None,
         sync_batch_norm: Any = None,
         compute: str | None = None,
+        loss: Any = None,
     ):
         drawn = isinstance(modules, torch.nn.Module) or not callable(modules)
         if seed is ...:
@@ -106,6 +110,7 @@ class TorchModel(Model):
             drawn = False
         else:
             seed = as_int("seed", seed, 0)
+        loss = as_loss(loss)
         place = _device(device)
         layers, names = copied_layers(modules, seed)
         dtype = dtype_of(layers, dtype)
@@ -141,6 +146,7 @@ class TorchModel(Model):
             dtype,
             input_shape=input_shape_of(net) if input_shape is None else input_shape,
             params=params,
+            loss=loss,
         )
         for i, (layer, module) in enumerate(zip(self.layers, net)):
             if layer.drops:  # type: ignore[attr-defined]  # found by the trial of its rows
@@ -214,6 +220,7 @@ class TorchModel(Model):
             self.params.astype(dtype),
             sync_batch_norm=self.sync_batch_norm,
             compute=self.compute if dtype == "float32" else None,
+            loss=self.loss,
         )
         for ours, theirs in zip((*self.layers, self._whole), (*twin.layers, twin._whole)):
             theirs.rename(ours.all_names)  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from nn.batch import Batch
 from nn.loss import cross_entropy
 from nn.model import Model
 from nn.optim import SGD, AdaGrad, Adam
+from nn.recipe import Recipe
 from nn.zoo import cnn, lenet, mlp
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Adam",
     "Batch",
     "Model",
+    "Recipe",
     "cnn",
     "cross_entropy",
     "data",

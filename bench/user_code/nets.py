@@ -1,6 +1,7 @@
 """`Net`: a model that can be built again and again, and the rows to train it on."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from bench.user_code import UserCodeError
 from nn import Batch
 from nn.layers.embedding import EmbeddingBag
+from nn.loss import BinaryCrossEntropy, MeanSquaredError
 
 Rows = Callable[..., Batch]
 """Called with `index=`, it returns a batch of these rows; without arguments, of all rows."""
@@ -45,6 +47,11 @@ class Net:
             self, build=lambda dtype: self.build(dtype).converted(dtype, device), device=device
         )
 
+    @property
+    def largest_batch(self) -> int:
+        """The number of rows there are; without rows of its own, as many as anybody asks for."""
+        return len(self.rows()) if self.rows else sys.maxsize
+
     def batches(self, sizes: Sequence[int], dtype: str = "float64", seed: int = 0) -> list[Batch]:
         """Make global batches of the given sizes, the same on every rank.
 
@@ -66,12 +73,20 @@ def random_batches(model: Any, sizes: Sequence[int], seed: int = 0) -> list[Batc
     """Make batches of random rows that fit a model, the same on every rank.
 
     The rows of an `EmbeddingBag` are word numbers, most of them 0, 1, 2, or negative for no word.
+    Targets are numbers of classes, or for a loss of numbers as many random numbers as outputs.
     """
     rng = np.random.default_rng(seed)
-    classes = math.prod(model.row_shape(len(model.layers)))
+    outputs = model.row_shape(len(model.layers))
     as_words = np.trunc if isinstance(model.layers[0], EmbeddingBag) else np.asarray
 
     def x(n: int) -> NDArray:
         return as_words(rng.standard_normal((n, *model.input_shape))).astype(model.dtype)
 
-    return [Batch(x(n), rng.integers(0, classes, n)) for n in sizes]
+    def y(n: int) -> NDArray:
+        if isinstance(model.loss, MeanSquaredError):
+            return rng.standard_normal((n, *outputs))
+        if isinstance(model.loss, BinaryCrossEntropy):
+            return rng.integers(0, 2, (n, *outputs))
+        return rng.integers(0, math.prod(outputs), n)
+
+    return [Batch(x(n), y(n)) for n in sizes]

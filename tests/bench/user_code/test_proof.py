@@ -20,6 +20,7 @@ from tests import test_user_code
 from tests.examples.mean_of_means import MeanOfMeans
 from tests.examples.ring import RingDataParallel
 from tests.test_user_code import (  # noqa: F401  # the proof
+    OPTIMIZERS,
     OURS,
     Trial,
     test_batches_of_changing_size,
@@ -33,6 +34,11 @@ from tests.test_user_code import (  # noqa: F401  # the proof
 )
 
 NET = OURS["four_tanh"]
+
+
+def pytest_generate_tests(metafunc):
+    if metafunc.function in (test_even_shards, test_uneven_shards):
+        metafunc.parametrize("optimizer", OPTIMIZERS)
 
 
 @pytest.fixture

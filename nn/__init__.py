@@ -5,6 +5,7 @@ from nn.batch import Batch
 from nn.loss import cross_entropy
 from nn.model import Model
 from nn.optim import EMA, SGD, AdaGrad, Adam, AdamW
+from nn.recipe import Recipe
 from nn.zoo import cnn, lenet, mlp
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "AdamW",
     "Batch",
     "Model",
+    "Recipe",
     "cnn",
     "cross_entropy",
     "data",

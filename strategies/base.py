@@ -286,7 +286,7 @@ class Strategy:
 
     def _gradient_norm(self, order: float = 2.0) -> float:
         """Compute the norm of the summed gradient, each parameter counted once. Collective."""
-        return norm([self.model.grads], order)
+        return norm([(0, self.model.grads)], order)
 
     def averaged_weights(self) -> NDArray:
         """Return the average of the weights that `nn.EMA` keeps, (n,), on every rank. Collective.

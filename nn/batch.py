@@ -1,7 +1,8 @@
 """Batches that know how many rows the whole step has, and read rows only when asked for them."""
 
-from collections.abc import Sequence
-from typing import Any, Self
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,40 +26,70 @@ def bounds(k: int, n: int, total: int) -> tuple[int, int]:
     return lo, lo + size + (k < longer)
 
 
+class Counting(Protocol):
+    """What a batch needs to know of a loss, see `nn.loss.Loss`."""
+
+    counts_by_shape: bool
+
+    def count(self, targets: NDArray, weights: NDArray | None = None) -> float: ...
+
+
 class Batch:
-    """Rows `x` with labels `y`: the *global* batch of one training step, or a part of it.
+    """Rows `x` with targets `y`: the *global* batch of one training step, or a part of it.
 
     Nothing is read before `x`, `y`, `part` or `read` is called, so a rank that holds the global
     batch of a memory-mapped data set reads only its own rows.
 
     Args:
-        x: (n, ...) inputs: an array, a memory map, or anything that numpy can index. Kept as it is.
-        y: (n,) integer class labels. Kept as it is.
+        x: (n, ...) inputs: an array, a memory map, or anything that numpy can index; for models of
+            several inputs, a tuple or a dict of these. Kept as it is.
+        y: (n, ...) targets: class numbers, or what else the loss takes. Kept as it is.
         index: numbers of the rows of `x` and `y` that form the batch, in order; by default all.
+        weights: (n,) numbers of 0 or more, by which the loss multiplies the losses of the rows; by
+            default 1.
+
+    Tensors of torch are read as arrays in the same memory.
 
     Raises:
-        ValueError: x and y differ in length, y is not a vector of integers, or the index is not
-            a vector of row numbers of x.
+        TypeError: an array of a kind that cannot be trained on (masked arrays, whose mask would be
+            lost; objects, strings, complex numbers).
+        ValueError: x, y and weights differ in length, a weight is negative, or the index is not a
+            vector of row numbers of x.
     """
 
     ends_epoch = False
     """Whether this is the last batch of an epoch; set by `Dataset.batches`."""
 
-    def __init__(self, x: Any, y: Any, index: Sequence[int] | NDArray | None = None):
-        # An object with a shape is kept as it is: np.asarray would read a lazy array whole.
-        self._x = x if hasattr(x, "shape") else np.asarray(x)
-        self._y = y if hasattr(y, "shape") else np.asarray(y)
-        if self._y.ndim != 1 or not np.issubdtype(self._y.dtype, np.integer):
-            raise ValueError(
-                f"labels: expected a vector of integers, got {self._y.dtype} of shape "
-                f"{tuple(self._y.shape)}"
-            )
-        if self._x.ndim < 1 or self._x.shape[0] != self._y.shape[0]:
-            raise ValueError(
-                f"x of shape {tuple(self._x.shape)} and y of shape {tuple(self._y.shape)}: "
-                "expected one label per row"
-            )
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        index: Sequence[int] | NDArray | None = None,
+        weights: Sequence[float] | NDArray | None = None,
+    ):
+        several = isinstance(x, dict) or (
+            isinstance(x, tuple) and hasattr(next(iter(x), 0), "shape")
+        )
+        self._x = map_arrays(as_numbers, x, "x") if several else as_numbers(x, "x")
+        self._y = as_numbers(y, "y")
+        for name, array in named_arrays(self._x, "x"):
+            if array.ndim < 1 or self._y.ndim < 1 or array.shape[0] != self._y.shape[0]:
+                raise ValueError(
+                    f"{name} of shape {tuple(array.shape)} and y of shape {tuple(self._y.shape)}: "
+                    "expected one label per row, or one target of another kind"
+                )
         n = self._y.shape[0]
+        self._target_shape: tuple[int, ...] = tuple(self._y.shape[1:])
+        self._weights = None if weights is None else np.asarray(weights)
+        if self._weights is not None and (
+            self._weights.shape != (n,)
+            or self._weights.dtype.kind not in "iuf"
+            or not (self._weights >= 0).all()
+        ):
+            raise ValueError(
+                f"weights of shape {self._weights.shape}: expected a number of 0 or more for each "
+                f"of {n} rows"
+            )
         if index is None:
             self._rows: slice | NDArray = slice(0, n)  # where rows lie in _x and _y
         else:
@@ -71,8 +102,25 @@ class Batch:
                 raise ValueError(f"index: expected row numbers from 0 to {n - 1}")
             self._rows = rows
         self._row_ids = self._rows
-        self.global_count = len(self)
-        """Number of rows of the global batch, by which the loss is divided. Shards keep it."""
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make the rows held the global batch."""
+        self.global_rows = Batch.__len__(self)
+        """Number of rows of the global batch. Shards keep it."""
+        self._whole: Self | None = None  # the global batch, if this is a part of one
+        self._counts: dict[Counting, float] = {}  # of the global batch, shared by its parts
+
+    @staticmethod
+    def local(x: Any, y: Any, comm: Any, weights: Any = None) -> "Batch":
+        """Make a global batch of rows of which each rank has its own, of any number. Collective.
+
+        For programs with a data loader on each rank. Data-parallel strategies train on it; the
+        global counts come by communication. Arguments and errors are as for `LocalBatch`.
+        """
+        from nn.local_batch import LocalBatch  # which is a subclass
+
+        return LocalBatch(x, y, comm, weights)
 
     def __len__(self) -> int:
         """Number of rows that this batch or shard holds."""
@@ -81,14 +129,46 @@ class Batch:
         return self._rows.size
 
     @property
-    def x(self) -> NDArray:
-        """The inputs held, (len(self), ...)."""
-        return np.asarray(self._x[self._rows])
+    def x(self) -> Any:
+        """The inputs held, (len(self), ...): an array, or a tuple or dict of arrays."""
+        if type(self._x) not in (tuple, dict):
+            return np.asarray(self._x[self._rows])
+        return map_arrays(lambda array, name: np.asarray(array[self._rows]), self._x, "x")
 
     @property
     def y(self) -> NDArray:
-        """The labels held, (len(self),)."""
+        """The targets held, (len(self), ...)."""
         return np.asarray(self._y[self._rows])
+
+    @property
+    def weights(self) -> NDArray | None:
+        """The weights of the rows held, (len(self),); None if all weigh 1."""
+        return None if self._weights is None else self._weights[self._rows]
+
+    @property
+    def global_count(self) -> int:
+        """Number of targets in the global batch (rows, tokens, pixels or numbers); at least 1."""
+        return max(math.prod(self._global_shape()), 1)
+
+    def _global_shape(self) -> tuple[int, ...]:
+        """Shape of `y` of the global batch."""
+        return (self.global_rows, *self._target_shape)
+
+    def count(self, loss: Counting) -> float:
+        """What the loss of the global batch is divided by. Shards have the count of the whole.
+
+        If it depends on the values of the targets, those of the global batch are read.
+        """
+        if loss not in self._counts:
+            if loss.counts_by_shape and self._weights is None:
+                self._counts[loss] = loss.count(np.broadcast_to(0, self._global_shape()))
+            else:
+                self._counts[loss] = self._count_by_value(loss)
+        return self._counts[loss]
+
+    def _count_by_value(self, loss: Counting) -> float:
+        whole = self._whole or self
+        return loss.count(whole.y, whole.weights)
 
     @property
     def row_ids(self) -> NDArray[np.integer]:
@@ -108,25 +188,33 @@ class Batch:
         """
         lo, hi = bounds(k, n, len(self))
         part = self._copy()
+        part._whole = self if self._whole is None else self._whole
         part._rows, part._row_ids = _cut(self._rows, lo, hi), _cut(self._row_ids, lo, hi)
         return part
 
     def as_global(self) -> Self:
         """The rows held as a global batch, so that its loss is the mean over these rows."""
-        own = self.shard(0, 1)
-        own.global_count = max(len(own), 1)  # without rows the loss is 0, not 0 / 0
+        own = self._copy()
+        own._begin()
         return own
 
-    def part(self, k: int, n: int) -> tuple[NDArray, NDArray]:
-        """Read the inputs and labels of `shard(k, n)`."""
+    def part(self, k: int, n: int) -> tuple[Any, NDArray]:
+        """Read the inputs and targets of `shard(k, n)`."""
         shard = self.shard(k, n)
         return shard.x, shard.y
 
     def read(self, k: int = 0, n: int = 1) -> Self:
         """Return this batch with part `k` of `n` in memory; other rows stay as lazy as before."""
         lo, hi = bounds(k, n, len(self))
+
+        def read(array: Any, name: str = "") -> _PartlyRead:
+            return _PartlyRead(array, self._rows, lo, hi)
+
         ready = self._copy()
-        ready._x, ready._y = (_PartlyRead(a, self._rows, lo, hi) for a in (self._x, self._y))
+        several = type(self._x) in (tuple, dict)
+        ready._x = map_arrays(read, self._x, "x") if several else read(self._x)
+        ready._y = read(self._y)
+        ready._weights = self.weights
         ready._rows = slice(0, len(self))
         return ready
 
@@ -135,6 +223,54 @@ class Batch:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         return other
+
+
+def as_array(value: Any, name: str) -> Any:
+    """Return what numpy can index, as it is; a tensor of torch as an array.
+
+    Raises:
+        ValueError: numpy would lose something: a mask, or a dtype that it lacks.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} is a masked array: its mask would be lost; expected a plain array, and the "
+            "mask as another input, or as labels that the loss ignores"
+        )
+    if callable(getattr(value, "detach", None)):  # a tensor of torch, which is not imported here
+        try:
+            value = value.detach().cpu().numpy()
+        except TypeError as error:
+            raise ValueError(f"{name} is {value.dtype}, which numpy lacks: {error}") from None
+    # An object with a shape is kept as it is: np.asarray would read a lazy array whole.
+    return value if hasattr(value, "shape") else np.asarray(value)
+
+
+def as_numbers(value: Any, name: str) -> Any:
+    """Return an array of numbers, like `as_array`.
+
+    Raises:
+        ValueError: as `as_array`; or it holds objects, strings or complex numbers.
+    """
+    array = as_array(value, name)
+    dtype = getattr(array, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind not in "biuf":
+        raise ValueError(f"{name} is {dtype}: expected whole or floating-point numbers, or bools")
+    return array
+
+
+def named_arrays(x: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the arrays of a model's inputs with names: x, or x[0] and x[1], or x['ids']."""
+    if type(x) in (tuple, dict):
+        for key, array in x.items() if isinstance(x, dict) else enumerate(x):
+            yield f"{name}[{key!r}]", array
+    else:
+        yield name, x
+
+
+def map_arrays(function: Callable[[Any, str], Any], x: Any, name: str) -> Any:
+    """Call a function with each of several inputs and its name; keep the tuple or dict."""
+    found = [function(array, of) for of, array in named_arrays(x, name)]
+    return dict(zip(x, found)) if isinstance(x, dict) else tuple(found)
 
 
 def _cut(rows: slice | NDArray, lo: int, hi: int) -> slice | NDArray:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from nn.arguments import as_row_shape
 from nn.batch import Batch
 from nn.layers import Layer, Linear, Shape, check_in_place
-from nn.loss import cross_entropy
+from nn.loss import CROSS_ENTROPY, Loss
+from nn.parameters import Parameter
 
 DTYPES = ("float32", "float64")
 
@@ -46,9 +47,11 @@ class Model:
         input_shape: shape of one row, e.g. (1, 28, 28). It may be left out where a Linear comes
             first. Batches may hold the rows flattened.
         params: initial values in place of drawn ones, a flat vector; it is copied.
+        loss: what is trained to be small, one of `nn.loss`; by default `CrossEntropy()`.
 
     Raises:
-        TypeError: a layer is not a Layer, or input_shape is not a sequence of whole numbers.
+        TypeError: a layer is not a Layer, input_shape is not a sequence of whole numbers, or loss
+            is not a Loss.
         ValueError: no layers, an unsupported dtype, an unknown input shape, layers that do not fit
             each other, or params of another length.
     """
@@ -60,6 +63,7 @@ class Model:
         seed: int = 0,
         input_shape: Shape | None = None,
         params: NDArray | None = None,
+        loss: Loss | None = None,
     ):
         if not layers:
             raise ValueError("a model of no layers: expected at least one")
@@ -70,6 +74,9 @@ class Model:
                 raise TypeError(f"layer {i} is {layer!r}: expected one of nn.layers")
             if i and layer.only_first:
                 raise ValueError(f"layer {i}: {layer} passes no gradient on: expected it first")
+        self.loss = CROSS_ENTROPY if loss is None else loss
+        if not isinstance(self.loss, Loss):
+            raise TypeError(f"loss={loss!r}: expected one of nn.loss, e.g. MeanSquaredError()")
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("one layer object stands twice in the model: layers share no weights")
         if input_shape is None:
@@ -98,6 +105,19 @@ class Model:
     def grads(self) -> NDArray:
         """The gradient that the last call of `gradients` wrote, in the order of `params`."""
         return self._grads
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """The parameters by name, in the order in which they lie in `params`.
+
+        Layer 3's are called "3.weight" and "3.bias", as in torch.
+        """
+        found = []
+        for i, (layer, start) in enumerate(zip(self.layers, self.offsets)):
+            for name, shape in zip(layer.names, layer.shapes):
+                found.append(Parameter(f"{i}.{name}", start, shape))
+                start = found[-1].stop
+        return found
 
     @property
     def dtype(self) -> np.dtype:
@@ -194,8 +214,8 @@ class Model:
     ) -> float:
         """Write the gradient of the loss over the rows that `batch` holds; return the loss.
 
-        Both are sums over these rows, divided by the batch's global count. So the losses and
-        gradients of all shards add up to those of the batch, and an empty shard adds nothing.
+        Both are sums over these rows, divided by what counts in the global batch. So the losses
+        and gradients of all shards add up to those of the batch, and an empty shard adds nothing.
 
         Args:
             batch: a batch or a shard of one.
@@ -203,20 +223,23 @@ class Model:
             ready: called with i when the gradient of layer i is final, last layer first.
 
         Raises:
-            ValueError: rows or labels do not fit the model.
+            ValueError: rows or targets do not fit the model or its loss.
         """
-        logits, contexts = self.forward(batch.x)
-        loss, dlogits = cross_entropy(logits, batch.y, batch.global_count)
-        self.backward(dlogits, contexts, add=add, ready=ready)
+        outputs, contexts = self.forward(batch.x)
+        loss, dy = self.loss(outputs, batch.y, batch.count(self.loss), batch.weights)
+        self.backward(dy, contexts, add=add, ready=ready)
         return loss
 
     def predict(self, x: NDArray, rows: int = 1024) -> NDArray:
-        """The most likely class of each row of x, (n,) int64, computed `rows` rows at a time."""
+        """What the loss takes the outputs for, computed `rows` rows of x at a time.
+
+        Behind cross-entropy that is the most likely class of each row, (n,) int64.
+        """
         parts = [
-            self.forward(np.asarray(x[i : i + rows]))[0].argmax(axis=1)
-            for i in range(0, len(x), rows)
+            self.loss.predict(self.forward(np.asarray(x[i : i + rows]))[0])
+            for i in range(0, max(len(x), 1), rows)
         ]
-        return np.concatenate([np.empty(0, np.int64), *parts])
+        return np.concatenate(parts)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
@@ -230,7 +253,7 @@ class Stage(Model):
             raise ValueError(
                 f"stage of layers {lo} to {hi}: expected 0 <= lo < hi <= {len(whole.layers)}"
             )
-        self.whole = whole
+        self.whole, self.loss = whole, whole.loss
         self.layers = whole.layers[lo:hi]
         self.input_shape = whole.row_shape(lo)
         self._start = whole.offsets[lo]

@@ -1,7 +1,7 @@
 """Optimizers on flat vectors; one arithmetic serves numpy arrays and torch tensors."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,18 @@ def multiply(vector: Vector, factor: float, out: Vector) -> None:
         out.copy_(vector).mul_(factor)
 
 
+class Part(NamedTuple):
+    """A piece of a parameter in the vector that an optimizer is given."""
+
+    name: str
+    size: int
+    shape: tuple[int, ...] | None
+
+
+def why_not_elementwise(optimizer: Any) -> str | None:
+    return None
+
+
 class Optimizer:
     """Base class: update a flat vector of parameters in place from a gradient of equal length.
 
@@ -47,6 +59,12 @@ class Optimizer:
     slots: tuple[str, ...] = ()
     """Names of the state vectors."""
 
+    clip_norm: float | None = None
+    norm_type = 2.0
+    keeps_gradient = True
+
+    def assign(self, parts: Sequence[Part]) -> None: ...
+
     def __init__(self, lr: float | Schedule):
         if not callable(lr):
             as_float("lr", lr, 0.0)
@@ -54,7 +72,7 @@ class Optimizer:
         self.state: dict[str, Vector] = {}
         self.steps = 0
 
-    def step(self, params: Vector, grads: Vector) -> None:
+    def step(self, params: Vector, grads: Vector, norm: float | None = None) -> None:
         """Update `params` in place; `grads` may be overwritten.
 
         Raises:

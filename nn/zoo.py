@@ -7,6 +7,7 @@ from numbers import Integral
 
 from nn.arguments import as_row_shape
 from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Sigmoid, Tanh
+from nn.loss import Loss
 from nn.model import Model
 
 ACTIVATIONS: dict[str, Callable[[], Layer]] = {
@@ -38,7 +39,11 @@ def _linears(sizes: Sequence[int], activation: str) -> list[Layer]:
 
 
 def mlp(
-    sizes: Sequence[int], activation: str = "relu", dtype: str = "float32", seed: int = 0
+    sizes: Sequence[int],
+    activation: str = "relu",
+    dtype: str = "float32",
+    seed: int = 0,
+    loss: Loss | None = None,
 ) -> Model:
     """A fully connected net, e.g. `mlp([784, 256, 128, 10])`.
 
@@ -46,17 +51,21 @@ def mlp(
         sizes: inputs, hidden widths, classes.
         activation: "relu", "sigmoid" or "tanh", between the layers.
         dtype: "float32" or "float64".
-        seed: seed of the initial parameters; see `Model`.
+        seed, loss: as for `Model`.
 
     Raises:
         ValueError: fewer than two sizes, a size that is not a whole number of at least 1, or an
             unknown activation or dtype.
     """
-    return Model(_linears(sizes, activation), dtype, seed)
+    return Model(_linears(sizes, activation), dtype, seed, loss=loss)
 
 
 def cnn(
-    classes: int = 10, input_shape: Shape = (1, 28, 28), dtype: str = "float32", seed: int = 0
+    classes: int = 10,
+    input_shape: Shape = (1, 28, 28),
+    dtype: str = "float32",
+    seed: int = 0,
+    loss: Loss | None = None,
 ) -> Model:
     """A net of two convolutions with 32 and 64 channels (3x3, 2x2 pooling), then 128-64-classes.
 
@@ -66,7 +75,7 @@ def cnn(
         classes: number of classes.
         input_shape: (channels, height, width) of one image.
         dtype: "float32" or "float64".
-        seed: seed of the initial parameters; see `Model`.
+        seed, loss: as for `Model`.
 
     Raises:
         TypeError: input_shape is not a sequence of whole numbers.
@@ -75,11 +84,15 @@ def cnn(
     input_shape = as_row_shape(input_shape)
     layers = [Conv2d(input_shape[0], 32, 3), MaxPool2d(2), ReLU()]
     layers += [Conv2d(32, 64, 3), MaxPool2d(2), ReLU(), Flatten()]
-    return _with_head(layers, [128, 64, classes], "relu", input_shape, dtype, seed)
+    return _with_head(layers, [128, 64, classes], "relu", input_shape, dtype, seed, loss)
 
 
 def lenet(
-    classes: int = 10, input_shape: Shape = (1, 28, 28), dtype: str = "float32", seed: int = 0
+    classes: int = 10,
+    input_shape: Shape = (1, 28, 28),
+    dtype: str = "float32",
+    seed: int = 0,
+    loss: Loss | None = None,
 ) -> Model:
     """LeNet-5: convolutions of 6 and 16 channels (5x5, 2x2 pooling), then 120-84-classes, tanh.
 
@@ -94,14 +107,21 @@ def lenet(
     input_shape = as_row_shape(input_shape)
     layers = [Conv2d(input_shape[0], 6, 5, padding=2), Tanh(), MaxPool2d(2)]
     layers += [Conv2d(6, 16, 5), Tanh(), MaxPool2d(2), Flatten()]
-    return _with_head(layers, [120, 84, classes], "tanh", input_shape, dtype, seed)
+    return _with_head(layers, [120, 84, classes], "tanh", input_shape, dtype, seed, loss)
 
 
 def _with_head(
-    body: list[Layer], sizes: list[int], activation: str, input_shape: Shape, dtype: str, seed: int
+    body: list[Layer],
+    sizes: list[int],
+    activation: str,
+    input_shape: Shape,
+    dtype: str,
+    seed: int,
+    loss: Loss | None,
 ) -> Model:
     """The model of the layers `body` and a fully connected net with these hidden and last sizes."""
     shape = input_shape
     for layer in body:
         shape = layer.row_shape(shape)
-    return Model(body + _linears([shape[0], *sizes], activation), dtype, seed, input_shape)
+    layers = body + _linears([shape[0], *sizes], activation)
+    return Model(layers, dtype, seed, input_shape, loss=loss)

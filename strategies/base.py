@@ -3,7 +3,7 @@
 import math
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,9 +11,18 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from nn.batch import Batch
+from nn.local_batch import LocalBatch
+from nn.optim import Part, why_not_elementwise
+from nn.parameters import Parameter
+from strategies.gradient_norm import norm
+from strategies.same_batch import check_same_batch, check_targets
 
 COMM_DTYPES = ("float32", "float64")
 """The dtypes that are sent. MPI libraries were seen to reduce others to NaN without an error."""
+
+
+COMPARED_STEPS = 2
+"""Steps in which ranks compare the batches that they were given."""
 
 
 class Refused(ValueError, TypeError):
@@ -87,11 +96,22 @@ class Strategy:
 
     Raises:
         TypeError: an argument has the wrong type.
-        Refused: parameters of a dtype that is not sent.
-        ValueError: parameters that are not the same on every rank.
+        Refused: parameters of a dtype that is not sent; an optimizer whose update of an element
+            depends on others, where a rank updates a part of the parameters.
+        ValueError: parameters that are not the same on every rank; a group of the optimizer that
+            no parameter belongs to.
     """
 
     closed = False
+
+    splits_rows = False
+    """Whether each rank trains on rows of its own, so that they may be a `Batch.local`."""
+
+    splits_update = False
+    """Whether a rank's optimizer moves only a part of the parameters."""
+
+    steps_together = True
+    """Whether all ranks take a step at the same time, so that they can compare their batches."""
 
     def __init__(self, model: Trainable, optimizer: Any, comm: MPI.Intracomm):
         for name in ("params", "grads", "bind", "gradients"):
@@ -107,9 +127,24 @@ class Strategy:
         if dtype not in COMM_DTYPES:
             raise Refused(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
         self._check_start(model.params, comm)
+        if self.splits_update and (reason := why_not_elementwise(optimizer)):
+            raise Refused(
+                f"{type(self).__name__} lets a rank update a part of the parameters, and this "
+                f"optimizer cannot: {reason}"
+            )
         self.model, self.optimizer, self.comm = model, optimizer, comm
+        self.parameters: list[Parameter] = self._named(model)
+        """The parameters of the whole model by name."""
+        if hasattr(optimizer, "assign"):  # finds a group that no parameter belongs to
+            optimizer.assign([Part(p.name, p.size, p.shape) for p in self.parameters])
+        self._is_assigned = False
+        self._grad_norm: float | None = None
+        self._loss: Any = getattr(model, "loss", None)
         self._clock = getattr(model, "dropout_clock", None)
         self.take_dropout_clock()
+        self._steps_to_compare = COMPARED_STEPS if self.steps_together and comm.size > 1 else 0
+        self._has_stepped = False
+        self._outputs = _outputs(model) if self._loss is not None else 0
         statistics = getattr(model, "statistics", None)
         self._statistics = statistics if isinstance(statistics, Statistics) else None
         self.length = len(model.params)
@@ -126,6 +161,12 @@ class Strategy:
                 "arguments and the same seed on every rank"
             )
 
+    @staticmethod
+    def _named(model: Any) -> list[Parameter]:
+        """The model's parameters; one without a name where a model does not tell them apart."""
+        named = getattr(model, "parameters", None)
+        return named if isinstance(named, list) else [Parameter("", 0, (len(model.params),))]
+
     def step(self, batch: Batch) -> float:
         """Take one training step on the *global* batch, the same on every rank.
 
@@ -134,17 +175,32 @@ class Strategy:
 
         Raises:
             TypeError: `batch` is not a Batch.
-            ValueError: the batch has no rows, or the strategy has been closed.
+            Refused: a `Batch.local`, where a rank needs the rows of others.
+            ValueError: the batch has no rows, a label is out of range, or the strategy has been
+                closed; in the first steps also if the ranks were given different batches. On
+                every rank.
         """
         if self.closed:
             raise ValueError("this strategy has been closed: make a new one")
         if not isinstance(batch, Batch):
             raise TypeError(f"step() takes an nn.Batch, not {type(batch).__name__}")
-        if not batch.global_count:
+        if not batch.global_rows:
             raise ValueError("a batch of 0 rows: expected at least 1")
+        if isinstance(batch, LocalBatch) and self.comm.size > 1 and not self.splits_rows:
+            raise Refused(
+                f"{type(self).__name__} needs the whole batch on every rank: expected nn.Batch, "
+                "not Batch.local"
+            )
+        if self._steps_to_compare:
+            self._steps_to_compare -= 1
+            check_same_batch(batch, self.comm)
+        if self._loss is not None:
+            check_targets(batch, self._loss, self._outputs)
         self.take_dropout_clock()
+        self._grad_norm = None
         loss = self.reduce(self.gradients(batch))
         self.update()
+        self._has_stepped = True
         return float(loss)
 
     def take_dropout_clock(self) -> None:
@@ -162,7 +218,59 @@ class Strategy:
 
     def update(self) -> None:
         """Move the parameters by the summed gradient."""
-        self.optimizer.step(self.model.params, self.model.grads)
+        self._move(self.model.params, self.model.grads)
+
+    def _move(self, params: Any, grads: Any) -> None:
+        """Let the optimizer move the part of the parameters that this rank updates."""
+        optimizer = self.optimizer
+        if not hasattr(optimizer, "assign"):  # one of the user's own, with a `step` and no more
+            self._grad_norm = self._gradient_norm()
+            optimizer.step(params, grads)
+            return
+        if not self._is_assigned:
+            optimizer.assign(list(self._own_parts()))
+            self._is_assigned = True
+        if optimizer.clip_norm is None and optimizer.keeps_gradient:
+            optimizer.step(params, grads)
+        else:
+            self._grad_norm = self._gradient_norm(optimizer.norm_type)
+            optimizer.step(params, grads, self._grad_norm)
+
+    def _own_parts(self) -> Iterable[Part]:
+        """Yield what the vector holds that this rank's optimizer is given."""
+        return (Part(p.name, p.size, p.shape) for p in self.parameters)
+
+    def grad_norm(self) -> float:
+        """Return the norm of the last step's gradient, the same on every rank. Collective.
+
+        It is the norm of the gradient of the global batch, before any clipping, summed in float64:
+        the Euclidean norm, or that of the optimizer's `norm_type`. It costs nothing if it is not
+        called, and is known already if the optimizer clips by it.
+
+        Raises:
+            ValueError: no step has been taken.
+            Refused: the ranks do not step on one common gradient.
+        """
+        if not self._has_stepped:
+            raise ValueError("no step has been taken, so there is no gradient yet")
+        if self._grad_norm is None:
+            self._grad_norm = self._gradient_norm(getattr(self.optimizer, "norm_type", 2.0))
+        return self._grad_norm
+
+    def _gradient_norm(self, order: float = 2.0) -> float:
+        """Compute the norm of the summed gradient, each parameter counted once. Collective."""
+        return norm([self.model.grads], order)
+
+    def averaged_weights(self) -> NDArray:
+        """Return the average of the weights that `nn.EMA` keeps, (n,), on every rank. Collective.
+
+        Raises:
+            ValueError: the optimizer keeps none, or no step has been taken.
+        """
+        average = self.optimizer.state.get("average")
+        if average is None:
+            raise ValueError("there is no average: expected nn.EMA(optimizer), after a step")
+        return self._whole(average)
 
     def weights(self) -> NDArray:
         """Return a copy of all parameters in sequential order, (n,), on every rank. Collective.
@@ -250,12 +358,29 @@ def refuse_sync_batch_norm(model: Any) -> None:
         )
 
 
-def own_gradients(model, batch: Batch, comm: MPI.Intracomm, add: bool = False) -> tuple[float, int]:
+def _outputs(model: Any) -> int:
+    """How many classes the outputs of a row can tell apart; 0 if the model does not say."""
+    if not hasattr(model, "row_shape"):
+        return 0
+    shape = model.row_shape(len(model.layers))
+    return shape[0] if shape else 0
+
+
+def own_gradients(
+    model, batch: Batch, comm: MPI.Intracomm, add: bool = False
+) -> tuple[float, float]:
     """Write (or add) the mean gradient over this rank's rows, as if they were the whole batch.
 
     Returns:
-        The mean loss over these rows (nan if there are none), and their number.
+        The mean loss over these rows (nan if none of them counts), and how many count.
     """
     own = batch.shard(comm.rank, comm.size).as_global()
     loss = model.gradients(own, add=add)
-    return loss if len(own) else math.nan, len(own)
+    counted = counted_rows(model, own) if len(own) else 0
+    return loss if counted else math.nan, counted
+
+
+def counted_rows(model: Any, batch: Batch) -> float:
+    """What the model's loss of a global batch is divided by; its rows if the model has no loss."""
+    loss = getattr(model, "loss", None)
+    return batch.global_rows if loss is None else batch.count(loss)

@@ -49,6 +49,8 @@ class CompressedDataParallel(Strategy):
         TypeError: `compression` has no method `sum`.
     """
 
+    splits_rows = True
+
     def __init__(self, model, optimizer, comm: MPI.Intracomm, compression: Compression):
         if not isinstance(model, Model):
             raise Refused(

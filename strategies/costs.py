@@ -35,7 +35,7 @@ from nn.layers import Conv2d, Flatten, Layer, Linear, Shape
 from nn.layers.residual import Residual
 from nn.model import Model
 from strategies.comm.shared_window import LINE
-from strategies.sharding.rewriting import each_feature_alone
+from strategies.sharding.rewriting import computes_its_own_way, each_feature_alone
 
 Sent = Counter[str]
 """Verb of the communicator -> bytes."""
@@ -346,7 +346,9 @@ class _Split:
         layers = list(layers)
         last = max((i for i, layer in enumerate(layers) if layer.shapes), default=-1)
         for i, layer in enumerate(layers):
-            if isinstance(layer, Linear) and len(self.shape) == 1:
+            if computes_its_own_way(layer):
+                self._add_whole(layer)
+            elif isinstance(layer, Linear) and len(self.shape) == 1:
                 self._add_linear(layer, alone=i == last, need_dx=self.need_dx or i > 0)
             elif isinstance(layer, Conv2d):
                 self._split_by_outputs(layer)
@@ -355,10 +357,10 @@ class _Split:
                 need_dx, self.need_dx = self.need_dx, self.need_dx or i > 0
                 self.add(layer.layers)
                 self.need_dx = need_dx
+            elif isinstance(layer, Flatten):
+                pass
             else:
-                if not (isinstance(layer, Flatten) or each_feature_alone(layer)):
-                    self._make_whole()
-                self.params += layer.n_params
+                self._add_whole(layer)
             self.shape = layer.row_shape(self.shape)
             self.need_dx = self.need_dx or bool(layer.shapes)
         self._make_whole()
@@ -371,6 +373,11 @@ class _Split:
     def _part(self) -> int:
         """Elements of a row that this rank has."""
         return _own(self.rank, self.ranks, self.parts) * (self._whole // self.parts)
+
+    def _add_whole(self, layer: Layer) -> None:
+        if not each_feature_alone(layer):
+            self._make_whole()
+        self.params += layer.n_params
 
     def _add_linear(self, layer: Linear, alone: bool, need_dx: bool) -> None:
         if alone and not self.parts:

@@ -27,6 +27,8 @@ class DataParallel(Strategy):
         Refused: more buckets than layers with parameters.
     """
 
+    splits_rows = True
+
     def __init__(self, model, optimizer, comm: MPI.Intracomm, buckets: int = 1):
         super().__init__(model, optimizer, comm)
         self._starts = _bucket_starts(model, buckets)

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from nn.batch import Batch
 from nn.optim import zeros_like
-from strategies.base import Strategy, own_gradients, refuse_sync_batch_norm
+from strategies.base import Refused, Strategy, own_gradients, refuse_sync_batch_norm
 from strategies.comm.shared_window import LINE, SharedWindow
+from strategies.gradient_norm import norm
 
 
 class Hogwild(Strategy):
@@ -31,6 +32,9 @@ class Hogwild(Strategy):
     therefore resumes bit for bit on one rank only: on several, each goes on from the mean instead
     of its own, and updates never come in the same order twice.
 
+    Each rank clips its own gradient by its own norm, and there is no common gradient whose norm
+    `grad_norm` could return. Ranks do not compare their batches, since they do not step together.
+
     Args:
         lock: let one rank update at a time while the others wait, so that no update is lost.
         sparse: update only the elements whose gradient is not 0, as the paper does. Ranks whose
@@ -41,8 +45,11 @@ class Hogwild(Strategy):
         TypeError: lock or sparse is not True or False.
         Refused: the ranks of `comm` do not share one node, or sync_batch_norm.
         ValueError: `sparse` with an optimizer that moves elements whose gradient is 0 (momentum,
-            Adam, weight decay).
+            Adam, weight decay), or has groups.
     """
+
+    splits_rows = True
+    steps_together = False
 
     def __init__(
         self, model, optimizer, comm: MPI.Intracomm, lock: bool = False, sparse: bool = False
@@ -58,6 +65,8 @@ class Hogwild(Strategy):
                 "sparse=True: expected SGD without momentum or weight decay, which also move "
                 "elements whose gradient is 0"
             )
+        if sparse and getattr(optimizer, "groups", None):
+            raise ValueError("sparse=True: expected an optimizer without groups")
         self.sparse = sparse
         params = model.params
         self._window = SharedWindow(comm, params.dtype, rows=1, length=len(params))
@@ -76,11 +85,14 @@ class Hogwild(Strategy):
 
     def gradients(self, batch: Batch) -> float:
         # Sparse gradients are added to zeros: `_update_support` clears only what it has applied.
-        loss, self._rows = own_gradients(self.model, batch, self.comm, add=self.sparse)
+        loss, self._counted = own_gradients(self.model, batch, self.comm, add=self.sparse)
         return loss
 
+    def grad_norm(self) -> float:
+        raise Refused("ranks of Hogwild step on gradients of their own: there is no common one")
+
     def update(self) -> None:
-        if not self._rows:
+        if not self._counted:
             self.optimizer.steps += 1  # the learning rate schedule goes on
             return
         with self._turn:
@@ -93,8 +105,12 @@ class Hogwild(Strategy):
     def _update_support(self) -> None:
         params, grads = self.model.params, self.model.grads
         support = self._support()
-        values = params[support]
-        self.optimizer.step(values, grads[support])
+        values, gradient = params[support], grads[support]
+        if getattr(self.optimizer, "clip_norm", None) is None:
+            self.optimizer.step(values, gradient)
+        else:
+            of_all = norm([gradient], self.optimizer.norm_type)  # all else is 0
+            self.optimizer.step(values, gradient, of_all)
         params[support] = values
         grads[support] = 0
 

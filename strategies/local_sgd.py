@@ -8,14 +8,21 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch
-from strategies.base import own_gradients, refuse_sync_batch_norm, with_prefix
+from strategies.base import (
+    Refused,
+    counted_rows,
+    own_gradients,
+    refuse_sync_batch_norm,
+    with_prefix,
+)
 from strategies.data_parallel import DataParallel
 
 
 class LocalSGD(DataParallel):
     """Each rank trains on its own shard; every `period` steps all take the mean of their weights.
 
-    The mean weighs a rank by the rows that it has seen since the last mean (McMahan et al.,
+    The mean weighs a rank by the rows that it has seen since the last mean, or by what else its
+    loss counts, such as tokens that are no padding (McMahan et al.,
     "Communication-efficient learning of deep networks from decentralized data", 2017, algorithm
     1; Stich, "Local SGD converges fast and communicates little", 2019). The optimizer's state is
     averaged with the weights (Yu, Jin, Yang, "On the linear speedup analysis of communication
@@ -35,6 +42,9 @@ class LocalSGD(DataParallel):
     `step` returns the mean loss over this rank's own rows, nan if it has none: the global mean
     would need the communication that this strategy saves. `weights` returns the mean of the
     ranks' weights at any time, and does not change what the ranks train on.
+
+    Between averages each rank clips its own gradient by its own norm, and there is no common
+    gradient whose norm `grad_norm` could return.
 
     Args:
         period: steps between averages; "epoch" averages after a batch that ends an epoch
@@ -77,8 +87,9 @@ class LocalSGD(DataParallel):
         self._restart()
 
     def _restart(self) -> None:
-        """Count anew the steps taken, and the rows seen by this rank and by all ranks."""
-        self._steps = self._own_rows = self._all_rows = 0
+        """Count anew the steps taken, and what counted in the rows of this rank and of all."""
+        self._steps = 0
+        self._own_count = self._all_count = 0.0
 
     def gradients(self, batch: Batch) -> float:
         self._local = self.optimizer.steps >= self.warmup
@@ -86,10 +97,10 @@ class LocalSGD(DataParallel):
             return super().gradients(batch)
         if self.outer is not None and not self._steps:
             self._start = 1 * self.model.params  # a copy, of numpy arrays and torch tensors alike
-        loss, rows = own_gradients(self.model, batch, self.comm)
+        loss, counted = own_gradients(self.model, batch, self.comm)
         self._steps += 1
-        self._own_rows += rows
-        self._all_rows += len(batch)
+        self._own_count += counted
+        self._all_count += counted_rows(self.model, batch)
         self._due = batch.ends_epoch if self.period == "epoch" else self._steps == self.period
         return loss
 
@@ -100,6 +111,13 @@ class LocalSGD(DataParallel):
         super().update()
         if self._local and self._due:
             self.synchronise()
+
+    def grad_norm(self) -> float:
+        if self._has_stepped and self._local:
+            raise Refused(
+                "ranks of LocalSGD step on gradients of their own: there is no common one"
+            )
+        return super().grad_norm()
 
     def synchronise(self) -> None:
         """Give all ranks the mean of their weights and of their optimizers' state. Collective."""
@@ -114,7 +132,7 @@ class LocalSGD(DataParallel):
         self._restart()
 
     def _average(self, vector) -> None:
-        vector *= self._own_rows / self._all_rows
+        vector *= self._own_count / self._all_count if self._all_count else 1 / self.comm.size
         self.comm.Allreduce(MPI.IN_PLACE, vector, MPI.SUM)
 
     def weights(self) -> NDArray:

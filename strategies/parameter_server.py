@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nn.arguments import as_int
 from nn.batch import Batch
 from nn.optim import zeros_like
-from strategies.base import Refused, Strategy, refuse_sync_batch_norm
+from strategies.base import Refused, Strategy, counted_rows, refuse_sync_batch_norm
 
 PULL, PUSH = 1, 2
 
@@ -85,9 +85,8 @@ class ParameterServer(Strategy):
         shard = batch.shard(self.comm.rank - 1, self.comm.size - 1)
         loss = self.model.gradients(shard)
         self._messages.Send(np.append(self.model.grads, params.dtype.type(loss)), 0, PUSH)
-        return (
-            loss * batch.global_count / shard.as_global().global_count if len(shard) else math.nan
-        )
+        counted = counted_rows(self.model, shard.as_global()) if len(shard) else 0
+        return loss * counted_rows(self.model, batch) / counted if counted else math.nan
 
     def _serve(self) -> float:
         """Receive until every worker has pushed the gradient of this clock, and return the loss."""
@@ -120,6 +119,11 @@ class ParameterServer(Strategy):
                 self.log.append((worker, clock, clock - done))
                 self._clocks[worker] += 1
                 self._waiting.remove(worker)
+
+    def grad_norm(self) -> float:
+        of_server = np.array([super().grad_norm() if self.comm.rank == 0 else 0.0])
+        self.comm.Bcast(of_server)
+        return float(of_server[0])
 
     def weights(self) -> NDArray:
         return self._whole(super().weights())

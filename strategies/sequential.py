@@ -12,6 +12,8 @@ class Sequential(Strategy):
     Every rank that runs it does the same work; `comm` may be left out.
     """
 
+    steps_together = False
+
     def __init__(self, model, optimizer, comm: MPI.Intracomm | None = None):
         super().__init__(model, optimizer, comm or MPI.COMM_SELF)
 

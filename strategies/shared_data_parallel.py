@@ -6,6 +6,8 @@ from mpi4py import MPI
 from nn.batch import bounds
 from strategies.base import Strategy
 from strategies.comm.shared_window import LINE, SharedWindow
+from strategies.gradient_norm import norm
+from strategies.sharding.blocks import parts_between
 
 
 class SharedDataParallel(Strategy):
@@ -19,6 +21,8 @@ class SharedDataParallel(Strategy):
     Raises:
         Refused: the ranks of `comm` do not share one node.
     """
+
+    splits_rows = splits_update = True
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm):
         super().__init__(model, optimizer, comm)
@@ -46,8 +50,14 @@ class SharedDataParallel(Strategy):
         return float(sum(self._losses))
 
     def update(self) -> None:
-        self.optimizer.step(self.model.params[self._mine], self._total)
+        self._move(self.model.params[self._mine], self._total)
         self._window.fence()
+
+    def _blocks(self):
+        return parts_between(self.parameters, self._mine.start, self._mine.stop)
+
+    def _gradient_norm(self, order=2.0):
+        return norm([self._total], order, self.comm)
 
     def close(self) -> None:
         """Move the model back into private memory and free the window. Collective."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from nn.arguments import as_int
 from nn.batch import Batch, bounds
 from nn.layers.dropout import rows_of
-from nn.loss import cross_entropy
 from nn.model import Model, as_rows
-from strategies.sharding.layout import Block, Sharded
+from strategies.sharding.blocks import Block
+from strategies.sharding.layout import Sharded
 
 
 class ZeRO(Sharded):
@@ -37,6 +37,8 @@ class ZeRO(Sharded):
     Raises:
         TypeError, ValueError: stage is not 1, 2 or 3.
     """
+
+    splits_rows = True
 
     def __init__(self, model: Model, optimizer, comm: MPI.Intracomm, stage: int = 1):
         super().__init__(model, optimizer, comm)
@@ -84,7 +86,7 @@ class ZeRO(Sharded):
                 self._gather(i)
                 x, ctx = layer.forward(x)
                 contexts.append(ctx)
-        loss, dy = cross_entropy(x, shard.y, shard.global_count)
+        loss, dy = self._loss(x, shard.y, shard.count(self._loss), shard.weights)
         for i in reversed(range(len(self._layers))):
             self._gather(i)
             dx = self._layers[i].backward(dy, contexts.pop(), need_dx=i > 0)

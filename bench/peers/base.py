@@ -13,6 +13,7 @@ from bench.peers import process_group
 from nn import SGD, AdaGrad, Adam, Batch
 from nn.layers.dropout import rows_of
 from nn.model import as_rows
+from nn.own_methods import own_methods
 from nn.torch import TorchModel
 from strategies.base import Refused, Strategy
 
@@ -26,7 +27,8 @@ class Peer(Strategy):
 
     Raises:
         TypeError: the model has no torch modules, or the optimizer is another one.
-        Refused: the model has mixed precision, or is not on the CPU, where gloo works.
+        Refused: the model has mixed precision, is not on the CPU, where gloo works, or replaces
+            methods of TorchModel.
     """
 
     model: TorchModel
@@ -36,6 +38,11 @@ class Peer(Strategy):
     def __init__(self, model: TorchModel, optimizer: Any, comm: MPI.Intracomm | None = None):
         if not isinstance(model, TorchModel):
             raise TypeError(f"model is {type(model).__name__}: torch expected a TorchModel")
+        if names := [name for name in own_methods(model) if name != "predict"]:
+            raise Refused(
+                f"the model replaces {', '.join(names)} of TorchModel: torch trains its module, "
+                "without these"
+            )
         if model.compute:
             raise Refused(f"a model that computes in {model.compute}: expected one without")
         if elsewhere := {str(w.device) for w in model.module.parameters()} - {"cpu"}:

@@ -42,7 +42,9 @@ def as_model(made: Any, dtype: str, argument: str, factory: Any, rows: Rows | No
     if str(made.dtype) == dtype:
         return made
     if hasattr(made, "converted"):  # a TorchModel: torch's buffers have a dtype too
-        return made.converted(dtype)
+        twin: Any = made.converted(dtype)
+        twin.clock = made.clock  # type: ignore[attr-defined]
+        return twin
     params = made.params.astype(dtype)
     made.bind(params, np.zeros_like(params))
     return made

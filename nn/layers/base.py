@@ -20,6 +20,11 @@ class Layer:
     shapes: tuple[Shape, ...] = ()
     """Shapes of the parameters, in the order in which they lie in the flat vector."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of `shapes`."""
+        return ("weight", "bias")[: len(self.shapes)]
+
     params: tuple[NDArray, ...] = ()
     grads: tuple[NDArray, ...] = ()
 

@@ -30,8 +30,15 @@ class Residual(Layer):
         self.layers = layers
         self.shapes = tuple(shape for layer in layers for shape in layer.shapes)
 
+    @property
+    def names(self):
+        return tuple(f"{i}.{name}" for i, each in enumerate(self.layers) for name in each.names)
+
     def __copy__(self):
-        return Residual(*map(copy.copy, self.layers))
+        twin = object.__new__(type(self))
+        twin.__dict__.update(vars(self))
+        twin.layers = tuple(map(copy.copy, self.layers))
+        return twin
 
     def init(self, rng):
         return tuple(value for layer in self.layers for value in layer.init(rng))

@@ -82,6 +82,8 @@ class TorchLayer(Layer):
         module = copy.deepcopy(self.module, {id(each): each for each in shared})
         twin = type(self)(module, self.device, self.compute)
         twin.row_shapes, twin.rows_each = self.row_shapes, self.rows_each
+        # What a derived class keeps besides.
+        vars(twin).update({name: own for name, own in vars(self).items() if name not in vars(twin)})
         return twin
 
     @property

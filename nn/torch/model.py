@@ -1,5 +1,6 @@
 """Torch modules as models over two flat vectors, so that every strategy can train them."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,8 +12,8 @@ from nn.arguments import as_int
 from nn.batch import Batch
 from nn.layers import Shape
 from nn.layers.dropout import rows_of
-from nn.loss import cross_entropy
 from nn.model import Model, as_rows
+from nn.own_methods import replaced_in_object
 from nn.torch.batch_norm import RunningStatistics, synchronise
 from nn.torch.dropout import Clock, replace_dropout
 from nn.torch.embedding import take_floats
@@ -156,10 +157,15 @@ class TorchModel(Model):
     def converted(self, dtype: str, device: str | None = None) -> "TorchModel":
         """A copy in the dtype "float32" or "float64" that shares no memory with this model.
 
-        It has the same parameters, rounded, and the same arguments, with three exceptions: it has
-        no clock, no `compute` in float64, and another `device` if one is given.
+        It has the same class, the same parameters, rounded, and the same arguments, with three
+        exceptions: it has no clock, no `compute` in float64, and another `device` if one is given.
+        What a derived class keeps besides is copied as it is.
+
+        Raises:
+            ValueError: a function that is no method was assigned to the model in the place of a
+                method, so that the copy would compute with the parameters of this model.
         """
-        return TorchModel(
+        twin = TorchModel(
             self.module,
             device or str(self._whole.device),
             dtype,
@@ -169,11 +175,27 @@ class TorchModel(Model):
             sync_batch_norm=self.sync_batch_norm,
             compute=self.compute if dtype == "float32" else None,
         )
+        for name in replaced_in_object(self):
+            if getattr(vars(self)[name], "__self__", None) is not self:
+                raise ValueError(
+                    f"{name} of the model is a function that was assigned to it: a copy would "
+                    "compute with the parameters of the original; expected a class derived from "
+                    "TorchModel with such a method, or types.MethodType(function, model)"
+                )
+        known = {id(self): twin, **self._copies_of_layers(twin)}
+        added = {name: own for name, own in vars(self).items() if name not in vars(twin)}
+        vars(twin).update(copy.deepcopy(added, known))
+        twin.__class__ = type(self)
+        twin.bind(twin.params, twin.grads)  # as the derived class does it
+        return twin
+
+    def _copies_of_layers(self, twin: "TorchModel") -> dict[int, Any]:
+        return {id(ours): theirs for ours, theirs in zip(self.layers, twin.layers)}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TorchModel":
         twin = self.converted(str(self.dtype))
         # A stage that is copied along with its model gets the layers of the copied model.
-        memo.update((id(ours), theirs) for ours, theirs in zip(self.layers, twin.layers))
+        memo.update(self._copies_of_layers(twin))
         return twin
 
     def bind(self, params: NDArray, grads: NDArray) -> None:
@@ -201,8 +223,8 @@ class TorchModel(Model):
         with rows_of(batch):
             # Layer by layer only if `ready` has to be called for each.
             logits, contexts = (super().forward if ready else self.forward)(batch.x)
-        loss, dlogits = cross_entropy(logits, batch.y, batch.global_count)
-        self.backward(dlogits, contexts, add=add, ready=ready)
+        loss, dy = self.loss(logits, batch.y, batch.count(self.loss), batch.weights)
+        self.backward(dy, contexts, add=add, ready=ready)
         return float(loss)
 
     def predict(self, x: NDArray, rows: int = 1024) -> NDArray:

@@ -11,7 +11,9 @@ from nn.batch import bounds
 from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Sigmoid, Tanh
 from nn.layers.residual import Residual
 from nn.model import Model
-from strategies.sharding.layout import EVERYTHING, Block, Layout, MakeLayers
+from nn.own_methods import own_methods
+from strategies.sharding.blocks import EVERYTHING, Block, Layout
+from strategies.sharding.layout import MakeLayers
 from strategies.sharding.split_layers import (
     Collect,
     Gather,
@@ -22,8 +24,17 @@ from strategies.sharding.split_layers import (
 )
 
 
+def computes_its_own_way(layer: Layer) -> bool:
+    """Whether a class derived from one of our layers has other methods, which a part would lose."""
+    return bool(set(own_methods(layer)) - {"init"})  # parts take their values from the model
+
+
 def each_feature_alone(layer: Layer) -> bool:
     """Whether a layer works on features (or channels) however they are split."""
+    if "each_feature_alone" in vars(type(layer)):  # a user's layer may say so itself
+        return bool(layer.each_feature_alone)  # type: ignore[attr-defined]
+    if computes_its_own_way(layer):
+        return False
     alone = isinstance(layer, ReLU | Sigmoid | Tanh | MaxPool2d)
     return alone or getattr(layer, "each_feature_alone", False)
 
@@ -31,7 +42,8 @@ def each_feature_alone(layer: Layer) -> bool:
 def split(model: Model, comm: MPI.Intracomm, rank: int, need_dx: bool) -> tuple[MakeLayers, Layout]:
     """Rewrite a model for one rank of `comm`: return its layers, and the parameters they hold.
 
-    Input and output are whole on every rank, and so is the gradient of the input.
+    Input and output are whole on every rank, and so is the gradient of the input. A layer of a
+    class derived from one of ours that replaces its methods is kept as it is, whole on every rank.
 
     Args:
         need_dx: whether the gradient of the input is needed, as behind the first pipeline stage.
@@ -57,7 +69,9 @@ class _Rewriting:
         """Rewrite `layers`, whose parameters begin at `at` in the flat vector."""
         last = max((i for i, layer in enumerate(layers) if layer.shapes), default=-1)
         for i, layer in enumerate(layers):
-            if isinstance(layer, Linear) and len(self.shape) == 1:  # torch's takes others too
+            if computes_its_own_way(layer):
+                self._other(layer, at)
+            elif isinstance(layer, Linear) and len(self.shape) == 1:  # torch's takes others too
                 self._linear(layer, at, alone=i == last)
             elif isinstance(layer, Conv2d):
                 self._convolution(layer, at)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from nn.batch import Batch
 from nn.layers import Shape
 from nn.layers.dropout import rows_of
-from nn.loss import cross_entropy
 from nn.model import Model
 from strategies.base import Refused, refuse_sync_batch_norm
 from strategies.sharding import cuts as stage_cuts
-from strategies.sharding.layout import Layout, MakeLayers, part_of
+from strategies.sharding.blocks import Layout
+from strategies.sharding.layout import MakeLayers, part_of
 from strategies.sharding.mailbox import Mailbox
 from strategies.sharding.schedules import Op, schedule
 
@@ -70,6 +70,7 @@ class StagedModel:
 
     def __init__(self, model: Model, comm: MPI.Intracomm, plan: Plan, split: Split):
         self.comm, self.micro_batches = comm, plan.micro_batches
+        self.loss = model.loss
         self._ops = plan.schedule[comm.rank]
         self._last = plan.stages - 1
         self._bounds = plan.bounds
@@ -116,7 +117,8 @@ class StagedModel:
                     self._check_shape(stage, y.shape, len(parts[i]))
                     post.deliver(Op("F", stage + 1, i), y)
                 else:
-                    share, dy = cross_entropy(y, parts[i].y, batch.global_count)
+                    rows = parts[i]
+                    share, dy = self.loss(y, rows.y, rows.count(self.loss), rows.weights)
                     loss += share
                     post.keep(Op("B", stage, i), dy)
             else:

@@ -44,10 +44,8 @@ class History(Record, kind="training"):
             stop all ranks wait for the slowest, and the wait counts.
         samples: rows trained on by all ranks from the beginning to the end of the step.
         learning_rate: the rate of the step; nan if the optimizer has no `lr`.
-        grad_norm: Euclidean norm of the gradient of the global batch, summed in float64, as the
-            optimizer was given it. It is taken at the last step before each stop, for strategies
-            that have the whole gradient on every rank (Sequential, DataParallel,
-            CompressedDataParallel); nan at all other steps.
+        grad_norm: what `Strategy.grad_norm` returns at the last step before each stop; nan at all
+            other steps, and for strategies whose ranks step on gradients of their own.
     """
 
     dataset: str

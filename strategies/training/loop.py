@@ -14,21 +14,14 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch
-from strategies.base import Strategy
+from strategies.base import Refused, Strategy
 from strategies.comm.on_rank_0 import on_rank_0
 from strategies.comm.raise_together import raise_together
-from strategies.compressed_data_parallel import CompressedDataParallel
-from strategies.data_parallel import DataParallel
-from strategies.sequential import Sequential
 from strategies.training.history import Evaluation, History
 from strategies.training.resuming import SAME, resume, save
 
 Evaluate = Callable[[NDArray], Mapping[str, float]]
 """weights, (n,) -> numbers by name."""
-
-
-WHOLE_GRADIENT = (Sequential, DataParallel, CompressedDataParallel)
-"""Strategies of which every rank has the whole gradient between `reduce` and `update`."""
 
 
 class Batches(Protocol):
@@ -172,8 +165,6 @@ class _Run:
             self.saved_at = self.position
         self.shared = self.history.steps
         self.is_heard = any(self.comm.allgather(on_step is not None))
-        kind = type(strategy)
-        self.has_whole_gradient = kind in WHOLE_GRADIENT
         self.wants_to_end = False
         self.error: Exception | None = None
 
@@ -186,12 +177,8 @@ class _Run:
         history, optimizer = self.history, self.strategy.optimizer
         rate = getattr(optimizer, "lr", math.nan)
         history.learning_rate.append(float(rate(optimizer.steps) if callable(rate) else rate))
-        if stops and self.has_whole_gradient:
-            loss, norm = self._step_and_norm(batch)
-        else:
-            loss, norm = self.strategy.step(batch), math.nan
-        history.loss.append(float(loss))
-        history.grad_norm.append(norm)
+        history.loss.append(self.strategy.step(batch))
+        history.grad_norm.append(self._grad_norm() if stops else math.nan)
         history.samples.append((history.samples or [0])[-1] + len(batch))
         history.seconds.append(time.perf_counter() - self._zero)
         self.position += 1
@@ -201,20 +188,15 @@ class _Run:
             except Exception as error:  # raised at the next stop, where every rank hears of it
                 self.error = error
 
-    def _step_and_norm(self, batch: Batch) -> tuple[float, float]:
-        """Take the parts of `Strategy.step`: `update` may overwrite the gradient."""
-        strategy = self.strategy
-        strategy.take_dropout_clock()
-        loss = strategy.reduce(strategy.gradients(batch))
+    def _grad_norm(self) -> float:
+        """The norm of the step's gradient, nan without a common one; the clock stands meanwhile."""
         begin = time.perf_counter()
-        grads = strategy.model.grads
-        if isinstance(grads, np.ndarray):
-            norm = float(np.linalg.norm(grads.astype(np.float64)))
-        else:
-            norm = grads.double().norm().item()
-        self._zero += time.perf_counter() - begin  # every rank does the same: the clock stands
-        strategy.update()
-        return loss, norm
+        try:
+            return self.strategy.grad_norm()
+        except Refused:
+            return math.nan
+        finally:
+            self._zero += time.perf_counter() - begin
 
     def stop(self, stops: bool, saves: bool) -> bool:
         """Do what is due while the clock stands, and return whether a rank wants to end."""

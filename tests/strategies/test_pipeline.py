@@ -303,7 +303,7 @@ def test_a_stage_that_makes_something_else_than_was_planned_says_so(comm, worker
     (batch,) = random_batches(layered(), 6, steps=1)
     if comm.rank == 0:
         with pytest.raises(ValueError, match=message):
-            parallel.step(batch)
+            parallel.gradients(batch)
 
 
 def test_resumes_from_the_state_of_sequential_and_back(comm):

@@ -1,0 +1,94 @@
+"""The norm of the gradient, of which ranks hold parts, and clipping by it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nn import SGD
+from strategies import Hogwild, LocalSGD, Sequential
+from strategies.base import Refused
+from strategies.gradient_norm import CHUNK, norm
+from tests.support.exact import EXACT, OF_OWN_LOSS
+from tests.support.oracles import assert_trains_like, random_batches
+from tests.support.small_nets import NETS
+
+ALL = {**EXACT, **OF_OWN_LOSS}
+UNEVEN = 7
+
+
+def gradient(model, batch):
+    model.gradients(batch)
+    return np.array(model.grads)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("net", ["four_tanh", "cnn", "residual"])
+@pytest.mark.parametrize("order", [2.0, math.inf])
+def test_every_rank_has_the_norm_of_the_whole_gradient(comm, name, net, order):
+    """Each element counts once: slices, stages, and biases that several ranks hold."""
+    (batch,) = random_batches(NETS[net](), UNEVEN, steps=1)
+    expected = np.linalg.norm(gradient(NETS[net](), batch), order)
+    try:
+        strategy = ALL[name](NETS[net](), SGD(0.1, norm_type=order), comm)
+    except Refused as refusal:
+        pytest.skip(str(refusal))
+    strategy.step(batch)
+    found = strategy.grad_norm()
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert comm.allgather(found) == [found] * comm.size
+    assert strategy.grad_norm() == found
+    strategy.close()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("net", ["four_tanh", "cnn"])
+def test_clipping_is_by_the_norm_of_the_whole_gradient(comm, name, net):
+    """The limit is met in every step, so a norm of a part of the gradient shows at once."""
+
+    def clipped():
+        return SGD(0.1, momentum=0.9, clip_norm=0.05)
+
+    batches = random_batches(NETS[net](), UNEVEN)
+    oracle = Sequential(NETS[net](), clipped())
+    try:
+        strategy = ALL[name](NETS[net](), clipped(), comm)
+    except Refused as refusal:
+        pytest.skip(str(refusal))
+    assert_trains_like(oracle, strategy, batches, comm, own_loss=name in OF_OWN_LOSS)
+    assert oracle.grad_norm() > 0.05
+    assert strategy.grad_norm() == pytest.approx(oracle.grad_norm(), rel=1e-11)
+    strategy.close()
+
+
+@pytest.mark.parametrize("make", [LocalSGD, Hogwild])
+def test_ranks_with_gradients_of_their_own_have_no_common_norm(comm, make):
+    strategy = make(NETS["four_tanh"](), SGD(0.1), comm)
+    (batch,) = random_batches(NETS["four_tanh"](), UNEVEN, steps=1)
+    strategy.step(batch)
+    with pytest.raises(Refused, match="there is no common"):
+        strategy.grad_norm()
+    strategy.close()
+
+
+@pytest.mark.workers(1)
+def test_before_the_first_step_there_is_no_norm(comm):
+    with pytest.raises(ValueError, match="no step has been taken"):
+        Sequential(NETS["four_tanh"](), SGD(0.1)).grad_norm()
+
+
+@pytest.mark.workers(1)
+def test_norms_are_summed_in_float64():
+    """In float32 this sum of squares would stop growing at 2**24."""
+    many = np.ones(2**24 + 2 * CHUNK, np.float32)
+    assert norm([many]) == math.sqrt(len(many))
+    assert norm([]) == norm([], math.inf) == 0
+    assert norm([np.array([3.0]), np.array([-4.0])]) == 5
+    assert norm([np.array([3.0]), np.array([-4.0])], math.inf) == 4
+
+
+@pytest.mark.parametrize("order", [2.0, math.inf])
+def test_a_number_that_is_not_finite_on_one_rank_is_known_on_all(comm, order):
+    """The maximum of MPI need not be NaN, and a rank that decides alone trains on alone."""
+    own = np.array([math.nan if comm.rank == comm.size - 1 else 1.0])
+    assert math.isnan(norm([own], order, comm))

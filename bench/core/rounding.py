@@ -12,7 +12,8 @@ plain training:
    of each gradient. How far this moves a weight is the *bound* of that weight: the optimizer itself
    says what it makes of rounding, element by element.
 
-An element whose gradient is 0 in every order, such as a word that no row holds, has a spread of 0.
+A row of a parameter without gradient in any order, such as a word that no batch holds, has no
+spread.
 The measurement is no loophole. The change by another order is held against `explained`, which a
 model that mixes rows exceeds; and a training of which rounding decides many weights is refused.
 """
@@ -28,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nn.batch import Batch
+from nn.parameters import Parameter
 from strategies.base import Strategy
 
 MULTIPLE = 8.0
@@ -65,29 +67,16 @@ def growth(n: int, u: float) -> float:
     return LAMBDA * math.sqrt(n) * u
 
 
-def lengths_of_sums(model: Any, rows: int) -> int:
+def lengths_of_sums(parameters: Sequence[Parameter], rows: int) -> int:
     """Return how many terms are added on the way from a row to a gradient, at most."""
-    return rows + sum(max(shape, default=1) for _, _, shape in parameters(model))
+    return rows + sum(max(each.shape, default=1) for each in parameters)
 
 
-def parameters(model: Any) -> list[tuple[str, int, tuple[int, ...]]]:
-    """Return (name, start in the flat vector, shape) of each parameter."""
-    if hasattr(model, "parameters"):
-        return [(each.name, each.start, tuple(each.shape)) for each in model.parameters]
-    found, offsets = [], getattr(model, "offsets", [0, len(model.params)])
-    layers = getattr(model, "layers", [None] * (len(offsets) - 1))
-    for i, (layer, start, stop) in enumerate(zip(layers, offsets, offsets[1:])):
-        for j, shape in enumerate(getattr(layer, "shapes", ((stop - start,),))):
-            found.append((f"{i}.{('weight', 'bias')[j] if j < 2 else j}", start, tuple(shape)))
-            start += math.prod(shape)
-    return found
-
-
-def largest_of_each(model: Any, vector: NDArray) -> NDArray:
+def largest_of_each(parameters: Sequence[Parameter], vector: NDArray) -> NDArray:
     """Replace each element by the largest absolute value in its parameter."""
     largest = np.zeros_like(vector)
-    for _, start, shape in parameters(model):
-        part = slice(start, start + math.prod(shape))
+    for each in parameters:
+        part = slice(each.start, each.stop)
         largest[part] = np.abs(vector[part]).max(initial=0)
     return largest
 
@@ -147,10 +136,10 @@ class Rounding:
         by_order = np.max([np.zeros_like(whole), *changes], axis=0)
         by_nudge = np.abs(nudged[1] - whole)
         u = unit_roundoff(model)
-        spread = largest_of_each(model, np.maximum(by_order, by_nudge))
-        spread = np.maximum(spread, largest_of_each(model, whole) * u)
-        spread[(whole == 0) & (by_order == 0) & (by_nudge == 0)] = 0
-        limit = growth(lengths_of_sums(model, len(batch)), u)
+        spread = largest_of_each(oracle.parameters, np.maximum(by_order, by_nudge))
+        spread = np.maximum(spread, largest_of_each(oracle.parameters, whole) * u)
+        spread[self._without_gradient(np.abs(whole) + by_order + by_nudge)] = 0
+        limit = growth(lengths_of_sums(oracle.parameters, len(batch)), u)
         problem = self._mixing(by_order, by_nudge, limit * np.abs(whole).max(initial=0))
         loss_by_order = max([0.0, *(abs(other - loss) for other, _ in others)])
         loss_by_nudge = abs(nudged[0] - loss)
@@ -178,6 +167,19 @@ class Rounding:
             )
         explained = max(MULTIPLE * max(loss_by_order, loss_by_nudge), loss_moved)
         return Explained(spread, moved, explained, problem)
+
+    def _without_gradient(self, size: NDArray) -> NDArray[np.bool_]:
+        """Tell which elements lie in a row of their parameter that has no gradient in any order.
+
+        A single 0 may be chance: the gradient of a key's bias is all rounding.
+        """
+        without = np.zeros(len(size), bool)
+        for each in self._oracle.parameters:
+            part = slice(each.start, each.stop)
+            rows = each.shape[0] if len(each.shape) > 1 else 1
+            empty = ~size[part].reshape(rows, -1).any(axis=1)
+            without[part] = np.repeat(empty, each.size // rows)
+        return without
 
     def _step(self, state: dict[str, NDArray], batch: Batch, extra: Any = 0) -> float:
         """Take the step of a training from `state`, with `extra` added to the gradient."""
@@ -222,12 +224,12 @@ class Rounding:
 
     def _mixing(self, by_order: NDArray, by_nudge: NDArray, limit: float) -> str:
         """Name the parameter whose gradient depends on the order of rows, if there is one."""
-        for name, start, shape in parameters(self._oracle.model):
-            part = slice(start, start + math.prod(shape))
-            order, nudge = (each[part].max(initial=0) for each in (by_order, by_nudge))
+        for each in self._oracle.parameters:
+            part = slice(each.start, each.stop)
+            order, nudge = by_order[part].max(initial=0), by_nudge[part].max(initial=0)
             if not order <= max(limit, 64 * nudge):
                 return (
-                    f"the gradient of {name} in plain training changes by {order:.1e} when its "
+                    f"the gradient of {each.name} in plain training changes by {order:.1e} when its "
                     f"rows are taken in other parts, and rounding explains {limit:.1e}: the model "
                     "mixes rows, or depends on their order"
                 )

@@ -46,7 +46,7 @@ def test_overhead(promise, device, batch_size):
 
     torch.set_num_threads(1)
     batch = random_batch(batch_size)
-    training = Sequential(TorchModel(net(), device), nn.SGD(0.01))
+    training = Sequential(TorchModel(net(), device, seed=0), nn.SGD(0.01))
     arms = {
         "TorchModel": lambda: training.step(batch),
         "plain": plain_loop(net(), batch, device),

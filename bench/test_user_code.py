@@ -3,6 +3,9 @@
 Run by `pytest bench --model file.py:factory --strategy file.py:Class` (bench/user_code/README.md).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from bench.core import grid
@@ -54,22 +57,23 @@ def test_yours(request, speedup, strategy, model, workers, batch_size, device):
     cell = Cell(strategy, model, workers, batch_size, _rows(user_code), device)
     net = _nets(user_code, device)[model].on(device)
     try:
-        speedup(cell, case(cell, user_code.strategies()[strategy], net))
+        build = user_code.strategies()[strategy]
+        speedup(cell, case(cell, build, net, user_code.optimizer or grid.optimizer))
     except Refused as refusal:
         if user_code.strategy:
             raise
         pytest.skip(f"refused: {refusal}")
 
 
-def case(cell: Cell, build: Build, net: Net) -> Case:
-    """Say how `net` is trained by the strategy that `build` makes."""
+def case(cell: Cell, build: Build, net: Net, optimizer: Callable[[], Any] = grid.optimizer) -> Case:
+    """Say how `net` is trained by the strategy that `build` makes, with a new optimizer."""
     # The last batch is one row short, so that shards are unequal.
     sizes = [cell.batch_size] * (ROWS // cell.batch_size) + [max(1, cell.batch_size - 1)]
     *batches, short = net.batches(sizes, "float32")
     return Case(
         cell=cell,
-        build=lambda comm: build(net.build("float32"), grid.optimizer(), comm),
-        sequential=lambda: Sequential(net.build("float32"), grid.optimizer()),
+        build=lambda comm: build(net.build("float32"), optimizer(), comm),
+        sequential=lambda: Sequential(net.build("float32"), optimizer()),
         batches=batches,
         check_batches=[*batches[:2], short],
         runs_silent=runs_silent(build),

@@ -1,6 +1,5 @@
 """The model: consecutive layers over one flat vector of parameters and one of gradients."""
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
@@ -8,28 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nn.arguments import as_row_shape
 from nn.batch import Batch
-from nn.layers import Layer, Linear, Shape, check_in_place
+from nn.inputs import as_input_shape, as_rows, count_rows, has_several, take_rows
+from nn.layers import Frozen, Layer, Linear, Shape, check_in_place
+from nn.layers.ties import lend, tie
 from nn.loss import CROSS_ENTROPY, Loss
 from nn.parameters import Parameter
 
 DTYPES = ("float32", "float64")
-
-
-def as_rows(x: NDArray, shape: Shape, dtype: np.dtype) -> NDArray:
-    """Rows x as a first layer takes them: (len(x), *shape), of `dtype`.
-
-    Sides of length 1 do not count, and either shape may be the other one flattened.
-
-    Raises:
-        ValueError: the rows of x have another shape.
-    """
-    given, wanted = ([n for n in sides if n != 1] for sides in (x.shape[1:], shape))
-    flat = min(len(given), len(wanted)) <= 1 and math.prod(given) == math.prod(wanted)
-    if given != wanted and not flat:
-        raise ValueError(f"rows of shape {x.shape[1:]}: expected {shape}, flattened or not")
-    return x.astype(dtype, copy=False).reshape(len(x), *shape)
 
 
 class Model:
@@ -80,14 +65,23 @@ class Model:
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("one layer object stands twice in the model: layers share no weights")
         if input_shape is None:
-            if not isinstance(layers[0], Linear):
+            first = layers[0].layer if isinstance(layers[0], Frozen) else layers[0]
+            if not isinstance(first, Linear):
                 raise ValueError(f"{layers[0]} comes first: input_shape=... of one row is needed")
-            input_shape = (layers[0].inputs,)
+            input_shape = (first.inputs,)
         self.layers = list(layers)
-        self.input_shape: Shape = as_row_shape(input_shape)
+        tie(self.layers)
+        self.input_shape: Any = as_input_shape(input_shape)
+        if has_several(self.input_shape) and not layers[0].takes_several:
+            raise ValueError(
+                f"input_shape={input_shape!r} of several inputs: {layers[0]} takes one; expected a "
+                "TorchModel whose first module takes several tensors"
+            )
         self.offsets = [0, *accumulate(layer.n_params for layer in self.layers)]
         """Layer i owns elements offsets[i] to offsets[i + 1] of both vectors."""
         self.row_shape(len(self.layers))
+        self.kinds = self.layers[0].kinds(self.input_shape)
+        """Kinds of numbers that the inputs take, see `nn.inputs`."""
         if params is None:
             check_in_place(layers)
             rng = np.random.default_rng(seed)
@@ -115,7 +109,7 @@ class Model:
         found = []
         for i, (layer, start) in enumerate(zip(self.layers, self.offsets)):
             for name, shape in zip(layer.names, layer.shapes):
-                found.append(Parameter(f"{i}.{name}", start, shape))
+                found.append(Parameter(layer.name_in_model(i, name), start, shape))
                 start = found[-1].stop
         return found
 
@@ -143,11 +137,27 @@ class Model:
         self._params, self._grads = params, grads
         for layer, lo, hi in zip(self.layers, self.offsets, self.offsets[1:]):
             layer.bind(params[lo:hi], grads[lo:hi])
+        lend(self.layers)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make views again of the layers' arrays, which a deep copy has separated."""
         self.__dict__.update(state)
         self.bind(self._params, self._grads)
+
+    @property
+    def first_trained(self) -> int:
+        """The first layer with parameters, below which backward computes nothing."""
+        trained = (i for i, layer in enumerate(self.layers) if layer.is_trained)
+        return next(trained, len(self.layers))
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """What training leaves as it is, by name: the arrays in `Layer.frozen` of all layers."""
+        found: dict[str, Any] = {}
+        for i, layer in enumerate(self.layers):
+            for name, value in layer.frozen.items():
+                found.setdefault(layer.name_in_model(i, name), value)
+        return found
 
     def stage(self, lo: int, hi: int) -> "Stage":
         """Layers lo to hi - 1 as a model that shares the memory of this one.
@@ -157,7 +167,7 @@ class Model:
         """
         return Stage(self, lo, hi)
 
-    def row_shape(self, upto: int) -> Shape:
+    def row_shape(self, upto: int) -> Any:
         """Shape of one row after the first `upto` layers; the input shape for 0.
 
         Raises:
@@ -177,7 +187,7 @@ class Model:
         Raises:
             ValueError: the rows of x have another shape than the model's input, see `as_rows`.
         """
-        x = as_rows(x, self.input_shape, self.dtype)
+        x = as_rows(x, self.input_shape, self.dtype, self.kinds)
         contexts = []
         for layer in self.layers:
             x, ctx = layer.forward(x)
@@ -201,13 +211,15 @@ class Model:
             add: add to `grads` instead of replacing it.
             ready: called with i when the gradient of layer i is final, last layer first.
         """
+        first, dx = self.first_trained, None
         for i in reversed(range(len(self.layers))):
-            dx = self.layers[i].backward(dy, contexts[i], need_dx or i > 0, add)
+            if need_dx or i >= first:
+                dx = self.layers[i].backward(dy, contexts[i], need_dx or i > first, add)
+                if dx is not None:
+                    dy = dx
             if ready:
                 ready(i)
-            if dx is not None:
-                dy = dx
-        return dx
+        return dx if need_dx else None
 
     def gradients(
         self, batch: Batch, add: bool = False, ready: Callable[[int], None] | None = None
@@ -236,8 +248,8 @@ class Model:
         Behind cross-entropy that is the most likely class of each row, (n,) int64.
         """
         parts = [
-            self.loss.predict(self.forward(np.asarray(x[i : i + rows]))[0])
-            for i in range(0, max(len(x), 1), rows)
+            self.loss.predict(self.forward(take_rows(x, slice(i, i + rows)))[0])
+            for i in range(0, max(count_rows(x), 1), rows)
         ]
         return np.concatenate(parts)
 
@@ -256,17 +268,18 @@ class Stage(Model):
         self.whole, self.loss = whole, whole.loss
         self.layers = whole.layers[lo:hi]
         self.input_shape = whole.row_shape(lo)
-        self._start = whole.offsets[lo]
-        self.offsets = [offset - self._start for offset in whole.offsets[lo : hi + 1]]
+        self.kinds = "f" if lo else whole.kinds
+        self.start = whole.offsets[lo]
+        self.offsets = [offset - self.start for offset in whole.offsets[lo : hi + 1]]
 
     # Read through the whole model, so that a later `bind` of it cannot leave the stage stale.
     @property
     def params(self) -> NDArray:
-        return self.whole.params[self._start : self._start + self.offsets[-1]]
+        return self.whole.params[self.start : self.start + self.offsets[-1]]
 
     @property
     def grads(self) -> NDArray:
-        return self.whole.grads[self._start : self._start + self.offsets[-1]]
+        return self.whole.grads[self.start : self.start + self.offsets[-1]]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)  # the whole model has bound the layers

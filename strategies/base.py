@@ -10,10 +10,12 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from nn.arguments import as_int
 from nn.batch import Batch
 from nn.local_batch import LocalBatch
 from nn.optim import Part, why_not_elementwise
 from nn.parameters import Parameter
+from strategies.accumulation import gradients_in_parts
 from strategies.gradient_norm import norm
 from strategies.same_batch import check_same_batch, check_targets
 
@@ -104,6 +106,9 @@ class Strategy:
 
     closed = False
 
+    accumulate = 1
+    """Number of parts in which a rank computes its rows, to save memory; see `_accumulate`."""
+
     splits_rows = False
     """Whether each rank trains on rows of its own, so that they may be a `Batch.local`."""
 
@@ -136,7 +141,10 @@ class Strategy:
         self.parameters: list[Parameter] = self._named(model)
         """The parameters of the whole model by name."""
         if hasattr(optimizer, "assign"):  # finds a group that no parameter belongs to
-            optimizer.assign([Part(p.name, p.size, p.shape) for p in self.parameters])
+            names = (
+                [p.name for p in self.parameters] if any(p.name for p in self.parameters) else None
+            )
+            optimizer.assign(list(Strategy._own_parts(self)), names)
         self._is_assigned = False
         self._grad_norm: float | None = None
         self._loss: Any = getattr(model, "loss", None)
@@ -147,8 +155,26 @@ class Strategy:
         self._outputs = _outputs(model) if self._loss is not None else 0
         statistics = getattr(model, "statistics", None)
         self._statistics = statistics if isinstance(statistics, Statistics) else None
+        self._frozen: dict[str, Any] = dict(getattr(model, "frozen", {}))
+        """What training leaves as it is, by name: the arrays that this rank computes with."""
+        self._frozen_shapes = {name: tuple(value.shape) for name, value in self._frozen.items()}
         self.length = len(model.params)
         """Parameters of the whole model, however many of them this rank holds."""
+
+    def _accumulate(self, accumulate: int) -> None:
+        """Take over the number of parts in which this strategy's `gradients` computes the rows.
+
+        Raises:
+            TypeError, ValueError: it is not a whole number of at least 1.
+            Refused: the model's batch norm is synchronised.
+        """
+        self.accumulate = as_int("accumulate", accumulate, 1)
+        if self.accumulate > 1 and getattr(self.model, "sync_batch_norm", None):
+            raise Refused(
+                f"accumulate={accumulate} and sync_batch_norm=...: no part knows the mean and "
+                "variance of the whole batch, which synchronised batch norm takes; expected one of "
+                "the two"
+            )
 
     def _check_start(self, params: Any, comm: MPI.Intracomm) -> None:
         """Raise ValueError if the ranks begin with different parameters. Collective."""
@@ -210,7 +236,8 @@ class Strategy:
 
     def gradients(self, batch: Batch) -> float:
         """Write this rank's share of the gradient, return its share of the loss."""
-        return self.model.gradients(batch.shard(self.comm.rank, self.comm.size))
+        rows = batch.shard(self.comm.rank, self.comm.size)
+        return gradients_in_parts(self.model.gradients, rows, self.accumulate)
 
     def reduce(self, loss: float) -> float:
         """Sum the shares of gradient and loss over the ranks, and return the whole loss."""
@@ -292,6 +319,8 @@ class Strategy:
         if self._statistics:
             for name, array in self._statistics.arrays().items():
                 state[f"statistics.{name}"] = array
+        for name, array in self._frozen_arrays().items():
+            state[f"frozen.{name}"] = array
         return state
 
     def load_state(self, state: dict[str, NDArray]) -> None:
@@ -316,15 +345,28 @@ class Strategy:
                     f"state {name!r} of shape {vector.shape} and {vector.dtype}: "
                     f"the model has {self.length} parameters of {dtype}"
                 )
+        frozen = with_prefix("frozen.", state)
+        shapes = {name: array.shape for name, array in frozen.items()}
+        if shapes != self._frozen_shapes or any(str(a.dtype) != dtype for a in frozen.values()):
+            raise ValueError(
+                f"a state with the frozen parameters {shapes}: the model has {self._frozen_shapes} "
+                f"of {dtype}"
+            )
         if self._statistics:
             self._statistics.load(statistics)
         elif statistics:
             raise ValueError(f"a state with {sorted(statistics)}: the model has no batch norm")
         self._set_weights(state["params"])
+        for name, value in self._frozen.items():
+            value[...] = frozen[name]
         self.optimizer.steps = int(state["steps"])
         self.optimizer.state = {
             name: np.array(self._own(vector)) for name, vector in vectors.items()
         }
+
+    def _frozen_arrays(self) -> dict[str, NDArray]:
+        """Return copies of all that is frozen, by name, on every rank."""
+        return {name: np.array(value) for name, value in self._frozen.items()}
 
     # A strategy that shards the optimizer overrides these.
     def _whole(self, vector: NDArray) -> NDArray:
@@ -367,15 +409,18 @@ def _outputs(model: Any) -> int:
 
 
 def own_gradients(
-    model, batch: Batch, comm: MPI.Intracomm, add: bool = False
+    model, batch: Batch, comm: MPI.Intracomm, add: bool = False, parts: int = 1
 ) -> tuple[float, float]:
     """Write (or add) the mean gradient over this rank's rows, as if they were the whole batch.
+
+    Args:
+        parts: number of parts in which the rows are computed.
 
     Returns:
         The mean loss over these rows (nan if none of them counts), and how many count.
     """
     own = batch.shard(comm.rank, comm.size).as_global()
-    loss = model.gradients(own, add=add)
+    loss = gradients_in_parts(model.gradients, own, parts, add)
     counted = counted_rows(model, own) if len(own) else 0
     return loss if counted else math.nan, counted
 

@@ -43,20 +43,31 @@ class CompressedDataParallel(Strategy):
 
     Args:
         compression: `TopK` or `PowerSGD`, an object of its own for every strategy.
+        accumulate: compute the rows of each rank in this many parts, as in `Sequential`.
 
     Raises:
-        Refused: the model is not an nn.Model.
-        TypeError: `compression` has no method `sum`.
+        Refused: the model is not an nn.Model; accumulate with sync_batch_norm.
+        TypeError: `compression` has no method `sum`, or accumulate is not a whole number.
+        ValueError: accumulate below 1.
     """
 
     splits_rows = True
 
-    def __init__(self, model, optimizer, comm: MPI.Intracomm, compression: Compression):
+    def __init__(
+        self,
+        model,
+        optimizer,
+        comm: MPI.Intracomm,
+        compression: Compression,
+        *,
+        accumulate: int = 1,
+    ):
         if not isinstance(model, Model):
             raise Refused(
                 f"model is {type(model).__name__}: CompressedDataParallel expected nn.Model"
             )
         super().__init__(model, optimizer, comm)
+        self._accumulate(accumulate)
         if not callable(getattr(compression, "sum", None)):
             raise TypeError(f"compression={compression!r}: expected TopK(...) or PowerSGD(...)")
         self.compression = compression

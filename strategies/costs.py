@@ -64,21 +64,26 @@ def sent_by_data_parallel(model: Model) -> Sent:
     return Sent(Allreduce=_item(model) * (model.offsets[-1] + 1))
 
 
-def sent_by_zero(model: Model, ranks: int, rank: int, stage: int) -> Sent:
+def sent_by_zero(model: Model, ranks: int, rank: int, stage: int, accumulate: int = 1) -> Sent:
     """Count the gradient once, and the parameters once or, in stage 3, twice.
 
     Backward needs them again, except those of the last layer, which are still there. Rajbhandari
-    et al., "ZeRO" (2020), section 7.
+    et al., "ZeRO" (2020), section 7. Of `accumulate` parts, stages 2 and 3 sum the gradient of
+    each, and stage 3 gathers the parameters for each, except those of the first layer, which the
+    backward of the part before has left there.
     """
     lo, hi = bounds(rank, ranks, model.offsets[-1])
     gathered = hi - lo
     if stage == 3:
-        last = max(i for i, layer in enumerate(model.layers) if layer.shapes)
-        gathered += (
-            hi - lo - max(0, min(hi, model.offsets[last + 1]) - max(lo, model.offsets[last]))
-        )
+        owned = [
+            max(0, min(hi, end) - max(lo, begin))
+            for begin, end, layer in zip(model.offsets, model.offsets[1:], model.layers)
+            if layer.shapes
+        ]
+        gathered = accumulate * (2 * sum(owned) - owned[-1]) - (accumulate - 1) * owned[0]
     item = _item(model)
-    return Sent(Reduce_scatter=item * model.offsets[-1], Allgatherv=item * gathered, Allreduce=LOSS)
+    summed = model.offsets[-1] * (accumulate if stage > 1 else 1)
+    return Sent(Reduce_scatter=item * summed, Allgatherv=item * gathered, Allreduce=LOSS)
 
 
 def sent_by_tensor_parallel(

@@ -5,6 +5,7 @@ from mpi4py import MPI
 
 from nn.arguments import as_int
 from nn.batch import Batch
+from strategies.accumulation import gradients_in_parts
 from strategies.base import Refused, Strategy
 from strategies.comm.shared_window import LINE
 
@@ -20,17 +21,28 @@ class DataParallel(Strategy):
             finished it, so that communication overlaps the rest of backward (Li et al., "PyTorch
             Distributed", 2020, section 3.2). It pays only if the layers that finish last are
             small.
+        accumulate: compute the rows of each rank in this many parts, as in `Sequential`; the sum
+            over the ranks is taken once, after the last part, or during its backward.
 
     Raises:
-        TypeError: buckets is not a whole number.
-        ValueError: buckets below 1.
-        Refused: more buckets than layers with parameters.
+        TypeError: buckets or accumulate is not a whole number.
+        ValueError: buckets or accumulate below 1.
+        Refused: more buckets than layers with parameters; accumulate with sync_batch_norm.
     """
 
     splits_rows = True
 
-    def __init__(self, model, optimizer, comm: MPI.Intracomm, buckets: int = 1):
+    def __init__(
+        self,
+        model,
+        optimizer,
+        comm: MPI.Intracomm,
+        buckets: int = 1,
+        *,
+        accumulate: int = 1,
+    ):
         super().__init__(model, optimizer, comm)
+        self._accumulate(accumulate)
         self._starts = _bucket_starts(model, buckets)
         dtype = model.params.dtype
         # A line in front of the gradient holds the loss, so that one message carries both and the
@@ -44,9 +56,8 @@ class DataParallel(Strategy):
     def gradients(self, batch: Batch) -> float:
         self._end = len(self._buffer)
         shard = batch.shard(self.comm.rank, self.comm.size)
-        if len(self._starts) == 1:
-            return self.model.gradients(shard)
-        return self.model.gradients(shard, ready=self._ready)
+        ready = self._ready if len(self._starts) > 1 else None
+        return gradients_in_parts(self.model.gradients, shard, self.accumulate, ready=ready)
 
     def _ready(self, layer: int) -> None:
         """Begin to sum a bucket when `layer`, of layers from last to first, completes it."""

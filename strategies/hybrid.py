@@ -11,7 +11,7 @@ from nn.batch import Batch
 from nn.model import Model
 from strategies.comm.raise_together import raise_together
 from strategies.data_parallel import DataParallel
-from strategies.pipeline import check_rows, loss_of_last
+from strategies.pipeline import loss_of_last
 from strategies.sharding.layout import Sharded, unsplit
 from strategies.sharding.rewriting import split
 from strategies.sharding.stages import Plan, StagedModel
@@ -57,7 +57,6 @@ class Hybrid(Sharded):
                 f"{data * stages * tensor} ranks: expected {comm.size}, as many as comm has"
             )
         plan = Plan(model, comm, stages, micro_batches, schedule, cuts, chunks)
-        self._micro_batches = micro_batches
         copy_, place = divmod(comm.rank, stages * tensor)
         stage, lane = divmod(place, tensor)
         self._lanes, self._stages, self._copies = self._groups = [
@@ -74,14 +73,13 @@ class Hybrid(Sharded):
 
         one_copy = [plan.layout(model, s, piece(t)) for s in range(stages) for t in range(tensor)]
         self.layouts = one_copy * data
+        self._keep_frozen(plan.frozen(model, stage))
         self.model = raise_together(
             comm, lambda: StagedModel(model, self._stages, plan, piece(lane))
         )
         self._data = DataParallel(self.model, optimizer, self._copies)
 
     def gradients(self, batch: Batch) -> float:
-        largest = -(-len(batch) // self._copies.size)
-        check_rows(largest, self._micro_batches)
         return self._data.gradients(batch)
 
     def reduce(self, loss: float) -> float:

@@ -55,11 +55,12 @@ class LocalSGD(DataParallel):
             et al., "Don't use large mini-batches, use local SGD", 2020).
         outer: an optimizer that moves the average. Its gradient is the old average minus the new
             mean (DiLoCo: Douillard et al., 2023, algorithm 1). SGD(1.0) is plain averaging.
+        accumulate: compute the rows of each rank in this many parts, as in `Sequential`.
 
     Raises:
         Refused: sync_batch_norm.
         TypeError: an argument is of the wrong type.
-        ValueError: period or warmup is out of range, or outer would never act.
+        ValueError: period, warmup or accumulate is out of range, or outer would never act.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class LocalSGD(DataParallel):
         period: int | str = 1,
         warmup: int = 0,
         outer: Any = None,
+        *,
+        accumulate: int = 1,
     ):
-        super().__init__(model, optimizer, comm)
+        super().__init__(model, optimizer, comm, accumulate=accumulate)
         refuse_sync_batch_norm(model)
         if not isinstance(period, str):
             period = as_int("period", period, 1)
@@ -97,7 +100,7 @@ class LocalSGD(DataParallel):
             return super().gradients(batch)
         if self.outer is not None and not self._steps:
             self._start = 1 * self.model.params  # a copy, of numpy arrays and torch tensors alike
-        loss, counted = own_gradients(self.model, batch, self.comm)
+        loss, counted = own_gradients(self.model, batch, self.comm, parts=self.accumulate)
         self._steps += 1
         self._own_count += counted
         self._all_count += counted_rows(self.model, batch)

@@ -7,7 +7,6 @@ from mpi4py import MPI
 
 from nn.batch import Batch
 from nn.model import Model
-from strategies.base import Refused
 from strategies.comm.raise_together import raise_together
 from strategies.sharding.layout import Sharded, unsplit
 from strategies.sharding.stages import Plan, StagedModel
@@ -19,9 +18,8 @@ class Pipeline(Sharded):
     Gradients of the micro-batches are summed in their order in every schedule, so the schedules
     agree to the bit, with each other and with adding up the micro-batches in one process.
 
-    Every batch needs a row for each micro-batch. The last batch of an epoch may have fewer rows:
-    choose a batch size, or `micro_batches`, such that rows % batch size is 0 or at least
-    `micro_batches`.
+    If a batch has fewer rows than there are micro-batches, as the last one of an epoch may, the
+    last micro-batches are empty: their messages have no rows, and they add nothing.
 
     Args:
         micro_batches: nearly equal parts of the batch, each passed on as soon as it is done.
@@ -33,7 +31,7 @@ class Pipeline(Sharded):
 
     Raises:
         Refused: there are more stages than layers, or a cut behind a layer that makes several
-            rows of each; in `step`, a batch has fewer rows than micro-batches.
+            rows of each.
         ValueError: cuts, schedule or a count is invalid. In `step`, only on its rank: a stage makes
             other shapes of its rows than the model says. (The other ranks then wait: start with
             `-m mpi4py`, which ends them.)
@@ -51,14 +49,13 @@ class Pipeline(Sharded):
     ):
         super().__init__(model, optimizer, comm)
         plan = Plan(model, comm, comm.size, micro_batches, schedule, cuts, chunks)
-        self._micro_batches = micro_batches
         self.layouts = [plan.layout(model, stage, unsplit) for stage in range(comm.size)]
+        self._keep_frozen(plan.frozen(model, comm.rank))
         # Tags tell activations and gradients apart, so no other messages may use this communicator.
         self._messages = comm.Dup()
         self.model = raise_together(comm, lambda: StagedModel(model, self._messages, plan, unsplit))
 
     def gradients(self, batch: Batch) -> float:
-        check_rows(len(batch), self._micro_batches)
         return self.model.gradients(batch)
 
     def reduce(self, loss: float) -> float:
@@ -69,15 +66,6 @@ class Pipeline(Sharded):
         if self._messages != MPI.COMM_NULL:
             self._messages.Free()
             self.closed = True
-
-
-def check_rows(rows: int, micro_batches: int) -> None:
-    """Raise Refused if some micro-batch would have no row."""
-    if micro_batches > rows:
-        raise Refused(
-            f"micro_batches={micro_batches} and {rows} rows to make them of: expected at most one "
-            "micro-batch a row"
-        )
 
 
 def loss_of_last(loss: float, comm: MPI.Intracomm) -> float:

@@ -18,14 +18,19 @@ class SharedDataParallel(Strategy):
     parameters, which all ranks read. The result is the same to the bit as summing the same shards
     in one process. (MPI-3.1 standard, 11.2.3; Hoefler et al., "MPI + MPI", 2013.)
 
+    Args:
+        accumulate: compute the rows of each rank in this many parts, as in `Sequential`.
+
     Raises:
-        Refused: the ranks of `comm` do not share one node.
+        TypeError, ValueError: accumulate is not a whole number of at least 1.
+        Refused: the ranks of `comm` do not share one node; accumulate with sync_batch_norm.
     """
 
     splits_rows = splits_update = True
 
-    def __init__(self, model, optimizer, comm: MPI.Intracomm):
+    def __init__(self, model, optimizer, comm: MPI.Intracomm, *, accumulate: int = 1):
         super().__init__(model, optimizer, comm)
+        self._accumulate(accumulate)
         params = model.params
         self._window = SharedWindow(comm, params.dtype, rows=1 + comm.size, length=len(params))
         shared, *self._rows = self._window.rows
@@ -53,7 +58,7 @@ class SharedDataParallel(Strategy):
         self._move(self.model.params[self._mine], self._total)
         self._window.fence()
 
-    def _blocks(self):
+    def _own_parts(self):
         return parts_between(self.parameters, self._mine.start, self._mine.stop)
 
     def _gradient_norm(self, order=2.0):

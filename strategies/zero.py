@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch, bounds
+from nn.inputs import as_rows
 from nn.layers.dropout import rows_of
-from nn.model import Model, as_rows
+from nn.layers.ties import lend
+from nn.model import Model
+from strategies.accumulation import gradients_in_parts
+from strategies.base import Refused
 from strategies.sharding.blocks import Block
 from strategies.sharding.layout import Sharded
 
@@ -34,18 +38,42 @@ class ZeRO(Sharded):
     parameters of a layer before its forward and its backward, into memory that the next layer
     uses again.
 
+    Args:
+        stage: 1, 2 or 3.
+        accumulate: compute the rows of each rank in this many parts, as in `Sequential`. Stage 1
+            sums the gradient once. Stages 2 and 3 have no memory for a whole gradient, so they
+            sum every layer's in each part, and stage 3 gathers the parameters in each part.
+
     Raises:
-        TypeError, ValueError: stage is not 1, 2 or 3.
+        TypeError, ValueError: stage or accumulate is out of range.
+        Refused: the model is not an nn.Model; in stages 2 and 3, layers that share weights;
+            accumulate with sync_batch_norm.
     """
 
     splits_rows = True
 
-    def __init__(self, model: Model, optimizer, comm: MPI.Intracomm, stage: int = 1):
+    def __init__(
+        self,
+        model: Model,
+        optimizer,
+        comm: MPI.Intracomm,
+        stage: int = 1,
+        *,
+        accumulate: int = 1,
+    ):
         super().__init__(model, optimizer, comm)
+        self._accumulate(accumulate)
         # 1: optimizer state sharded, 2: gradients too, 3: parameters too.
         stage = as_int("stage", stage, 1, 3)
+        if stage > 1 and any(layer.borrowed for layer in model.layers):
+            raise Refused(
+                f"ZeRO stage {stage} sums the gradient of each layer by itself, and layers of this "
+                "model share weights: expected stage=1, or the layers in one module"
+            )
         self._layers = [copy.copy(layer) for layer in model.layers]
+        self._first_trained = model.first_trained
         self._offsets, self._input_shape = model.offsets, model.input_shape
+        self._kinds = model.kinds
         slices = [bounds(k, comm.size, self.length) for k in range(comm.size)]
         self.layouts = [[Block(lo, (hi - lo,))] for lo, hi in slices]
         self._counts = [hi - lo for lo, hi in slices]
@@ -66,6 +94,8 @@ class ZeRO(Sharded):
                 self._params[: hi - lo] if self._shards_params else self._params[lo:hi],
                 self._grads[: hi - lo] if self._shards_gradient else self._grads[lo:hi],
             )
+        if not self._shards_gradient:
+            lend(self._layers)
         self._gathered = -1
         """The layer whose parameters have been gathered, in stage 3; -1 for none."""
         if self._shards_params:
@@ -78,19 +108,25 @@ class ZeRO(Sharded):
         self.model = _Slice(own, own_grads)
 
     def gradients(self, batch: Batch) -> float:
-        shard = batch.shard(self.comm.rank, self.comm.size)
-        x = as_rows(shard.x, self._input_shape, self._params.dtype)
+        rows = batch.shard(self.comm.rank, self.comm.size)
+        return gradients_in_parts(self._gradients, rows, self.accumulate)
+
+    def _gradients(self, rows: Batch, add: bool = False) -> float:
+        """Write (or add) the gradient of some rows, as `Model.gradients` does."""
+        x = as_rows(rows.x, self._input_shape, self._params.dtype, self._kinds)
         contexts = []
-        with rows_of(shard):
+        with rows_of(rows):
             for i, layer in enumerate(self._layers):
                 self._gather(i)
                 x, ctx = layer.forward(x)
                 contexts.append(ctx)
-        loss, dy = self._loss(x, shard.y, shard.count(self._loss), shard.weights)
-        for i in reversed(range(len(self._layers))):
+        loss, dy = self._loss(x, rows.y, rows.count(self._loss), rows.weights)
+        keeps = add and not self._shards_gradient
+        for i in reversed(range(self._first_trained, len(self._layers))):
             self._gather(i)
-            dx = self._layers[i].backward(dy, contexts.pop(), need_dx=i > 0)
-            self._scatter(i)
+            need_dx = i > self._first_trained
+            dx = self._layers[i].backward(dy, contexts.pop(), need_dx=need_dx, add=keeps)
+            self._scatter(i, add)
             if dx is not None:
                 dy = dx
         return loss
@@ -104,11 +140,14 @@ class ZeRO(Sharded):
         self.comm.Allgatherv(own, [whole, self._layer_counts[i]])
         self._gathered = i
 
-    def _scatter(self, i: int) -> None:
+    def _scatter(self, i: int, add: bool) -> None:
         """In stages 2 and 3, sum the gradient of layer i, each rank the part that it owns."""
         if self._shards_gradient and self._layers[i].shapes:
             whole = self._grads[: self._layers[i].n_params]
             own = self._own_part(self.model.grads, i)
+            if add:  # what this rank has so far goes into the sum, and needs no memory of its own
+                at = max(self._start - self._offsets[i], 0)
+                whole[at : at + len(own)] += own
             self.comm.Reduce_scatter(whole, own, self._layer_counts[i], MPI.SUM)
 
     def _own_part(self, own: NDArray, i: int) -> NDArray:

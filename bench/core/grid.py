@@ -44,7 +44,7 @@ def model(name: str, device: str) -> nn.Model:
     from nn.torch.zoo import build
 
     arguments, shape = TORCH_NETS[name]
-    return TorchModel(build(name, **arguments), device, input_shape=shape)
+    return TorchModel(build(name, **arguments), device, seed=0, input_shape=shape)
 
 
 def synchronous() -> list[str]:

@@ -7,7 +7,8 @@ TAKES_A_VALUE = {
     *("-c", "-k", "-m", "-o", "-p", "-r", "-W", "--basetemp", "--benchmark-compare"),
     *("--benchmark-json", "--benchmark-storage", "--confcutdir", "--data", "--deadline"),
     *("--deselect", "--device", "--ignore", "--ignore-glob", "--junitxml", "--log-file"),
-    *("--maxfail", "--model", "--rootdir", "--strategy", "--tb"),
+    *("--loss", "--maxfail", "--model", "--optimizer", "--recipe", "--reference", "--rootdir"),
+    *("--strategy", "--tb"),
 }
 """Options whose value follows as an argument of its own, and may look like a path."""
 

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from bench.peers import process_group
 from nn import SGD, AdaGrad, Adam, Batch
+from nn.inputs import as_rows, has_several
 from nn.layers.dropout import rows_of
-from nn.model import as_rows
 from nn.own_methods import own_methods
 from nn.torch import TorchModel
 from strategies.base import Refused, Strategy
@@ -85,7 +85,9 @@ class Peer(Strategy):
         return loss.item()
 
     def _tensors(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        x = as_rows(batch.x, self.model.input_shape, self.model.dtype)
+        if has_several(self.model.input_shape):
+            raise Refused("the model takes several inputs, and this peer passes one tensor on")
+        x = as_rows(batch.x, self.model.input_shape, self.model.dtype, self.model.kinds)
         if not x.flags.writeable:
             x = x.copy()  # torch has no read-only tensors
         return torch.from_numpy(x), torch.from_numpy(batch.y.astype(np.int64))

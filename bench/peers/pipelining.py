@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from bench.peers.base import GlooPeer
 from nn import Batch
-from nn.torch.dropout import Dropout
+from nn.torch.dropout import draws_masks
 from strategies.base import Refused
 from strategies.sharding import cuts as stage_cuts
 
@@ -34,7 +34,7 @@ class GPipe(GlooPeer):
     micro_batches = 4
 
     def _trained(self):
-        if any(isinstance(module, Dropout) for module in self.module.modules()):
+        if draws_masks(self.module):
             raise Refused(f"a net with dropout: {type(self).__name__} expected one without")
         rank, ranks = self.comm.rank, self.comm.size
         bounds = stage_cuts.choose(self.model, ranks, "auto", self.comm)

@@ -78,7 +78,7 @@ def test_reading_ahead_in_torch(record, promise, net, device):
         promise,
         net,
         f"torch, {device}",
-        lambda: TorchModel(zoo.build(name), device, input_shape=shape),
+        lambda: TorchModel(zoo.build(name), device, seed=0, input_shape=shape),
     )
 
 

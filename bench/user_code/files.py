@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from bench.user_code import UserCodeError
 
 _run = set[str]()
@@ -76,3 +78,19 @@ def blamed(doing: str) -> Iterator[None]:
         theirs = [line for line in lines if line.filename in _run]
         at = f" at {Path(theirs[-1].filename).name}:{theirs[-1].lineno}" if theirs else ""
         raise UserCodeError(f"{doing} raised {type(error).__name__}{at}: {error}") from error
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Seed the global generators of numpy and torch, and restore their states afterwards."""
+    state = np.random.get_state()  # noqa: NPY002  # the user's code may draw from it
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        if torch := sys.modules.get("torch"):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                yield
+        else:
+            yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002

@@ -1,6 +1,7 @@
 """`Net`: a model that can be built again and again, and the rows to train it on."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 
 from bench.user_code import UserCodeError
 from nn import Batch
+from nn.inputs import some_rows
 from nn.layers.embedding import EmbeddingBag
+from nn.loss import CROSS_ENTROPY
 
 Rows = Callable[..., Batch]
 """Called with `index=`, it returns a batch of these rows; without arguments, of all rows."""
@@ -45,6 +48,11 @@ class Net:
             self, build=lambda dtype: self.build(dtype).converted(dtype, device), device=device
         )
 
+    @property
+    def largest_batch(self) -> int:
+        """The number of rows there are; without rows of its own, as many as anybody asks for."""
+        return len(self.rows()) if self.rows else sys.maxsize
+
     def batches(self, sizes: Sequence[int], dtype: str = "float64", seed: int = 0) -> list[Batch]:
         """Make global batches of the given sizes, the same on every rank.
 
@@ -66,12 +74,41 @@ def random_batches(model: Any, sizes: Sequence[int], seed: int = 0) -> list[Batc
     """Make batches of random rows that fit a model, the same on every rank.
 
     The rows of an `EmbeddingBag` are word numbers, most of them 0, 1, 2, or negative for no word.
+    Inputs of other models that take no floats are 0 and 1. Targets are of the first kind that the
+    loss takes: numbers of classes, random numbers, or 0 and 1.
     """
     rng = np.random.default_rng(seed)
-    classes = math.prod(model.row_shape(len(model.layers)))
-    as_words = np.trunc if isinstance(model.layers[0], EmbeddingBag) else np.asarray
+    words = isinstance(model.layers[0], EmbeddingBag)
 
-    def x(n: int) -> NDArray:
-        return as_words(rng.standard_normal((n, *model.input_shape))).astype(model.dtype)
+    def x(n: int) -> Any:
+        if words:
+            return np.trunc(rng.standard_normal((n, *model.input_shape))).astype(model.dtype)
+        return some_rows(model.input_shape, model.kinds, model.dtype, n, rng)
 
-    return [Batch(x(n), rng.integers(0, classes, n)) for n in sizes]
+    targets = _targets(model)
+    return [Batch(x(n), targets(rng, n)) for n in sizes]
+
+
+def _targets(model: Any) -> Callable[[np.random.Generator, int], NDArray]:
+    """Find out what targets fit the model's outputs and loss."""
+    outputs = model.row_shape(len(model.layers))
+    tokens = math.prod(layer.rows_each for layer in model.layers)
+    places = (tokens,) if tokens > 1 else outputs[1:]
+    kinds: list[Callable[[np.random.Generator, int], NDArray]] = [
+        lambda rng, n: rng.integers(0, outputs[0], (n, *places)),
+        lambda rng, n: rng.standard_normal((n, *outputs)),
+        lambda rng, n: rng.integers(0, 2, (n, *outputs)),
+    ]
+    failures, loss = [], getattr(model, "loss", CROSS_ENTROPY)
+    made = np.zeros((2 * tokens, *outputs), model.dtype)
+    for kind in kinds:
+        targets = kind(np.random.default_rng(0), 2)
+        try:
+            loss(made, targets, loss.count(targets))
+            return kind
+        except Exception as error:
+            failures.append(str(error))
+    raise ValueError(
+        f"no random targets fit {loss} ({failures[0]}): expected --data with rows "
+        "and targets"
+    )

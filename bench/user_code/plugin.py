@@ -1,8 +1,8 @@
-"""A pytest plugin: `--model`, `--strategy` and `--data` have a user's own code tried.
+"""A pytest plugin: `--model`, `--recipe`, `--strategy` and more have a user's own code tried.
 
-Given any of them, only `tests/test_user_code.py` and `bench/test_user_code.py` run; without, all
-others do. README.md says what the files must hold. Everything is loaded and tried once, before any
-test, and the ranks exchange the outcome: a mistake ends the run with one sentence.
+Given any of them, only the files in `TRIALS` run; without, all others do. README.md says what the
+files must hold. Everything is loaded and tried once, before any test, and the ranks exchange the
+outcome: a mistake ends the run with one sentence.
 """
 
 from pathlib import Path
@@ -11,38 +11,50 @@ from typing import Any, NoReturn
 import pytest
 
 from bench.user_code import UserCodeError
-from bench.user_code.loader import load
+from bench.user_code.loader import Options, load
 from bench.user_code.registry import USER_CODE, loaded
 
 _ROOT = Path(__file__).resolve().parents[2]
 TRIALS = (_ROOT / "tests" / "test_user_code.py", _ROOT / "bench" / "test_user_code.py")
 """The files that try user code."""
 
+OWN_LOOP = _ROOT / "tests" / "test_own_loop.py"
+"""The file that compares plain training with the user's own loop, if there is one."""
+
+
+OPTIONS = {
+    "model": ("FILE.py:FACTORY", "a function that returns your model, or a recipe"),
+    "recipe": ("FILE.py:FACTORY", "a function that returns your nn.Recipe"),
+    "strategy": ("FILE.py:CLASS", "your strategy"),
+    "optimizer": ("FILE.py:FACTORY", "a function that makes your optimizer"),
+    "loss": ("FILE.py:NAME", "the loss that your model is trained on"),
+    "reference": ("FILE.py:TRAIN", "your own loop: what plain training has to equal"),
+    "data": (
+        "WHAT",
+        "rows for your model: a name of nn.data, a .npz or .mat file, FILE.py:FUNCTION; "
+        "by default random rows of its input shape",
+    ),
+}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lockstep: your own code (see bench/user_code/README.md)")
-    group.addoption("--model", metavar="FILE.py:FACTORY", help="a function that returns your model")
-    group.addoption("--strategy", metavar="FILE.py:CLASS", help="your strategy")
-    group.addoption(
-        "--data",
-        metavar="WHAT",
-        help="rows for your model: a name of nn.data, a .npz or .mat file, FILE.py:FUNCTION; "
-        "by default random rows of its input shape",
-    )
+    for name, (argument, about) in OPTIONS.items():
+        group.addoption(f"--{name}", metavar=argument, help=about)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Load and try the user code. Collective: unless all ranks succeed, all of them end."""
-    model, strategy, rows = (config.getoption(f"--{o}") for o in ("model", "strategy", "data"))
-    if not (model or strategy or rows):
+    options = Options(**{name: config.getoption(f"--{name}") for name in OPTIONS})
+    if not options:
         return
     ranks: Any = config.pluginmanager.get_plugin("ranks")
     problem = ""
     try:
         with ranks.watchdog.phase(ranks.deadline):
             devices = config.getoption("--device") or ()
-            config.stash[USER_CODE] = load(model, strategy, rows, devices)
+            config.stash[USER_CODE] = load(options, devices)
     except UserCodeError as error:
         problem = str(error)
     except KeyboardInterrupt:
@@ -73,8 +85,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """With user code, collect only the files that try it; without, collect all others."""
     if not collection_path.is_file() or collection_path.name == "conftest.py":
         return None
-    tries_it = collection_path.resolve() in TRIALS
-    return True if tries_it != bool(loaded(config)) else None
+    user_code, path = loaded(config), collection_path.resolve()
+    if path == OWN_LOOP:
+        return True if not user_code.reference else None
+    return True if (path in TRIALS) != bool(user_code) else None
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -84,6 +98,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if notes := loaded(terminalreporter.config).notes:
+        terminalreporter.section("what these trials cannot decide")
+        for note in notes:
+            terminalreporter.write_line(note)
     for file in _all_skipped(terminalreporter.config):
         message = f"ERROR: {file}: every trial was skipped, so nothing is known about your code"
         terminalreporter.write_line(message, red=True)

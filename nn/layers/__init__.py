@@ -4,6 +4,7 @@ from nn.layers.activations import Flatten, ReLU, Sigmoid, Tanh, check_in_place
 from nn.layers.base import Layer, Shape
 from nn.layers.convolution import Conv2d, MaxPool2d
 from nn.layers.embedding import EmbeddingBag
+from nn.layers.frozen import Frozen
 from nn.layers.linear import Linear
 from nn.layers.residual import Residual
 
@@ -11,6 +12,7 @@ __all__ = [
     "Conv2d",
     "EmbeddingBag",
     "Flatten",
+    "Frozen",
     "Layer",
     "Linear",
     "MaxPool2d",

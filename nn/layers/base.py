@@ -6,6 +6,7 @@ views that `bind` is given; a layer allocates neither.
 """
 
 import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,35 @@ class Layer:
     params: tuple[NDArray, ...] = ()
     grads: tuple[NDArray, ...] = ()
 
+    def name_in_model(self, i: int, name: str) -> str:
+        """Name of a parameter of this layer, if it is the i-th of a model."""
+        return f"{i}.{name}"
+
+    shareable: tuple[str, ...] = ()
+    """Names, unique in the model, of parameters that other layers may have too (tied weights)."""
+
+    borrowed: tuple[str, ...] = ()
+    """Names of the parameters that belong to an earlier layer; they are not in `shapes`."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the layer has parameters that are trained, its own or borrowed."""
+        return bool(self.shapes or self.borrowed)
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """Arrays that the layer computes with and training leaves as they are, by name.
+
+        They are the very memory that the layer uses. They are NDArrays, or on other devices objects
+        with `shape` that numpy can read and that `value[...] = array` writes.
+        """
+        return {}
+
     only_first = False
     """Whether the layer has no input gradient, so that it must be the first of a model."""
+
+    takes_several = False
+    """Whether the layer takes several inputs, if it is the first of a model."""
 
     rows_each = 1
     """Output rows per input row: 1, or one per token behind a language model's last layers."""
@@ -53,6 +81,18 @@ class Layer:
             for v in (params, grads)
         )
 
+    def share(self, borrowed: Collection[str], adds: Collection[str]) -> None:
+        """Leave out of `shapes` the parameters that an earlier layer owns. See `nn.layers.ties`.
+
+        Args:
+            borrowed: names in `shareable` that an earlier layer owns.
+            adds: names whose gradient `backward` always adds to, behind layers that wrote it.
+        """
+        raise NotImplementedError
+
+    def borrow(self, views: Sequence[tuple[NDArray, NDArray]]) -> None:
+        """Use these parameters and gradients of other layers, in the order of `borrowed`."""
+
     def row_shape(self, shape: Shape) -> Shape:
         """Shape of one output row for one input row of `shape`.
 
@@ -60,6 +100,10 @@ class Layer:
             ValueError: the layer cannot take such rows.
         """
         return shape
+
+    def kinds(self, shape: Any) -> Any:
+        """Kinds of numbers that a first layer takes of inputs of this shape; see `nn.inputs`."""
+        return "f"
 
     def forward(self, x: NDArray) -> tuple[NDArray, Any]:
         """Output for rows x, (rows, ...), and the context that `backward` needs.

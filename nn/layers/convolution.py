@@ -94,20 +94,25 @@ class Conv2d(Layer):
         return y, (columns, image.shape)
 
     def backward(self, dy, ctx, need_dx=True, add=False):
-        columns, image_shape = ctx
-        n, _, height, width = dy.shape
-        p, s = self.padding, self.size
-        dy = _channels_last(dy).reshape(n * height * width, self.outputs)
-        dw = (dy.T @ columns).reshape(self.outputs, s, s, self.inputs).transpose(0, 3, 1, 2)
+        columns, _ = ctx
+        s, (n, _, height, width) = self.size, dy.shape
+        dy = _channels_last(dy)
+        rows = dy.reshape(n * height * width, self.outputs)
+        dw = (rows.T @ columns).reshape(self.outputs, s, s, self.inputs).transpose(0, 3, 1, 2)
         if add:
             self.grads[0][...] += dw
         else:
             self.grads[0][...] = dw
-        write_row_sum(dy, self.grads[1], add)
-        if not need_dx:
-            return None
-        dcolumns = dy @ self._matrix().T
-        dcolumns = dcolumns.reshape(n, height, width, s, s, self.inputs)
+        write_row_sum(rows, self.grads[1], add)
+        return self.input_gradient(dy.transpose(0, 3, 1, 2), ctx) if need_dx else None
+
+    def input_gradient(self, dy: NDArray, ctx: tuple[NDArray, Shape]) -> NDArray:
+        """What `backward` returns, without the gradient of the parameters."""
+        _, image_shape = ctx
+        n, _, height, width = dy.shape
+        p, s = self.padding, self.size
+        rows = _channels_last(dy).reshape(n * height * width, self.outputs)
+        dcolumns = (rows @ self._matrix().T).reshape(n, height, width, s, s, self.inputs)
         dx = np.zeros(image_shape, dy.dtype)
         for i in range(s):
             for j in range(s):

@@ -52,6 +52,9 @@ class EmbeddingBag(Layer):
             raise ValueError(f"{self} cannot take rows of shape {shape}: expected a vector")
         return (self.width,)
 
+    def kinds(self, shape):
+        return "if"
+
     def forward(self, x):
         with np.errstate(invalid="ignore"):  # NaN and infinity are refused below
             numbers = x.astype(np.intp)
@@ -65,7 +68,7 @@ class EmbeddingBag(Layer):
         named, columns = np.unique(numbers[given], return_inverse=True)
         ends = np.append(0, given.sum(axis=1).cumsum())
         counts = sparse.csr_array(
-            (np.ones(len(columns), x.dtype), columns, ends), shape=(len(x), len(named))
+            (np.ones(len(columns), self.params[0].dtype), columns, ends), shape=(len(x), len(named))
         )
         return counts @ self.params[0][named], (named, counts)
 

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.layers.base import Layer, write_product, write_row_sum
@@ -42,7 +43,11 @@ class Linear(Layer):
     def backward(self, dy, ctx, need_dx=True, add=False):
         write_product(dy.T, ctx, self.grads[0], add)
         write_row_sum(dy, self.grads[1], add)
-        return dy @ self.params[0] if need_dx else None
+        return self.input_gradient(dy, ctx) if need_dx else None
+
+    def input_gradient(self, dy: NDArray, ctx: NDArray) -> NDArray:
+        """What `backward` returns, without the gradient of the parameters."""
+        return dy @ self.params[0]
 
     def __repr__(self) -> str:
         return f"Linear({self.inputs}, {self.outputs})"

@@ -34,6 +34,14 @@ class Residual(Layer):
     def names(self):
         return tuple(f"{i}.{name}" for i, each in enumerate(self.layers) for name in each.names)
 
+    @property
+    def frozen(self):
+        return {
+            f"{i}.{name}": value
+            for i, each in enumerate(self.layers)
+            for name, value in each.frozen.items()
+        }
+
     def __copy__(self):
         twin = object.__new__(type(self))
         twin.__dict__.update(vars(self))

@@ -1,14 +1,15 @@
 """Dropout for torch, with masks that do not depend on how a batch is split."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn.modules.dropout import _DropoutNd
+from numpy.typing import NDArray
 
-from nn.layers.dropout import mask
-from nn.torch.modules import hooked
+from nn.layers.dropout import hashed, mask, row_ids
+from nn.torch.dropout_calls import DropoutCalls
 
 
 class Clock:
@@ -44,60 +45,139 @@ class Clock:
         return counter.steps
 
 
-class Dropout(torch.nn.Module):
-    """Dropout: in training a unit is 0 with probability p, and else multiplied by 1 / (1 - p).
+class _Masks(DropoutCalls):
+    """Masks for the rows with these numbers.
 
-    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting" (2014),
-    in the inverted form of torch.nn.Dropout.
+    The number of a dropout call within its layer is drawn from torch's generator, which `_Layer`
+    seeds. So a checkpointed part of a layer (torch.utils.checkpoint) has the same masks when it is
+    computed again in backward, because a checkpoint restores the generator.
+    """
+
+    def __init__(self, rows: NDArray):
+        super().__init__()
+        self.rows, self.calls = rows, 0
+
+    def kept(self, x, p, units):
+        rows = len(self.rows)
+        each, left = divmod(len(x), rows) if rows else (1, len(x))
+        if left:
+            raise ValueError(
+                f"dropout of {len(x)} rows, where the batch has {rows}: expected the batch's rows "
+                "in the first dimension"
+            )
+        seed = torch.initial_seed()
+        if seed == _UNKNOWN:
+            raise ValueError(
+                "dropout in a checkpoint that does not restore torch's random generator, so that "
+                "backward would drop other units than forward: expected "
+                "checkpoint(..., preserve_rng_state=True)"
+            )
+        self.calls += 1
+        kept = mask(p, (seed, _draw()), each * math.prod(units), self.rows)
+        return torch.from_numpy(kept).to(x.device).view(len(x), *units)
+
+
+_UNKNOWN = 0
+"""Seed of torch's generator in a backward; a `_Layer` never has it."""
+
+
+def _draw() -> int:
+    """A number of 63 bits from torch's generator."""
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+
+
+class _Layer:
+    """The hooks that let a layer of a model draw masks of its own.
 
     Args:
-        p: probability of dropping a unit.
-        seed: seed of the net.
-        number: number of this layer among the dropout layers of the net.
-        step: returns the number of steps taken; a function, because copies of the module share it.
+        key: seed of the net, number of the layer.
+        step: returns the number of steps taken; a function, because copies of the layer share it.
     """
 
-    def __init__(self, p: float, seed: int, number: int, step: Callable[[], int]):
-        super().__init__()
-        self.p, self.seed, self.number, self.step = p, seed, number, step
+    def __init__(self, key: tuple[int, int], step: Callable[[], int]):
+        self.key, self.step = key, step
+        self._running: list[tuple[_Masks, int, torch.Tensor]] = []
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return x
-        if self.p == 1:
-            return torch.zeros_like(x)  # the formula below would give 0 / 0
-        units = math.prod(x.shape[1:])
-        kept = mask(self.p, (self.seed, self.number, self.step()), units)
-        if len(kept) != len(x):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Layer":
+        return self
+
+    def begin(self, module: torch.nn.Module, inputs: Any) -> None:
+        """Seed torch's generator for this layer and step, and let dropout draw masks."""
+        if not module.training:
+            return
+        seed = hashed(*self.key, self.step()) | 1  # not _UNKNOWN
+        masks = _Masks(row_ids())
+        generator = torch.random.default_generator
+        self._running.append((masks, seed, generator.get_state()))
+        generator.manual_seed(seed)
+        masks.__enter__()
+
+    def end(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        """Leave torch's generator as it was.
+
+        Raises:
+            ValueError: the layer has drawn other random numbers than masks.
+        """
+        if not self._running:  # evaluation, or an error in `begin`
+            return
+        masks, seed, before = self._running.pop()
+        masks.__exit__(None, None, None)
+        generator = torch.random.default_generator
+        after = generator.get_state()
+        generator.manual_seed(seed)
+        for _ in range(masks.calls):
+            _draw()
+        only_masks = torch.equal(generator.get_state(), after)
+        generator.set_state(before)
+        if not only_masks:
             raise ValueError(
-                f"{self} of {len(x)} rows, where the batch has {len(kept)}: expected the batch's "
-                "rows in the first dimension, e.g. dropout before Flatten(0, 1)"
+                f"{type(module).__name__} changes torch's random generator as it computes, which "
+                "depends on how rows are split: expected no random numbers but those of dropout"
             )
-        return x * torch.from_numpy(kept).to(x.device).view_as(x) / (1 - self.p)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
 
 
-def replace_dropout(net: torch.nn.Module, seed: int, step: Callable[[], int]) -> None:
-    """Replace every torch.nn.Dropout in `net` by `Dropout`, and any older `Dropout` by a new one.
+def draw_masks(layer: torch.nn.Module, key: tuple[int, int], step: Callable[[], int]) -> None:
+    """Let dropout in this layer have masks of (key, step, number of the call, row, unit).
 
-    Raises:
-        ValueError: the net has dropout of another kind: built into another module, of whole
-            channels, or changed by a subclass or a hook.
+    Args:
+        layer: the module of a layer.
+        key: seed of the net, number of the layer in the net.
+        step: returns the number of steps taken.
     """
-    number = 0
-    # A module's parent comes before it, so what is left of torch's dropout here was not replaced.
-    for name, parent in net.named_modules(remove_duplicate=False):
-        inside = isinstance(parent, (torch.nn.MultiheadAttention, torch.nn.RNNBase))
-        foreign = isinstance(parent, _DropoutNd) and parent.p
-        changed = isinstance(parent, Dropout) and hooked(parent)
-        if foreign or changed or (inside and parent.dropout):
-            raise ValueError(
-                f"module {name}, {type(parent).__name__}, drops units by masks of its own, which "
-                "depend on how batches are split: use torch.nn.Dropout itself, without hooks"
-            )
-        for place, child in list(parent._modules.items()):  # named_children() leaves out repeats
-            if type(child) in (torch.nn.Dropout, Dropout) and child.p and not hooked(child):
-                setattr(parent, place, Dropout(child.p, seed, number, step))
-                number += 1
+    hooks = _Layer(key, step)
+    layer.register_forward_pre_hook(hooks.begin)
+    layer.register_forward_hook(hooks.end, always_call=True)
+
+
+def forget_masks(net: torch.nn.Module) -> None:
+    """Undo `draw_masks` in every module of `net`."""
+    for module in net.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for number in [n for n, hook in hooks.items() if _is_ours(hook)]:
+                del hooks[number]
+                module._forward_hooks_always_called.pop(number, None)
+
+
+def draws_masks(net: torch.nn.Module) -> bool:
+    """Whether `draw_masks` was applied to `net`, a layer, or to a child of it."""
+    layers = (net, *net.children())
+    return any(_is_ours(hook) for layer in layers for hook in layer._forward_pre_hooks.values())
+
+
+def _is_ours(hook: Any) -> bool:
+    return isinstance(getattr(hook, "__self__", None), _Layer)
+
+
+@contextmanager
+def masks_again(rows: NDArray | None) -> Iterator[None]:
+    """Let the checkpointed parts of layers have the masks that they had in forward.
+
+    Args:
+        rows: numbers of the rows; None for layers without dropout.
+    """
+    if rows is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]), _Masks(rows):
+        torch.random.default_generator.manual_seed(_UNKNOWN)
+        yield

@@ -12,7 +12,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 from torch.nn import GELU, Embedding, Flatten, LayerNorm, Linear, Module, Sequential
-from torch.nn.utils import parameters_to_vector
 
 from nn.arguments import as_int
 from nn.torch.model import TorchModel
@@ -28,6 +27,7 @@ def gpt2(
     width: int = 768,
     vocabulary: int = 50_257,
     context: int = 1_024,
+    tied: bool = False,
 ) -> Sequential:
     """Build a net of GPT-2's shape; by default the smallest published one (124M parameters).
 
@@ -37,9 +37,9 @@ def gpt2(
     with standard deviation 0.02, divided by the square root of the number of residual branches in
     the last matrix of each branch.
 
-    The published net shares one matrix between the first embedding and the output. Here there are
-    two, because a pipeline would have to sum the gradient of a shared one across its first and last
-    stage. So this net has vocabulary * width parameters more.
+    The published net shares one matrix between the first embedding and the output: `tied=True`. By
+    default there are two, so the net has vocabulary * width parameters more, and a pipeline sends
+    no gradient of the shared matrix between its first and last stage.
 
     Args:
         layers: number of blocks.
@@ -47,21 +47,24 @@ def gpt2(
         width: features of a token; a multiple of heads.
         vocabulary: number of different tokens.
         context: largest number of tokens in a row.
+        tied: whether the output uses the matrix of the embedding of tokens.
 
     Raises:
-        TypeError: an argument is not a whole number.
+        TypeError: a size is not a whole number, or tied is not True or False.
         ValueError: an argument is below 1, or heads does not divide width.
     """
     sizes = dict(layers=layers, heads=heads, width=width, vocabulary=vocabulary, context=context)
     for name, value in sizes.items():
         as_int(name, value, 1)
+    if not isinstance(tied, bool):
+        raise TypeError(f"tied={tied!r}: expected True or False")
     if width % heads:
         raise ValueError(f"width={width}: expected a multiple of heads={heads}")
     net = Sequential(
-        Tokens(vocabulary, context, width),
+        tokens := Tokens(vocabulary, context, width),
         *(Block(width, heads) for _ in range(layers)),
         LayerNorm(width),
-        Linear(width, vocabulary, bias=False),
+        head := Linear(width, vocabulary, bias=False),
         Flatten(0, 1),
     )
     for name, weight in net.named_parameters():
@@ -70,6 +73,8 @@ def gpt2(
         elif weight.ndim == 2:
             ends_branch = name.endswith("c_proj.weight")
             torch.nn.init.normal_(weight, 0, 0.02 / (math.sqrt(2 * layers) if ends_branch else 1))
+    if tied:
+        head.weight = tokens.wte.weight
     return net
 
 
@@ -141,7 +146,8 @@ def load_gpt2(net: Net, path: str | PathLike[str]) -> Net:
     Tensors have the names under which the weights are published (wte.weight,
     h.0.attn.c_attn.weight, ..., ln_f.bias), with or without "transformer." before them. The file
     stores matrices of blocks as (inputs, outputs). The output gets a copy of wte.weight, unless the
-    file has a lm_head.weight. The file does not say how many heads the net has; tell `gpt2`.
+    file has a lm_head.weight; a tied net takes only a file in which both are equal. The file does
+    not say how many heads the net has; tell `gpt2`.
 
     Args:
         net: the net whose parameters are overwritten; they keep their dtype. Give the `TorchModel`
@@ -160,8 +166,8 @@ def load_gpt2(net: Net, path: str | PathLike[str]) -> Net:
     from safetensors import SafetensorError, safe_open
 
     if isinstance(net, TorchModel):
-        module = load_gpt2(net.module, path)  # on some devices this is a copy
-        net.params[:] = parameters_to_vector(module.parameters()).detach().cpu().numpy()
+        load_gpt2(net.module, path)  # on some devices this is a copy
+        net.fetch()
         return net
     path = Path(path)
     if not path.is_file():
@@ -190,6 +196,13 @@ def load_gpt2(net: Net, path: str | PathLike[str]) -> Net:
                 f"of shape {tuple(weight.shape)}, as the net has layers, width, vocabulary and "
                 "context"
             )
+    if wanted["lm_head.weight"] is wanted["wte.weight"] and not torch.equal(
+        values["lm_head.weight"], values["wte.weight"]
+    ):
+        raise ValueError(
+            f"{path}: lm_head.weight differs from wte.weight, and the net is tied: expected "
+            "gpt2(..., tied=False)"
+        )
     with torch.no_grad():
         for name, weight in wanted.items():
             weight.copy_(values[name])

@@ -11,8 +11,12 @@ from nn.torch.modules import hooked
 
 
 def splittable(module: torch.nn.Module) -> bool:
-    """Whether `TorchLinear` can split the module: a torch.nn.Linear itself, without hooks."""
-    return type(module) is torch.nn.Linear and not hooked(module)
+    """Whether `TorchLinear` can split the module: a torch.nn.Linear itself, without hooks.
+
+    If one of its parameters is frozen it is left whole.
+    """
+    plain = type(module) is torch.nn.Linear and not hooked(module)
+    return plain and all(weight.requires_grad for weight in module.parameters())
 
 
 class _RowByRow(TorchLayer):

@@ -1,7 +1,11 @@
 """Torch modules as models over two flat vectors, so that every strategy can train them."""
 
 import copy
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -10,15 +14,16 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch
-from nn.layers import Shape
+from nn.inputs import as_rows
 from nn.layers.dropout import rows_of
-from nn.model import Model, as_rows
+from nn.model import Model
 from nn.own_methods import replaced_in_object
 from nn.torch.batch_norm import RunningStatistics, synchronise
-from nn.torch.dropout import Clock, replace_dropout
+from nn.torch.dropout import Clock, draw_masks, forget_masks
 from nn.torch.embedding import take_floats
 from nn.torch.layer import TorchLayer
 from nn.torch.linear import TorchLinear, splittable
+from nn.torch.loss import as_loss
 from nn.torch.modules import (
     check_parameters,
     copied_layers,
@@ -38,6 +43,10 @@ class TorchModel(Model):
     so is each module of a list. Any other module is a single layer: data parallelism can train it,
     but a pipeline cannot cut it into stages.
 
+    Parameters that require no gradient are frozen: they are in the modules, but not in the flat
+    vectors. Parameters that several layers share (tied weights) are in the vectors once, where the
+    first of these layers has them.
+
     Args:
         modules: a Sequential, a list of modules, another module, or a function without arguments
             that builds one of these. Modules are copied, and the copy is trained; see `module`.
@@ -45,14 +54,21 @@ class TorchModel(Model):
             flat vectors are numpy arrays in host memory, and a call returns once its results are
             there, so its time includes waiting for the device.
         dtype: "float32" or "float64"; by default the dtype of the modules' parameters.
-        seed: seed of the initial parameters, equal on every rank. A function is called with torch's
-            generator seeded by it. If modules are given, weights of Linear and convolution are
-            drawn as in `nn` (normal with standard deviation sqrt(2 / inputs), or sqrt(1 / inputs)
-            for a Linear that no ReLU follows; biases 0), so numpy and torch versions of one net
-            begin alike. Other modules are drawn by their `reset_parameters`, with torch's
-            generator seeded. None keeps the parameters of the modules.
+        seed: by default, a module that is given keeps its parameters, a list of modules is drawn
+            anew by seed 0 (which is logged once), and a function is called with torch's generator
+            seeded by 0. A number, equal on every rank, seeds a function in
+            the place of 0, and draws the parameters of modules that are given anew: weights of
+            Linear and convolution as in `nn` (normal with standard deviation sqrt(2 / inputs), or
+            sqrt(1 / inputs) for a Linear that no ReLU follows; biases 0), so numpy and torch
+            versions of one net begin alike; other modules by their `reset_parameters`, with torch's
+            generator seeded; frozen parameters never. None keeps the parameters of modules, and
+            leaves torch's generator to a function as it is. Dropout masks are drawn by the number,
+            or 0.
         input_shape: shape of one row, e.g. (1, 28, 28). It may be left out where a Linear comes
-            first. Batches may hold the rows flattened.
+            first. Batches may hold the rows flattened. For a first module of several inputs, a
+            tuple or dict of shapes: it is called as module(*x) or module(**x), x of the batch
+            being a tuple or dict of arrays. Floats take the model's dtype; whole numbers (as
+            int64) and bools stay what they are where the module takes them.
         params: initial values in place of drawn ones, a flat vector; it is copied.
         clock: an object whose `steps` counts the steps; by default the optimizer of the strategy
             that takes them. Dropout needs it: a mask depends on seed, layer, step, row and unit, so
@@ -62,12 +78,14 @@ class TorchModel(Model):
             batch. By default each rank (and micro-batch) takes its own; see also `statistics`.
         compute: "bfloat16" computes in mixed precision (torch.autocast); parameters, gradients and
             messages stay in `dtype`, which must be float32.
+        loss: a loss of torch.nn, a function of (outputs, targets), or one of `nn.loss`; by default
+            `nn.loss.CrossEntropy()`. See `nn.torch.loss.as_loss`.
 
     Raises:
-        TypeError: `modules` is of none of these kinds.
-        ValueError: the modules cannot be wrapped, and the message says why: layers share weights;
-            parameters have another dtype, are frozen, or have no shape yet; a module mixes rows.
-            Also a device that is not there, and everything that `Model` refuses.
+        TypeError: `modules` or `loss` is of none of these kinds.
+        ValueError: the modules cannot be wrapped, and the message says why: layers share buffers;
+            parameters have another dtype, or have no shape yet; a module mixes rows. Also a device
+            that is not there, and everything that `Model` refuses.
     """
 
     def __init__(
@@ -75,43 +93,68 @@ class TorchModel(Model):
         modules: Modules | Callable[[], Modules],
         device: str = "cpu",
         dtype: str | None = None,
-        seed: int | None = 0,
-        input_shape: Shape | None = None,
+        seed: int | EllipsisType | None = ...,
+        input_shape: Any = None,
         params: NDArray | None = None,
         clock: Any = None,
         sync_batch_norm: Any = None,
         compute: str | None = None,
+        loss: Any = None,
     ):
-        seed = None if seed is None else as_int("seed", seed, 0)
+        drawn = isinstance(modules, torch.nn.Module) or not callable(modules)
+        if seed is ...:
+            drawn, seed = isinstance(modules, (list, tuple)) and params is None, 0
+            if drawn:
+                _say_that_lists_are_drawn()
+        elif seed is None:
+            drawn = False
+        else:
+            seed = as_int("seed", seed, 0)
+        loss = as_loss(loss)
         place = _device(device)
-        layers = copied_layers(modules, seed)
+        layers, names = copied_layers(modules, seed)
         dtype = dtype_of(layers, dtype)
         precision = _precision(compute, dtype)
         net = torch.nn.Sequential(*layers).to("cpu", getattr(torch, dtype))
         check_parameters(net)
         if params is None:
-            built = callable(modules) and not isinstance(modules, torch.nn.Module)
-            params = _initial_parameters(net, None if built else seed, dtype)
+            if drawn and seed is not None:
+                draw_parameters(net, seed)
+            params = _trainable(net, dtype)
         self.seed, self.compute, self.sync_batch_norm = seed, compute, sync_batch_norm
         self.dropout_clock = Clock(clock)
         """Where a strategy enters the optimizer that counts the steps; see `clock`."""
         self._make_splittable(net)
-        self._whole = TorchLayer(net, place, precision)
+        paths = list(dict.fromkeys(path for of_layer in names for path in of_layer))
+        self._whole = TorchLayer(net, place, precision, paths)
         """All layers as one: torch then builds one graph, which costs less than one per layer."""
         self.statistics = RunningStatistics(net)
         """Running statistics of batch norm. They are over the rows of this rank until a strategy's
         `weights` or `state` gathers those of all ranks."""
+        users = Counter(path for of_layer in names for path in of_layer)
+        kinds = [
+            TorchLinear
+            if splittable(module) and {users[path] for path in of_layer} == {1}
+            else TorchLayer
+            for module, of_layer in zip(net, names)
+        ]
         super().__init__(
             [
-                (TorchLinear if splittable(layer) else TorchLayer)(layer, place, precision)
-                for layer in net
+                kind(module, place, precision, of_layer)
+                for kind, module, of_layer in zip(kinds, net, names)
             ],
             dtype,
             input_shape=input_shape_of(net) if input_shape is None else input_shape,
             params=params,
+            loss=loss,
         )
+        for i, (layer, module) in enumerate(zip(self.layers, net)):
+            if layer.drops:  # type: ignore[attr-defined]  # found by the trial of its rows
+                draw_masks(module, (self.seed or 0, i), self.dropout_clock.step)
+                self._whole.drops = True
         # Each layer was found to keep rows apart, so all of them do: no new check of the whole.
         self._whole.row_shapes[self.input_shape] = self.row_shape(len(self.layers))
+        self._whole.kinds_of[self.input_shape] = self.kinds
         if getattr(sync_batch_norm, "size", 1) > 1:
             self._check_no_rows()
 
@@ -121,8 +164,7 @@ class TorchModel(Model):
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # a layer never overwrites x
         take_floats(net)
-        clock = self.dropout_clock
-        replace_dropout(net, self.seed or 0, lambda: clock.step())  # a method would be copied
+        forget_masks(net)  # if these are the modules of another model
         if self.sync_batch_norm:
             synchronise(net, self.sync_batch_norm)
 
@@ -154,6 +196,10 @@ class TorchModel(Model):
         self._whole.refresh()
         return self._whole.module  # type: ignore[return-value]
 
+    def fetch(self) -> None:
+        """Take over into `params` what was changed in `module`, on other devices than "cpu" too."""
+        self._whole.fetch()
+
     def converted(self, dtype: str, device: str | None = None) -> "TorchModel":
         """A copy in the dtype "float32" or "float64" that shares no memory with this model.
 
@@ -174,7 +220,10 @@ class TorchModel(Model):
             self.params.astype(dtype),
             sync_batch_norm=self.sync_batch_norm,
             compute=self.compute if dtype == "float32" else None,
+            loss=self.loss,
         )
+        for ours, theirs in zip((*self.layers, self._whole), (*twin.layers, twin._whole)):
+            theirs.rename(ours.all_names)  # type: ignore[attr-defined]
         for name in replaced_in_object(self):
             if getattr(vars(self)[name], "__self__", None) is not self:
                 raise ValueError(
@@ -204,7 +253,7 @@ class TorchModel(Model):
 
     def forward(self, x: NDArray) -> tuple[NDArray, list[Any]]:
         """Like `Model.forward`, with one context for all layers."""
-        y, ctx = self._whole.forward(as_rows(x, self.input_shape, self.dtype))
+        y, ctx = self._whole.forward(as_rows(x, self.input_shape, self.dtype, self.kinds))
         return y, [ctx]
 
     def backward(self, dy, contexts, need_dx=False, add=False, ready=None):
@@ -237,6 +286,15 @@ class TorchModel(Model):
             module.train()
 
 
+@cache
+def _say_that_lists_are_drawn() -> None:
+    """Log, once in a process, what becomes of the parameters of modules in a list."""
+    logging.getLogger(__name__).warning(
+        "TorchModel([...]) draws the parameters of modules in a list anew, by seed 0: give seed=0 "
+        "to say so, or seed=None to keep their values"
+    )
+
+
 def devices() -> list[str]:
     """Names of the devices that torch can compute on here."""
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
@@ -262,9 +320,7 @@ def _precision(compute: str | None, dtype: str) -> torch.dtype | None:
     return torch.bfloat16 if compute else None
 
 
-def _initial_parameters(net: torch.nn.Sequential, seed: int | None, dtype: str) -> NDArray:
-    """The flat vector of the parameters, drawn anew first unless `seed` is None."""
-    if seed is not None:
-        draw_parameters(net, seed)
-    values = [weight.detach().numpy().ravel() for weight in net.parameters()]
+def _trainable(net: torch.nn.Sequential, dtype: str) -> NDArray:
+    """The flat vector of the parameters that are not frozen."""
+    values = [w.detach().numpy().ravel() for w in net.parameters() if w.requires_grad]
     return np.concatenate([np.empty(0, dtype), *values])

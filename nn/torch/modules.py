@@ -21,8 +21,25 @@ def hooked(module: torch.nn.Module) -> bool:
     return patched or any((*hooks, module._backward_pre_hooks, module._backward_hooks))
 
 
-def copied_layers(modules: Any, seed: int | None) -> list[torch.nn.Module]:
-    """Copies of the modules that become the layers of a model.
+def call(module: torch.nn.Module, x: Any) -> Any:
+    """Call a module with one tensor, or with a tuple or dict of several."""
+    if isinstance(x, torch.Tensor):
+        return module(x)
+    if type(module) is torch.nn.Sequential:  # which takes one tensor only
+        first, *others = module
+        y = call(first, x)
+        for each in others:
+            y = each(y)
+        return y
+    return module(**x) if isinstance(x, dict) else module(*x)
+
+
+def copied_layers(
+    modules: Any, seed: int | None
+) -> tuple[list[torch.nn.Module], list[tuple[str, ...]]]:
+    """Copies of the modules that become the layers of a model, and their parameters' names.
+
+    The names are those in the module that was given; in a list of modules, "1.weight" for module 1.
 
     Args:
         modules: what `TorchModel` takes.
@@ -30,7 +47,8 @@ def copied_layers(modules: Any, seed: int | None) -> list[torch.nn.Module]:
 
     Raises:
         TypeError: `modules` is of no kind that `TorchModel` takes.
-        ValueError: no modules, lazy modules, or modules that cannot be copied.
+        ValueError: no modules, lazy modules, or modules that cannot be copied; two parameters lie
+            in the same memory.
     """
     if not isinstance(modules, torch.nn.Module) and callable(modules):
         with _seeded(seed):
@@ -47,20 +65,37 @@ def copied_layers(modules: Any, seed: int | None) -> list[torch.nn.Module]:
         for name, tensor in _tensors(module):
             if torch.nn.parameter.is_lazy(tensor):
                 raise ValueError(f"{name} has no shape yet: call the lazy module on rows first")
-    # Copied together, so that what they share stays shared and is found by `check_parameters`.
+    _check_memory(given)
+    # Copied together, so that what they share stays shared.
     try:
-        layers = list(_opened(copy.deepcopy(list(given))))
+        copies = copy.deepcopy(list(given))
     except RuntimeError as error:  # parameters that a hook computes, as old weight norm does
         raise ValueError(
             f"modules that cannot be copied: {error}; expected those of "
             "torch.nn.utils.parametrizations in the place of torch.nn.utils.weight_norm"
         ) from error
-    for i, layer in enumerate(layers):
-        if layer in layers[:i] and not any(True for _ in _tensors(layer)):
-            layers[i] = copy.deepcopy(layer)  # dropout that stands twice needs two masks
+    layers = list(_opened(copies))
     if not layers:
         raise ValueError("a model of no layers: expected at least one module")
-    return layers
+    for i, layer in enumerate(layers):
+        if layer in layers[:i]:  # dropout that stands twice needs two masks
+            layers[i] = copy.deepcopy(layer, {id(each): each for _, each in _tensors(layer)})
+    whole = modules if isinstance(modules, torch.nn.Module) else torch.nn.ModuleList(given)
+    paths = [name for name, _ in whole.named_parameters()]
+    whole = torch.nn.ModuleList(copies)
+    names = dict(zip(map(id, whole.parameters()), paths, strict=True))
+    return layers, [tuple(names[id(each)] for each in layer.parameters()) for layer in layers]
+
+
+def _check_memory(modules: Sequence[torch.nn.Module]) -> None:
+    """Raise ValueError if two parameters have the same memory, which copies would not share."""
+    found: dict[int, str] = {}
+    for name, weight in torch.nn.ModuleList(modules).named_parameters():
+        if weight.numel() and found.setdefault(weight.data_ptr(), name) is not name:
+            raise ValueError(
+                f"{name} and {found[weight.data_ptr()]} are two parameters in the same memory: "
+                "expected one, as in head.weight = embedding.weight"
+            )
 
 
 def _opened(modules: Iterable[torch.nn.Module]) -> Iterator[torch.nn.Module]:
@@ -104,31 +139,26 @@ def dtype_of(layers: Sequence[torch.nn.Module], dtype: Any) -> str:
 
 
 def check_parameters(net: torch.nn.Sequential) -> None:
-    """Refuse parameters that one flat vector cannot hold.
+    """Refuse buffers that layers cannot have to themselves.
 
     Raises:
-        ValueError: layers share a tensor, or a parameter is frozen.
+        ValueError: layers share a buffer.
     """
     owners: dict[int, str] = {}
     for i, layer in enumerate(net):
+        weights = {id(weight) for weight in layer.parameters()}
         for name, tensor in _tensors(layer):
             here = f"{name} of layer {i}"
-            if id(tensor) in owners:
+            if id(tensor) not in weights and id(tensor) in owners:
                 raise ValueError(
-                    f"{here} is {owners[id(tensor)]}: layers share no weights (tied ones would "
-                    "have to be summed across the stages of a pipeline); make them one module"
+                    f"{here} is {owners[id(tensor)]}: layers share no buffers, which each would "
+                    "change in its turn; make them one module"
                 )
             owners[id(tensor)] = here
-        for name, weight in layer.named_parameters():
-            if not weight.requires_grad:
-                raise ValueError(
-                    f"{name} of layer {i} does not require a gradient: weight decay would move it "
-                    "all the same; make it a buffer"
-                )
 
 
 def draw_parameters(net: torch.nn.Sequential, seed: int) -> None:
-    """Draw new initial parameters, as `TorchModel` says under `seed`.
+    """Draw new initial parameters, as `TorchModel` says under `seed`. Frozen ones are kept.
 
     Raises:
         ValueError: a module with parameters has no `reset_parameters`.
@@ -138,9 +168,12 @@ def draw_parameters(net: torch.nn.Sequential, seed: int) -> None:
     leaves = [module for module in modules if not any(module.children())]
     before_relu = {id(a) for a, b in pairwise(leaves) if isinstance(b, torch.nn.ReLU)}
     kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+    frozen = [(w, w.detach().clone()) for w in net.parameters() if not w.requires_grad]
     with _seeded(seed), torch.no_grad():
         for module in modules:
             own = dict(module.named_parameters(recurse=False))
+            if own and not any(weight.requires_grad for weight in own.values()):
+                continue  # a frozen batch norm keeps its statistics too
             reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
             if isinstance(module, kinds) and "weight" in own:
                 weight = own["weight"]
@@ -160,6 +193,8 @@ def draw_parameters(net: torch.nn.Sequential, seed: int) -> None:
                     "anew: give a function that builds the module instead, or seed=None to keep "
                     "their values"
                 )
+        for weight, value in frozen:
+            weight.copy_(value)
 
 
 @contextmanager

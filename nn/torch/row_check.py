@@ -10,15 +10,18 @@ import pickle
 import random
 from collections.abc import Iterator
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nn.inputs import has_several, map_inputs, take_rows
 from nn.layers import Shape
-from nn.torch.dropout import Dropout
+from nn.torch.dropout import forget_masks
+from nn.torch.dropout_calls import DropoutCalls
+from nn.torch.modules import call
 
 if TYPE_CHECKING:
     from nn.torch.layer import TorchLayer
@@ -30,25 +33,34 @@ if TYPE_CHECKING:
 def output_of_a_row(layer: "TorchLayer", shape: Shape) -> tuple[Shape, int]:
     """Shape of an output row for an input row of `shape`, and how many each input row makes.
 
-    The module is tried in evaluation and in training mode. Under autocast it is tried without
+    The module is tried in evaluation and in training mode, without dropout; `layer.drops` then says
+    whether there was any. Under autocast it is tried without
     autocast first, because the rounding of autocast hides much; with it only where that fails.
 
     Raises:
         ValueError: the module fails on such rows, returns anything but one tensor with equally many
-            rows for each, or makes something else of a row among others than of the row alone.
+            rows for each, or makes something else of a row among others than of the row alone; or
+            dropout meets a tensor whose first dimension is not the batch's rows.
     """
     layer.refresh()
     module = _for_trial(layer.module)  # the trial may change it
     precisions = [None, layer.compute] if layer.compute else [None]
-    for compute, rows in product(precisions, _two_rows(shape, layer.dtype)):
+    failures: dict[str, str] = {}
+    for compute, (kinds, rows) in product(precisions, _two_rows(layer, module, shape)):
         try:
             with layer.autocast(compute):
                 trials = [_trial(layer, module.train(mode), rows) for mode in (False, True)]
             break
+        except _WrongDropout as error:
+            raise ValueError(
+                f"{layer} drops units of a tensor of shape {error} made of two rows: expected the "
+                "batch's rows in its first dimension (or equally many places for each), so that "
+                "masks belong to rows"
+            ) from None
         except Exception as error:
-            failed = error
+            failures.setdefault(str(error), _said(kinds))
     else:
-        raise ValueError(f"{layer} cannot take rows of shape {shape}: {failed}") from failed
+        _raise_untaken(layer, shape, failures)
     for y, alone in trials:
         if not isinstance(y, torch.Tensor) or not y.ndim or not len(y) or len(y) % 2:
             tensor = isinstance(y, torch.Tensor)
@@ -89,13 +101,116 @@ def check_no_rows(layer: "TorchLayer", shape: Shape) -> None:
         )
 
 
-def _two_rows(shape: Shape, dtype: str) -> Iterator[NDArray]:
-    """Two rows that differ: normal numbers (0 for some); then 0 and 1, for embeddings."""
+KINDS = {"f": "floats", "w": "floats of 0 and 1", "i": "whole numbers", "b": "bools"}
+
+
+def _two_rows(
+    layer: "TorchLayer", module: torch.nn.Module, shape: Any
+) -> Iterator[tuple[Any, Any]]:
+    """Yield kinds of numbers, and two rows that differ.
+
+    Of one input each kind. Of several the first combination of kinds that the module takes.
+
+    Raises:
+        ValueError: it takes none.
+    """
+    if not has_several(shape):
+        for kind in KINDS:
+            yield kind, _rows_of(shape, kind, layer.dtype)
+        return
+    names = list(shape) if isinstance(shape, dict) else list(range(len(shape)))
+
+    def rows_of_kinds(chosen: dict[Any, str]) -> Any:
+        rows = {name: _rows_of(shape[name], chosen[name], layer.dtype) for name in names}
+        return rows if isinstance(shape, dict) else tuple(rows.values())
+
+    module.eval()
+    failures: dict[str, str] = {}
+    for combination in product("wib", repeat=len(names)):
+        kinds = dict(zip(names, combination))
+        try:
+            _evaluate(layer, module, rows_of_kinds(kinds))
+            break
+        except Exception as error:
+            failures.setdefault(str(error), _said(kinds))
+    else:
+        _raise_untaken(layer, shape, failures)
+    for name in names:  # normal floats tell more than 0 and 1
+        if kinds[name] == "w":
+            try:
+                _evaluate(layer, module, rows_of_kinds({**kinds, name: "f"}))
+                kinds[name] = "f"
+            except Exception:
+                continue
+    yield kinds, rows_of_kinds(kinds)
+
+
+def _raise_untaken(layer: "TorchLayer", shape: Any, failures: dict[str, str]) -> NoReturn:
+    """Raise ValueError with what failed, each error once."""
+    tried = "; ".join(f"of {kinds}: {text}" for text, kinds in failures.items())
+    raise ValueError(f"{layer} cannot take rows of shape {shape}, {tried}")
+
+
+def _rows_of(shape: Shape, kind: str, dtype: str) -> NDArray:
     rng = np.random.default_rng(0)
-    row, other = rng.standard_normal((2, *shape))
-    yield np.stack([row, np.maximum(other, 0)]).astype(dtype)
+    if kind == "f":  # normal numbers, and 0 for some
+        row, other = rng.standard_normal((2, *shape))
+        return np.stack([row, np.maximum(other, 0)]).astype(dtype)
     row = rng.integers(0, 2, shape)
-    yield np.stack([row, 1 - row]).astype(dtype)
+    return np.stack([row, 1 - row]).astype({"w": dtype, "i": "int64", "b": "bool"}[kind])
+
+
+def _said(kinds: Any) -> str:
+    if isinstance(kinds, str):
+        return KINDS[kinds]
+    each = kinds.items() if isinstance(kinds, dict) else enumerate(kinds)
+    return ", ".join(f"x[{name!r}] {KINDS[kind]}" for name, kind in each)
+
+
+def kinds_taken(layer: "TorchLayer", shape: Any) -> Any:
+    """Kinds of numbers that a first module takes, see `nn.inputs`; of several, of each input.
+
+    A module takes a kind if it makes floats of its dtype from it. What is no float then stays what
+    it is, as in a plain loop of torch. A module without parameters is given floats.
+    """
+    if not layer.shapes and not has_several(shape):
+        return "f"
+    module = _for_trial(layer.module).eval()
+
+    def works(rows: Any) -> bool:
+        try:
+            with layer.autocast(layer.compute):
+                y = _evaluate(layer, module, rows)
+        except Exception:
+            return False
+        made = {getattr(torch, layer.dtype), layer.compute} if layer.shapes else {y.dtype}
+        return y.dtype in made
+
+    found = ((kinds, rows) for kinds, rows in _two_rows(layer, module, shape) if works(rows))
+    kinds, rows = next(found, (None, None))
+    if kinds is None:  # the trial has refused it, or its dtype shows in training only
+        return map_inputs(lambda _: "f", shape) if has_several(shape) else "f"
+    if not has_several(shape):
+        takes = works(_rows_of(shape, "i", layer.dtype))
+        return {"f": "f" + "i" * takes, "w": "i" * takes + "f"}.get(kinds, kinds)
+    taken = {}
+    for name in shape if isinstance(shape, dict) else range(len(shape)):
+        first = kinds[name]
+        others = [
+            kind
+            for kind in ("i", "b", "f")
+            if kind != first and works(_with(rows, name, _rows_of(shape[name], kind, layer.dtype)))
+        ]
+        order = [*others, "f"] if first == "w" else [first, *others]
+        taken[name] = "".join(dict.fromkeys(order))
+    return map_inputs(lambda kind: kind, taken if isinstance(shape, dict) else taken.values())
+
+
+def _with(rows: Any, name: Any, other: NDArray) -> Any:
+    """Several inputs, one of them replaced."""
+    if isinstance(rows, dict):
+        return {**rows, name: other}
+    return tuple(other if i == name else each for i, each in enumerate(rows))
 
 
 def _for_trial(module: torch.nn.Module) -> torch.nn.Module:
@@ -105,6 +220,7 @@ def _for_trial(module: torch.nn.Module) -> torch.nn.Module:
     the last layers of some nets.
     """
     module = copy.deepcopy(module)
+    forget_masks(module)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in module.parameters():
@@ -124,31 +240,68 @@ def _trial(
     for modules that `run_watched` refuses: random numbers, and statistics that rows leave.
     """
     for part in module.modules():
-        if isinstance(part, (_BatchNorm, Dropout)):
+        if isinstance(part, _BatchNorm):
             part.eval()
     before = _hidden_state(module, layer.device)
-    y = _evaluate(layer, module, rows)
+    with _NoDropout() as together:
+        y = _evaluate(layer, module, rows)
+    layer.drops |= bool(together.inputs)
     if not all(norm.track_running_stats for norm in layer.norms):
         return y, []
-    alone = [_evaluate(layer, module, row[None]) for row in rows]
-    return y, alone if _hidden_state(module, layer.device) == before else []
+    alone, dropped = [], []
+    for i in range(2):
+        with _NoDropout() as calls:
+            alone.append(_evaluate(layer, module, take_rows(rows, slice(i, i + 1))))
+        dropped.append(calls.inputs)
+    if _hidden_state(module, layer.device) != before:
+        return y, []
+    tolerance = torch.finfo(getattr(torch, layer.dtype)).eps ** 0.5
+    for i, x in enumerate(together.inputs):
+        own = [calls[i] for calls in dropped if i < len(calls)]
+        tolerance = max(tolerance, torch.finfo(x.dtype).eps ** 0.5)
+        parts = x.chunk(2) if len(x) else ()
+        if len(own) != len(parts) or not all(
+            _same(a, b, layer.dtype, tolerance) for a, b in zip(own, parts)
+        ):
+            raise _WrongDropout(tuple(x.shape))
+    return y, alone
+
+
+class _NoDropout(DropoutCalls):
+    """Keeps all units, and the input of each dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.inputs: list[torch.Tensor] = []
+
+    def kept(self, x, p, units):
+        self.inputs.append(x.detach().clone())
+        return None
+
+
+class _WrongDropout(Exception):
+    """Dropout meets a tensor whose first dimension is not the batch's rows."""
 
 
 def _evaluate(layer: "TorchLayer", module: torch.nn.Module, rows: NDArray) -> Any:
     """Output for rows. A module that writes into its input is given copies from now on."""
-    x = layer.enter(rows.copy()).requires_grad_(module.training)
-    version = x._version
+    x = layer.enter(copy.deepcopy(rows))
+    if isinstance(x, torch.Tensor) and x.is_floating_point():
+        x.requires_grad_(module.training)
+    tensors = [x] if isinstance(x, torch.Tensor) else x.values() if isinstance(x, dict) else x
+    versions = [each._version for each in tensors]
     with torch.set_grad_enabled(module.training):
-        y = module(x)
-    if x._version > version:
+        y = call(module, x)
+    if [each._version for each in tensors] != versions:
         for each in (module, layer.module):
-            each.register_forward_pre_hook(_copy_rows)
+            each.register_forward_pre_hook(_copy_rows, with_kwargs=True)
     return y
 
 
-def _copy_rows(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    rows, *others = inputs
-    return rows.clone(), *others
+def _copy_rows(
+    module: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(each.clone() for each in inputs), {k: each.clone() for k, each in named.items()}
 
 
 def _same(a: torch.Tensor, b: torch.Tensor, dtype: str, tolerance: float) -> bool:
@@ -179,7 +332,7 @@ def run_watched(layer: "TorchLayer", x: torch.Tensor) -> tuple[Any, bool]:
     if changed:
         raise ValueError(
             f"{layer} changes {', '.join(changed)} as it computes, which depends on how rows "
-            "are split; among such modules torch.nn.Dropout and BatchNorm1d to 3d can be used"
+            "are split; among such modules those of dropout and BatchNorm1d to 3d can be used"
         )
     return y, len(x) > 0 and before.keys() == after.keys()
 

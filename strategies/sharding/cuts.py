@@ -10,6 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 from nn.batch import Batch
+from nn.inputs import some_rows
 from nn.layers.dropout import rows_of
 from nn.model import Model
 from strategies.base import Refused
@@ -80,9 +81,10 @@ def layer_costs(model: Model, rows: int = 32, rounds: int = 3) -> list[float]:
     The rows are zeros, which are valid word numbers too, for first layers that take only these.
     """
     costs = [float("inf")] * len(model.layers)
+    first = model.first_trained
     batch = Batch(np.empty((rows, 0)), np.zeros(rows, np.intp))
     for _ in range(rounds):
-        x = np.zeros((rows, *model.input_shape), model.dtype)
+        x = some_rows(model.input_shape, model.kinds, model.dtype, rows)
         for i, original in enumerate(model.layers):
             layer = copy.deepcopy(original)  # a layer may keep statistics of rows
             with rows_of(batch):
@@ -91,7 +93,8 @@ def layer_costs(model: Model, rows: int = 32, rounds: int = 3) -> list[float]:
                 forward = time.perf_counter() - begin
             dy = np.ones_like(y)
             begin = time.perf_counter()
-            layer.backward(dy, ctx, need_dx=i > 0)
+            if i >= first:
+                layer.backward(dy, ctx, need_dx=i > first)
             costs[i] = min(costs[i], forward + time.perf_counter() - begin)
             x = y
     return costs

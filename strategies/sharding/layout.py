@@ -1,7 +1,7 @@
 """How a model is divided over ranks that each hold a part, and how the parts come together."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from nn.layers import Layer
-from nn.model import Model
+from nn.model import Model, Stage
 from nn.own_methods import own_methods, replaced_in_object
 from strategies.base import Refused, Strategy
 from strategies.gradient_norm import norm
@@ -19,8 +19,17 @@ MakeLayers = Callable[[], list[Layer]]
 """Makes a rank's layers: every rank knows all layouts, but makes only its own layers."""
 
 
+def blocks_of(stage: Model) -> dict[str, Block]:
+    """Return where the stage's vector has, or would have, the parameters of the whole, by name."""
+    whole, start = (stage.whole, stage.start) if isinstance(stage, Stage) else (stage, 0)
+    return {p.name: Block(p.start - start, p.shape) for p in whole.parameters}
+
+
 def unsplit(stage: Model, need_dx: bool) -> tuple[MakeLayers, Layout]:
-    """Leave a stage's layers as they are: its rank holds all their parameters."""
+    """Leave a stage's layers as they are: its rank holds all their parameters.
+
+    It also holds parameters that a layer borrows from an earlier stage.
+    """
 
     def layers() -> list[Layer]:
         copies = [copy.copy(layer) for layer in stage.layers]
@@ -29,16 +38,21 @@ def unsplit(stage: Model, need_dx: bool) -> tuple[MakeLayers, Layout]:
             return [copies[0].joined(copies[1:], stage.input_shape)]  # type: ignore[attr-defined]
         return copies
 
-    return layers, [Block(0, (stage.offsets[-1],))]
+    whole = stage.whole if isinstance(stage, Stage) else stage
+    if not any(layer.borrowed for layer in whole.layers):
+        return layers, [Block(0, (stage.offsets[-1],))]
+    blocks, names = blocks_of(stage), (name for layer in stage.layers for name in layer.shareable)
+    return layers, [blocks[name] for name in dict.fromkeys(names)]
 
 
 def part_of(model: Model, layers: list[Layer], layout: Layout) -> Model:
     """Make a model of `layers`, with memory for its part of the parameters of `model` only."""
+    whole, start = (model.whole, model.start) if isinstance(model, Stage) else (model, 0)
     return Model(
         layers,
         str(model.dtype),
         input_shape=model.input_shape,
-        params=take(model.params, layout),
+        params=take(whole.params, [block.shifted(start) for block in layout]),
         loss=model.loss,
     )
 
@@ -115,6 +129,25 @@ class Sharded(Strategy):
                 at += target.size
         return whole
 
+    def _keep_frozen(self, names: Collection[str]) -> None:
+        """Release what is frozen in layers that are on other ranks."""
+        self._frozen = {name: value for name, value in self._frozen.items() if name in names}
+
+    def _frozen_arrays(self):
+        if not self._frozen_shapes:
+            return {}
+        held = self.comm.allgather(list(self._frozen))
+        dtype, found = self.model.params.dtype, {}
+        for name, shape in self._frozen_shapes.items():
+            if all(name in names for names in held):
+                found[name] = np.array(self._frozen[name])
+                continue
+            root = next(rank for rank, names in enumerate(held) if name in names)
+            mine = root == self.comm.rank
+            found[name] = np.array(self._frozen[name]) if mine else np.empty(shape, dtype)
+            self.comm.Bcast(found[name], root)
+        return found
+
     def _own(self, vector):
         return take(vector, self.layouts[self.comm.rank])
 
@@ -126,9 +159,11 @@ class Sharded(Strategy):
 
     def _gradient_norm(self, order=2.0):
         """Compute the norm over all ranks; of ranks that hold the same block the first counts."""
+        counted = [block for layout in self.layouts[: self.comm.rank] for block in layout]
         vectors, at = [], 0
         for block in self.layouts[self.comm.rank]:
-            if not any(block in layout for layout in self.layouts[: self.comm.rank]):
+            if block not in counted:
+                counted.append(block)
                 vectors.append(self.model.grads[at : at + block.size])
             at += block.size
         return norm(vectors, order, self.comm)

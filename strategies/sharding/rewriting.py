@@ -13,7 +13,7 @@ from nn.layers.residual import Residual
 from nn.model import Model
 from nn.own_methods import own_methods
 from strategies.sharding.blocks import EVERYTHING, Block, Layout
-from strategies.sharding.layout import MakeLayers
+from strategies.sharding.layout import MakeLayers, blocks_of
 from strategies.sharding.split_layers import (
     Collect,
     Gather,
@@ -49,6 +49,7 @@ def split(model: Model, comm: MPI.Intracomm, rank: int, need_dx: bool) -> tuple[
         need_dx: whether the gradient of the input is needed, as behind the first pipeline stage.
     """
     rewritten = _Rewriting(comm, rank, model.input_shape, need_dx)
+    rewritten.shared = blocks_of(model)
     rewritten.run(model.layers, at=0)
     return rewritten.layers, rewritten.layout
 
@@ -58,6 +59,7 @@ class _Rewriting:
 
     def __init__(self, comm: MPI.Intracomm, rank: int, shape: Shape, need_dx: bool):
         self.comm, self.rank, self.shape, self.need_dx = comm, rank, shape, need_dx
+        self.shared: dict[str, Block] = {}  # parameters with unique names that are still to be held
         self.makers: list[Callable[[], Layer]] = []
         self.layout: Layout = []
         self.parts: Parts | None = None  # None: every rank has all features
@@ -82,7 +84,7 @@ class _Rewriting:
             else:
                 self._other(layer, at)
             self.shape = layer.row_shape(self.shape)
-            self.need_dx = self.need_dx or bool(layer.shapes)
+            self.need_dx = self.need_dx or layer.is_trained
             at += layer.n_params
         self._make_whole()
 
@@ -122,7 +124,11 @@ class _Rewriting:
         if not each_feature_alone(layer):
             self._make_whole()
         self.makers.append(partial(copy.copy, layer))
-        self._keep(layer, at, *[EVERYTHING] * len(layer.shapes))
+        if layer.shareable:
+            held = (self.shared.pop(name, None) for name in layer.shareable)
+            self.layout += [block for block in held if block]
+        else:
+            self._keep(layer, at, *[EVERYTHING] * len(layer.shapes))
 
     def _split_outputs(self, layer: Linear | Conv2d, at: int, part: Callable[[int], Layer]) -> None:
         if self.parts is not None:

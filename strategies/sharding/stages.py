@@ -1,6 +1,7 @@
 """The stages of a pipeline: which rank has which, and how one rank runs its own."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from mpi4py import MPI
@@ -56,6 +57,28 @@ class Plan:
             piece = model.stage(lo, hi)
             yield stage, piece, *split(piece, lo > 0)
 
+    def tied(self, model: Model) -> list[tuple[str, list[int]]]:
+        """Return the parameters that several stages hold, and on which ranks those stages are."""
+        stages: dict[str, set[int]] = {}
+        for stage, (lo, hi) in enumerate(pairwise(self.bounds)):
+            for name in (name for layer in model.layers[lo:hi] for name in layer.shareable):
+                stages.setdefault(name, set()).add(stage)
+        return [
+            (name, sorted({stage % self.ranks for stage in having}))
+            for name, having in stages.items()
+            if len(having) > 1
+        ]
+
+    def frozen(self, model: Model, rank: int) -> set[str]:
+        """Return the names of what is frozen in the layers of a rank."""
+        return {
+            layer.name_in_model(i, name)
+            for stage in range(rank, self.stages, self.ranks)
+            for i in range(*self.bounds[stage : stage + 2])
+            for layer in [model.layers[i]]
+            for name in layer.frozen
+        }
+
     def layout(self, model: Model, rank: int, split: Split) -> Layout:
         """Return the blocks that a rank holds of the whole model."""
         return [
@@ -71,7 +94,13 @@ class StagedModel:
     def __init__(self, model: Model, comm: MPI.Intracomm, plan: Plan, split: Split):
         self.comm, self.micro_batches = comm, plan.micro_batches
         self.loss = model.loss
-        self._ops = plan.schedule[comm.rank]
+        self._first_trained = model.first_trained
+        # Below the first layer that is trained nobody needs a gradient.
+        self._ops = [
+            op
+            for op in plan.schedule[comm.rank]
+            if op.kind == "F" or self._first_trained < plan.bounds[op.stage + 1]
+        ]
         self._last = plan.stages - 1
         self._bounds = plan.bounds
         self._shapes = [model.row_shape(bound) for bound in plan.bounds]
@@ -83,6 +112,7 @@ class StagedModel:
         """(stage, micro-batch) -> contexts that wait for backward."""
         self.offsets = [0, *np.cumsum([len(part.params) for part in self._stages.values()])]
         params = np.concatenate([part.params for part in self._stages.values()])
+        self._tied = plan.tied(model)
         self.bind(params, np.zeros_like(params))
 
     def bind(self, params: NDArray, grads: NDArray) -> None:
@@ -121,13 +151,40 @@ class StagedModel:
                     share, dy = self.loss(y, rows.y, rows.count(self.loss), rows.weights)
                     loss += share
                     post.keep(Op("B", stage, i), dy)
+                if self._first_trained >= self._bounds[stage + 1]:
+                    del self.live[stage, i]
             else:
                 contexts = self.live.pop((stage, i))
-                dx = part.backward(post.fetch(op), contexts, need_dx=stage > 0, add=i > 0)
+                need_dx = self._first_trained < self._bounds[stage]
+                dx = part.backward(post.fetch(op), contexts, need_dx=need_dx, add=i > 0)
                 if dx is not None:
                     post.deliver(Op("B", stage - 1, i), dx)
         post.close()
+        for tag, (name, ranks) in enumerate(self._tied, start=2 * self._last + 2):
+            if self.comm.rank in ranks:
+                self._sum_tied(name, ranks, tag)
         return loss
+
+    def _sum_tied(self, name: str, ranks: list[int], tag: int) -> None:
+        """Sum the gradient of a parameter over all stages that have it, in the same order."""
+        copies = [
+            grad
+            for part in self._stages.values()
+            for layer in part.layers
+            if name in layer.shareable
+            for own, grad in zip(layer.names, layer.grads)
+            if own == name
+        ]
+        own = np.sum(copies, axis=0)
+        sums = {rank: own if rank == self.comm.rank else np.empty_like(own) for rank in ranks}
+        others = [rank for rank in ranks if rank != self.comm.rank]
+        requests = [self.comm.Irecv(sums[rank], rank, tag) for rank in others]
+        requests += [self.comm.Isend(own, rank, tag) for rank in others]
+        for request in requests:
+            request.Wait()
+        total = np.sum(list(sums.values()), axis=0)
+        for copy in copies:
+            copy[...] = total
 
     def _check_shape(self, stage: int, found: Shape, rows: int) -> None:
         """Raise ValueError if the next stage expects another shape, where MPI would truncate it."""

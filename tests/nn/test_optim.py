@@ -78,8 +78,43 @@ def test_a_schedule_is_called_with_the_number_of_steps_taken():
             lr_schedules.warm_restarts(0.4, 4, 2, 0.01),
             lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 4, 2, 0.01),
         ),
+        (
+            lr_schedules.linear(0.4, 13, 0.1),
+            lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.25, 13),
+        ),
+        (
+            lr_schedules.warmup(lr_schedules.cosine(0.4, 13, 0.01), 6),
+            lambda o: torch.optim.lr_scheduler.SequentialLR(
+                o,
+                [
+                    torch.optim.lr_scheduler.LinearLR(o, 1 / 7, 1.0, 6),
+                    torch.optim.lr_scheduler.CosineAnnealingLR(o, 13, 0.01),
+                ],
+                [6],
+            ),
+        ),
+        (
+            lr_schedules.warmup(0.4, 6),
+            lambda o: torch.optim.lr_scheduler.LinearLR(o, 1 / 7, 1.0, 6),
+        ),
+        *(
+            (
+                lr_schedules.one_cycle(0.4, 21, rise, anneal, 10, 100, three),
+                lambda o, rise=rise, anneal=anneal, three=three: (
+                    torch.optim.lr_scheduler.OneCycleLR(
+                        o, 0.4, 21, None, None, rise, anneal, False, 0, 0, 10, 100, three
+                    )
+                ),
+            )
+            for rise, anneal, three in [
+                (0.3, "cos", False),
+                (0.3, "linear", False),
+                (0.4, "cos", True),
+                (0.25, "linear", True),
+                (0.01, "cos", False),
+            ]
+        ),
     ],
-    ids=["constant", "milestones", "cosine", "warm_restarts"],
 )
 def test_schedules_equal_torchs(schedule, reference):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.4)
@@ -112,6 +147,13 @@ def test_cosine_stays_at_its_end():
         (lambda: lr_schedules.milestones(0.1, [3, 2]), ValueError),
         (lambda: lr_schedules.warm_restarts(0.1, 0), ValueError),
         (lambda: lr_schedules.warm_restarts(0.1, 5, 0), ValueError),
+        (lambda: lr_schedules.warmup(-0.1, 5), ValueError),
+        (lambda: lr_schedules.warmup(0.1, -1), ValueError),
+        (lambda: lr_schedules.linear(0.1, 0), ValueError),
+        (lambda: lr_schedules.one_cycle(0.1, 0), ValueError),
+        (lambda: lr_schedules.one_cycle(0.1, 5, rise=1.0), ValueError),
+        (lambda: lr_schedules.one_cycle(0.1, 5, anneal="fast"), ValueError),
+        (lambda: lr_schedules.one_cycle(0.1, 5, div_factor=0), ValueError),
     ],
 )
 def test_bad_arguments_say_what_was_expected(build, error):

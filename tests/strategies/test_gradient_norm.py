@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from nn import SGD
+from nn.optim.vector import CHUNK
 from strategies import Hogwild, LocalSGD, Sequential
 from strategies.base import Refused
-from strategies.gradient_norm import CHUNK, norm
+from strategies.gradient_norm import norm
 from tests.support.exact import EXACT, OF_OWN_LOSS
 from tests.support.oracles import assert_trains_like, random_batches
 from tests.support.small_nets import NETS

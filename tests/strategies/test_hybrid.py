@@ -41,13 +41,16 @@ def test_equals_sequential(comm, grid, net):
 @every_grid
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_on_every_grid(comm, grid, schedule):
-    """Small shards: of 1 row, or of 5 rows in 2 micro-batches over all copies; with Adam."""
+    """Small shards: of 1 row, or of 5 rows in 2 micro-batches over all copies; with Adam.
+
+    With 3 micro-batches of 2 rows, some are empty in every copy.
+    """
 
     def build():
         """Build nine layers: two interleaved stages on each of four ranks need eight."""
         return mlp([6, 5, 9, 3, 5, 4], activation="tanh", dtype="float64", seed=1)
 
-    for micro_batches, rows in ((1, 1), (2, 5)):
+    for micro_batches, rows in ((1, 1), (2, 5), (3, 2)):
         parallel = Hybrid(
             build(), Adam(1e-2), comm, *grid, micro_batches=micro_batches, schedule=schedule
         )
@@ -191,8 +194,5 @@ def test_says_what_was_expected(comm):
         with pytest.raises(TypeError, match=f"tensor={tensor}: expected a whole number"):
             hybrid(tensor=tensor)
     hybrid(data=np.int64(2), micro_batches=np.int64(1)).close()
-    (batch,) = random_batches(NETS["three_sigmoid"](), 4, steps=1)
-    with pytest.raises(Refused, match="micro_batches=3 and 2 rows"):
-        hybrid(data=2, micro_batches=3).step(batch)
     with pytest.raises(Refused, match="2 stages and a net of 1 layers"):
         Hybrid(mlp([3, 2]), momentum(), comm, stages=2)

@@ -1,9 +1,10 @@
 """Optimizers to prove a strategy with, by name, each a new one: every kind that nn has."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
-from nn import SGD, AdaGrad, Adam, lr_schedules
+from nn import EMA, SGD, AdaGrad, Adam, AdamW, lr_schedules
 
 
 def momentum():
@@ -24,3 +25,15 @@ def optimizers(rate: float) -> dict[str, Callable]:
 
 
 OPTIMIZERS = optimizers(0.1)
+
+RECIPES: dict[str, Callable] = {
+    "adamw": partial(AdamW, 0.01, weight_decay=0.1),
+    "clip": partial(SGD, 0.1, momentum=0.9, clip_norm=0.05),
+    "clip_inf": partial(SGD, 0.1, momentum=0.9, clip_norm=0.01, norm_type=math.inf),
+    "clip_value": partial(SGD, 0.1, momentum=0.9, clip_value=0.01),
+    "groups": lambda: SGD(
+        lr_schedules.warmup(0.1, 2), weight_decay=0.1, groups=[("*.bias", {"weight_decay": 0})]
+    ),
+    "average": lambda: EMA(SGD(0.1, momentum=0.9), 0.5),
+}
+"""Optimizers as recipes have them: clipping, groups, decoupled decay, an average of the weights."""

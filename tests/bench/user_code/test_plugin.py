@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.user_code.plugin import TRIALS, pytest_ignore_collect
+from bench.user_code.plugin import OWN_LOOP, TRIALS, pytest_ignore_collect
+from bench.user_code.reference import Reference
 from bench.user_code.registry import USER_CODE, UserCode
 from strategies import DataParallel
 
@@ -31,3 +32,10 @@ def test_folders_and_conftests_are_read_with_user_code_or_without(tmp_path):
     paths[1].touch()
     for user_code in (UserCode(), UserCode(strategy=DataParallel)):
         assert collected(paths, user_code) == paths
+
+
+def test_plain_training_is_compared_with_a_loop_of_the_users_own_only_if_there_is_one():
+    loop = Reference("the loop", lambda batches: None)
+    assert collected([OWN_LOOP], UserCode(strategy=DataParallel)) == []
+    assert collected([OWN_LOOP], UserCode()) == []
+    assert collected([OWN_LOOP], UserCode(strategy=DataParallel, reference=loop)) == [OWN_LOOP]

@@ -13,13 +13,16 @@ from bench.core.measure import measure
 from bench.test_user_code import case
 from bench.user_code.loader import load_data, load_model
 from bench.user_code.registry import UserCode
-from nn import SGD
-from strategies import DataParallel, Sequential
+from nn import SGD, Batch, lr_schedules, mlp
+from nn.loss import CrossEntropy
+from strategies import DataParallel, Sequential, ZeRO
 from strategies.base import Refused
 from tests import test_user_code
 from tests.examples.mean_of_means import MeanOfMeans
 from tests.examples.ring import RingDataParallel
+from tests.support.oracles import assert_trains_like
 from tests.test_user_code import (  # noqa: F401  # the proof
+    OPTIMIZERS,
     OURS,
     Trial,
     test_batches_of_changing_size,
@@ -33,6 +36,11 @@ from tests.test_user_code import (  # noqa: F401  # the proof
 )
 
 NET = OURS["four_tanh"]
+
+
+def pytest_generate_tests(metafunc):
+    if metafunc.function in (test_even_shards, test_uneven_shards):
+        metafunc.parametrize("optimizer", OPTIMIZERS)
 
 
 @pytest.fixture
@@ -204,3 +212,61 @@ def test_the_language_model_is_measured(comm, monkeypatch):
     result = measure(case(cell, DataParallel, language_model()), comm, seconds=0)
     assert result.check_error < 1e-3
     assert result.speedup > 0
+
+
+class ClipsItsOwnSlice(ZeRO):
+    """Clips by the norm of the slice that this rank updates."""
+
+    def update(self):
+        self.model.grads[:] *= min(1, 0.01 / np.linalg.norm(self.model.grads))
+        super().update()
+
+
+class ClippedSequential(Sequential):
+    def update(self):
+        self.model.grads[:] *= min(1, 0.01 / np.linalg.norm(self.model.grads))
+        super().update()
+
+
+class StepsTheScheduleOnEachRank(DataParallel):
+    """Counts a step for every rank."""
+
+    def update(self):
+        super().update()
+        self.optimizer.steps += self.comm.size - 1
+
+
+class MeanOverItsOwnTokens(DataParallel):
+    """Divides by the labels that count among this rank's rows."""
+
+    def gradients(self, batch):
+        own = batch.shard(self.comm.rank, self.comm.size)
+        loss = self.model.gradients(own.as_global())
+        self.model.grads[:] /= self.comm.size
+        return loss / self.comm.size
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize(
+    ("bug", "right"),
+    [
+        (ClipsItsOwnSlice, ClippedSequential),
+        (StepsTheScheduleOnEachRank, Sequential),
+        (MeanOverItsOwnTokens, Sequential),
+    ],
+)
+def test_faults_of_recipes_are_caught(comm, bug, right):
+    """Seen in public code: each is right on one rank."""
+
+    def made(strategy, *comm):
+        model = mlp([3, 5, 3], seed=1, dtype="float64", loss=CrossEntropy(ignore_index=-100))
+        return strategy(model, SGD(lr_schedules.cosine(0.2, 9), momentum=0.9), *comm)
+
+    rng = np.random.default_rng(0)
+    labels = np.array([0, -100, -100, 2, 1, 0])
+    batches = [Batch(rng.standard_normal((6, 3)), labels) for _ in range(3)]
+    alone = comm.Split(comm.rank)
+    assert_trains_like(made(right), made(bug, alone), batches, alone)
+    with pytest.raises(AssertionError, match="weights differ"):
+        assert_trains_like(made(right), made(bug, comm), batches, comm)
+    alone.Free()

@@ -225,7 +225,7 @@ def test_a_batch_norm_in_two_places_is_synchronised_in_both(comm, layers):
     def shared(sync=None):
         norms = layers()
         modules = [tnn.Linear(6, 5), norms[0], tnn.Tanh(), *norms[1:], tnn.Linear(5, 3)]
-        return TorchModel(modules, dtype="float64", sync_batch_norm=sync)
+        return TorchModel(modules, dtype="float64", sync_batch_norm=sync, seed=0)
 
     parallel = EXACT["DataParallel"](shared(comm), momentum(), comm)
     oracle = Sequential(shared(), momentum())

@@ -208,11 +208,23 @@ def test_modules_of_a_model_make_another():
 
 
 @pytest.mark.workers(1)
-def test_dropout_that_was_changed_since_is_not_replaced():
-    module = build(Sequential).model.module
-    module[2].register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match=r"module 2, Dropout, drops units .* without hooks"):
-        TorchModel(module)
+def test_hooks_and_subclasses_of_dropout_do_what_they_say():
+    """Of a changed dropout, the change holds and the mask is the one without it."""
+
+    class Shifted(tnn.Dropout):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    hooked = tnn.Dropout(0.5)
+    hooked.register_forward_hook(lambda module, inputs, output: output + 1)
+    x, made = np.ones((3, 40)), []
+    for module in (tnn.Dropout(0.5), hooked, Shifted(0.5)):
+        model = TorchModel([module], dtype="float64", input_shape=(40,), clock=SGD(0.1))
+        with rows_of(batch_of(3)):
+            made.append(model.forward(x)[0])
+    assert set(np.unique(made[0])) == {0, 2}
+    np.testing.assert_array_equal(made[1], made[0] + 1)
+    np.testing.assert_array_equal(made[2], made[0] + 1)
 
 
 @pytest.mark.workers(1)
@@ -225,7 +237,10 @@ def test_says_what_it_needs():
     model.gradients(batch)
     with pytest.raises(ValueError, match="outside of rows_of"):
         model.forward(np.ones((2, 3)))
-    tokens = [tnn.Embedding(5, 4), tnn.Flatten(0, 1), tnn.Dropout(0.5)]
-    model = TorchModel(tokens, input_shape=(3,), clock=SGD(0.1))
-    with pytest.raises(ValueError, match=r"of 6 rows, where the batch has 2: .* before Flatten"):
-        model.gradients(Batch(np.ones((2, 3)), np.zeros(2, int)))
+    with (
+        rows_of(batch_of(3)),
+        pytest.raises(
+            ValueError, match=r"dropout of 2 rows, where the batch has 3: .* in the first"
+        ),
+    ):
+        model.forward(np.ones((2, 3)))

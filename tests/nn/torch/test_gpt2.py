@@ -123,6 +123,20 @@ def test_embedding_and_output_start_equal_and_are_two(tmp_path):
 
 
 @needs("safetensors")
+def test_a_tied_net_has_one_matrix(tmp_path):
+    weights = published()
+    save_file(weights, tmp_path / "a")
+    model = load_gpt2(TorchModel(gpt2(**SIZES, tied=True), input_shape=(5,)), tmp_path / "a")
+    assert len(model.params) == sum(w.size for w in weights.values())
+    expected = np.concatenate([logits(weights, row) for row in TOKENS])
+    np.testing.assert_allclose(model.forward(np.array(TOKENS))[0], expected, rtol=1e-4, atol=1e-4)
+    weights["lm_head.weight"] = weights["wte.weight"][::-1].copy()
+    save_file(weights, tmp_path / "b")
+    with pytest.raises(ValueError, match=r"differs from wte\.weight, and the net is tied"):
+        load_gpt2(model, tmp_path / "b")
+
+
+@needs("safetensors")
 def test_weights_of_lower_precision_are_converted(tmp_path):
     save_file(published(np.float16), tmp_path / "a")
     net = load_gpt2(gpt2(**SIZES), tmp_path / "a")

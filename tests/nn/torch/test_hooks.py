@@ -32,7 +32,7 @@ def test_tensor_parallel_calls_hooks_with_all_features(comm, place, change):
     def hooked():
         layers = [tnn.Linear(5, 4), tnn.ReLU(), tnn.Linear(4, 3)]
         change(layers[place])
-        return TorchModel(layers, dtype="float64")
+        return TorchModel(layers, dtype="float64", seed=0)
 
     parallel, oracle = TensorParallel(hooked(), SGD(0.1), comm), Sequential(hooked(), SGD(0.1))
     assert_trains_like(oracle, parallel, random_batches(hooked(), 6), comm)

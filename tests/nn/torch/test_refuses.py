@@ -18,17 +18,6 @@ from tests.support.optimizers import momentum
 from tests.support.oracles import assert_trains_like, random_batches
 
 
-def tied():
-    net = tnn.Sequential(tnn.Linear(4, 4), tnn.Tanh(), tnn.Linear(4, 4))
-    net[2].weight = net[0].weight
-    return net
-
-
-def twice():
-    linear = tnn.Linear(4, 4)
-    return tnn.Sequential(linear, tnn.Tanh(), linear)
-
-
 def weight_norm():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -85,9 +74,24 @@ class Shifted(tnn.BatchNorm1d):
         return super().forward(x) + 1
 
 
-class Scaled(tnn.Dropout):
+class Across(tnn.Module):
+    """Dropout of a sequence whose places come first."""
+
     def forward(self, x):
-        return 7 * x
+        return tnn.functional.dropout(x.transpose(0, 1)).transpose(0, 1)
+
+
+class Packed(tnn.Module):
+    """An LSTM with dropout of packed sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = tnn.LSTM(4, 4, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x):
+        rnn = tnn.utils.rnn
+        packed = rnn.pack_padded_sequence(x, [x.shape[1]] * len(x), batch_first=True)
+        return rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]
 
 
 class Viewed(tnn.Module):
@@ -100,6 +104,18 @@ def with_hook(module):
     return module
 
 
+def one_memory():
+    net = tnn.Sequential(tnn.Linear(4, 4), tnn.Linear(4, 4))
+    net[1].weight.data = net[0].weight.data
+    return net
+
+
+def one_buffer():
+    net = tnn.Sequential(tnn.BatchNorm1d(4), tnn.BatchNorm1d(4))
+    net[1].running_mean = net[0].running_mean
+    return net
+
+
 def patched(module):
     """Replace `forward` in this one object."""
     module.forward = MethodType(lambda self, x: type(self).forward(self, x) + 1, module)
@@ -110,12 +126,6 @@ SYNCHRONISED = {"input_shape": (4,), "sync_batch_norm": MPI.COMM_SELF}
 
 
 OF_TWO = SimpleNamespace(Allreduce=MPI.COMM_SELF.Allreduce, size=2)
-
-
-def frozen():
-    net = tnn.Sequential(tnn.Linear(4, 4), tnn.Linear(4, 3))
-    net[0].weight.requires_grad_(False)
-    return net
 
 
 class Pair(tnn.Module):
@@ -144,9 +154,8 @@ class Raw(tnn.Module):
         (3, {}, TypeError, "expected a torch.nn.Sequential"),
         ([tnn.Linear(3, 2), np.tanh], {}, TypeError, "list of modules"),
         ([], {}, ValueError, "no layers"),
-        (tied(), {}, ValueError, "weight of layer 2 is weight of layer 0: layers share no weights"),
-        (twice(), {}, ValueError, "weight of layer 2 is weight of layer 0: layers share no"),
-        (frozen(), {}, ValueError, "does not require a gradient"),
+        (one_memory(), {}, ValueError, "two parameters in the same memory: expected one"),
+        (one_buffer(), {"input_shape": (4,)}, ValueError, "layers share no buffers"),
         (tnn.Linear(3, 2).half(), {}, ValueError, r"float16: expected all float32 .* dtype="),
         (
             [tnn.Linear(3, 2), tnn.Linear(2, 2).double()],
@@ -182,7 +191,7 @@ class Raw(tnn.Module):
         (tnn.Linear(3, 2), {"input_shape": (4,)}, ValueError, r"rows of shape \(4,\)"),
         (Pair(), {"input_shape": (4,)}, ValueError, "makes tuple of two rows"),
         (Total(), {"input_shape": (4,)}, ValueError, r"makes shape \(\) of two rows"),
-        (Raw(), {"input_shape": (4,)}, ValueError, "no reset_parameters"),
+        (Raw(), {"input_shape": (4,), "seed": 0}, ValueError, "no reset_parameters"),
         (tnn.Linear(3, 2), {"compute": "float16"}, ValueError, 'expected None, or "bfloat16"'),
         (
             tnn.Linear(3, 2),
@@ -202,10 +211,19 @@ class Raw(tnn.Module):
             "mixes rows",
         ),
         (LessInTraining(), {"input_shape": (4,)}, ValueError, "mixes rows"),
-        (tnn.Dropout2d(), {"input_shape": (4,)}, ValueError, "use torch.nn.Dropout"),
-        (Scaled(), {"input_shape": (4,)}, ValueError, "0, Scaled, drops .*Dropout itself"),
-        (with_hook(tnn.Dropout()), {"input_shape": (4,)}, ValueError, "Dropout itself, without"),
-        (patched(tnn.Dropout()), {"input_shape": (4,)}, ValueError, "Dropout itself, without"),
+        (
+            Across(),
+            {"input_shape": (3, 4)},
+            ValueError,
+            r"drops units of a tensor of shape \(3, 2, 4\) .* rows in its first dimension",
+        ),
+        (tnn.Dropout1d(), {"input_shape": (4,)}, ValueError, r"of shape \(1, 2, 4\) made of two"),
+        (
+            Packed(),
+            {"input_shape": (3, 4)},
+            ValueError,
+            "lstm with dropout=0.5 of packed sequences",
+        ),
         (
             Shifted(4),
             SYNCHRONISED,

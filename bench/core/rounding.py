@@ -108,7 +108,7 @@ class Rounding:
     """
 
     def __init__(self, oracle: Strategy, start: dict[str, NDArray], batches: Sequence[Batch]):
-        self._oracle, self._batches = oracle, batches
+        self._oracle, self._batches, self.start = oracle, batches, start
         self._rng = np.random.default_rng(0)
         n, dtype = len(start["params"]), start["params"].dtype
         families = [self._rng.choice([-1, 1], n).astype(dtype) for _ in range(FAMILIES)]
@@ -229,8 +229,8 @@ class Rounding:
             order, nudge = by_order[part].max(initial=0), by_nudge[part].max(initial=0)
             if not order <= max(limit, 64 * nudge):
                 return (
-                    f"the gradient of {each.name} in plain training changes by {order:.1e} when its "
-                    f"rows are taken in other parts, and rounding explains {limit:.1e}: the model "
+                    f"the gradient of {each.name} in plain training changes by {order:.1e} when "
+                    f"its rows are taken in other parts, and rounding explains {limit:.1e}: it "
                     "mixes rows, or depends on their order"
                 )
         return ""

@@ -116,22 +116,24 @@ def assert_trains_like(
     """
     start, largest = strategy.weights(), 0.0
     np.testing.assert_array_equal(start, oracle.weights(), "the initial weights differ")
-    recorded = isinstance(oracle, Recorded)
-    rounding = oracle.rounding if recorded else measurable(oracle, batches)
+    rounding = oracle.rounding if isinstance(oracle, Recorded) else measurable(oracle, batches)
     for i, batch in enumerate(batches):
         losses = oracle.step(batch), strategy.step(batch)
         expected, weights = oracle.weights(), strategy.weights()
         found = _differences(i, losses, expected, weights, tolerance, own_loss, rounding)
         largest = max(largest, found.weights)
         others = comm.allgather((weights, found.problem))
-        problems = [f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(others) if problem]
+        problems = [
+            f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(others) if problem
+        ]
         problems += [
             f"the weights of rank {rank} are not those of rank 0"
             for rank, (other, _) in enumerate(others)
             if not np.array_equal(other, others[0][0], equal_nan=True)
         ]
         if problems:
-            where = first_difference(oracle, strategy, batches[: i + 1], comm, rounding)
+            plain: Any = oracle.oracle if isinstance(oracle, Recorded) else oracle
+            where = first_difference(plain, strategy, batches[: i + 1], rounding)
             raise AssertionError("\n".join([f"step {i}: {problems[0]}", *problems[1:], *where]))
     moved = np.abs(strategy.weights() - start).max()
     assert moved > 1e-4, f"the parameters moved by {moved:.1e} only"
@@ -172,9 +174,7 @@ def _differences(
         )
     off = abs(losses[1] - losses[0])
     if not own_loss and not off <= max(tolerance * abs(losses[0]), explained.loss):
-        return Differences(
-            error, f"losses {losses} differ; rounding explains {explained.loss:.1e}"
-        )
+        return Differences(error, f"losses {losses} differ; rounding explains {explained.loss:.1e}")
     return Differences(error)
 
 

@@ -1,6 +1,7 @@
 """The report of two trainings that differ names the step, the part, the place and the ranks."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def bent(wrong):
     return Model(layers, "float64", seed=1)
 
 
-@pytest.mark.parametrize("make", [DataParallel, lambda *args: ZeRO(*args, stage=3)])
+@pytest.mark.parametrize("make", [DataParallel, partial(ZeRO, stage=3)])
 def test_forward_of_one_rank(comm, make):
     strategy = make(bent(comm.rank == 1), SGD(0.1), comm)
     where = report(strategy, comm, Sequential(bent(False), SGD(0.1)))
@@ -154,10 +155,10 @@ def test_an_error_of_the_repetition_hides_nothing(comm):
         def load_state(self, state):
             raise ValueError("cannot go back")
 
+    oracle, strategy = Sequential(net(), SGD(0.1)), Once(net(), SGD(0.1), comm)
+    batches = random_batches(oracle.model, 7)
     with pytest.raises(AssertionError) as failure:
-        oracle = Sequential(net(), SGD(0.1))
-        batches = random_batches(oracle.model, 7)
-        assert_trains_like(oracle, Once(net(), SGD(0.1), comm), batches, comm)
+        assert_trains_like(oracle, strategy, batches, comm)
     first, *_, last = str(failure.value).splitlines()
     assert re.match(r"step 0: rank 0: weights differ by .* of the largest", first)
     assert last == (

@@ -109,5 +109,6 @@ def _targets(model: Any) -> Callable[[np.random.Generator, int], NDArray]:
         except Exception as error:
             failures.append(str(error))
     raise ValueError(
-        f"no random targets fit {loss} ({failures[0]}): expected --data with rows and targets"
+        f"no random targets fit {loss} ({failures[0]}): expected --data with rows "
+        "and targets"
     )

@@ -191,9 +191,10 @@ def _short(layer: Layer) -> str:
 def _outputs(oracle: Strategy, seen: Seen, batch: Batch, strategy: Strategy) -> list[Found]:
     """Compare the outputs of a rank's layers with those of plain training's for the same inputs."""
     micro_batches = max((micro for _, micro, _, _ in seen.outputs), default=0) + 1
-    u = unit_roundoff(oracle.model)
+    model: Any = oracle.model
+    u = unit_roundoff(model)
     for i, micro, x, y in seen.outputs:
-        layer = oracle.model.layers[i]
+        layer = model.layers[i]
         rows = (
             batch if len(x) == len(batch) else batch.shard(strategy.comm.rank, strategy.comm.size)
         )
@@ -270,7 +271,7 @@ def _watching(strategy: Strategy, oracle: Strategy) -> Iterator[Seen]:
 def _layers(strategy: Strategy, oracle: Strategy) -> Iterator[tuple[int, Layer]]:
     """Yield the layers that this rank computes as plain training does, with their numbers."""
     theirs = getattr(oracle.model, "layers", [])
-    model = strategy.model
+    model: Any = strategy.model
     whole = getattr(strategy, "_layers", getattr(model, "layers", []))
     pieces = [(0, len(theirs), whole)]
     if hasattr(model, "_stages"):  # of a pipeline

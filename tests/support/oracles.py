@@ -8,7 +8,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from bench.core.rounding import Rounding
+from bench.core.rounding import Rounding, measurable
 from bench.report.proofs import Comparison
 from bench.user_code import nets
 from nn import Batch, Model
@@ -70,16 +70,6 @@ class Recorded:
         assert batch is self.batches[self._steps], "another batch than was recorded"
         self._steps += 1
         return self._losses[self._steps - 1]
-
-
-def measurable(oracle: Any, batches: Sequence[Batch]) -> Rounding | None:
-    """Prepare to measure the rounding of an oracle from now on, if it can go back to a state."""
-    if oracle.comm.size > 1:
-        return None  # the ranks that need the measurement could not take steps alone
-    try:
-        return Rounding(oracle, oracle.state(), batches)
-    except AttributeError:  # the user's own optimizer keeps no state that could be loaded
-        return None
 
 
 @dataclass(frozen=True)

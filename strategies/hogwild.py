@@ -85,14 +85,14 @@ class Hogwild(Strategy):
 
     def gradients(self, batch: Batch) -> float:
         # Sparse gradients are added to zeros: `_update_support` clears only what it has applied.
-        loss, self._counted = own_gradients(self.model, batch, self.comm, add=self.sparse)
+        loss, self._own_count = own_gradients(self.model, batch, self.comm, add=self.sparse)
         return loss
 
     def grad_norm(self) -> float:
         raise Refused("ranks of Hogwild step on gradients of their own: there is no common one")
 
     def update(self) -> None:
-        if not self._counted:
+        if not self._own_count:
             self.optimizer.steps += 1  # the learning rate schedule goes on
             return
         with self._turn:

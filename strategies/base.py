@@ -135,7 +135,8 @@ class Strategy:
         if self.splits_update and (reason := why_not_elementwise(optimizer)):
             raise Refused(
                 f"{type(self).__name__} lets a rank update a part of the parameters, and this "
-                f"optimizer cannot: {reason}"
+                f"optimizer cannot: {reason}; settings by parameter are given as groups=..., and a "
+                "limit of the gradient's norm as clip_norm=..."
             )
         self.model, self.optimizer, self.comm = model, optimizer, comm
         self.parameters: list[Parameter] = self._named(model)
@@ -286,7 +287,7 @@ class Strategy:
 
     def _gradient_norm(self, order: float = 2.0) -> float:
         """Compute the norm of the summed gradient, each parameter counted once. Collective."""
-        return norm([self.model.grads], order)
+        return norm([(0, self.model.grads)], order)
 
     def averaged_weights(self) -> NDArray:
         """Return the average of the weights that `nn.EMA` keeps, (n,), on every rank. Collective.

@@ -109,7 +109,7 @@ class Hogwild(Strategy):
         if getattr(self.optimizer, "clip_norm", None) is None:
             self.optimizer.step(values, gradient)
         else:
-            of_all = norm([gradient], self.optimizer.norm_type)  # all else is 0
+            of_all = norm([(0, gradient)], self.optimizer.norm_type)  # all else is 0
             self.optimizer.step(values, gradient, of_all)
         params[support] = values
         grads[support] = 0

@@ -62,7 +62,7 @@ class SharedDataParallel(Strategy):
         return parts_between(self.parameters, self._mine.start, self._mine.stop)
 
     def _gradient_norm(self, order=2.0):
-        return norm([self._total], order, self.comm)
+        return norm([(0, self._total)], order, self.comm)
 
     def close(self) -> None:
         """Move the model back into private memory and free the window. Collective."""

@@ -24,7 +24,8 @@ class Layer:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters, in the order of `shapes`."""
-        return ("weight", "bias")[: len(self.shapes)]
+        usual = ("weight", "bias")
+        return (*usual, *(f"parameter{i}" for i in range(2, len(self.shapes))))[: len(self.shapes)]
 
     params: tuple[NDArray, ...] = ()
     grads: tuple[NDArray, ...] = ()

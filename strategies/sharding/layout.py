@@ -160,10 +160,12 @@ class Sharded(Strategy):
     def _gradient_norm(self, order=2.0):
         """Compute the norm over all ranks; of ranks that hold the same block the first counts."""
         counted = [block for layout in self.layouts[: self.comm.rank] for block in layout]
+        place = {parameter.name: i for i, parameter in enumerate(self.parameters)}
         vectors, at = [], 0
         for block in self.layouts[self.comm.rank]:
-            if block not in counted:
-                counted.append(block)
-                vectors.append(self.model.grads[at : at + block.size])
-            at += block.size
-        return norm(vectors, order, self.comm)
+            for part in parts_of(self.parameters, [block]):
+                if block not in counted:
+                    vectors.append((place[part.name], self.model.grads[at : at + part.size]))
+                at += part.size
+            counted.append(block)
+        return norm(vectors, order, self.comm, len(place))

@@ -1,16 +1,20 @@
 """Batches to train on, oracles to compare with, and what "trains the same" means."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from bench.core.rounding import Rounding, measurable
 from bench.report.proofs import Comparison
 from bench.user_code import nets
 from nn import Batch, Model
 from strategies import Sequential, Strategy
 from tests.support import compared
+from tests.support.first_difference import first_difference
 
 STEP_TOLERANCE = 1e-12
 """Largest difference of a float64 weight after a step, relative to the largest weight."""
@@ -51,7 +55,8 @@ class Recorded:
     """
 
     def __init__(self, oracle: Strategy, batches: Sequence[Batch]):
-        self.batches, self.model = batches, oracle.model
+        self.batches, self.model, self.oracle = batches, oracle.model, oracle
+        self.rounding = measurable(oracle, batches)
         self._weights, self._losses = [oracle.weights()], []
         for batch in batches:
             self._losses.append(oracle.step(batch))
@@ -67,6 +72,20 @@ class Recorded:
         return self._losses[self._steps - 1]
 
 
+@dataclass(frozen=True)
+class Differences:
+    """How the training of a rank differs from its oracle after a step.
+
+    Attributes:
+        weights: largest difference of a weight, relative to the largest weight.
+        problem: in a sentence, if there is more than the tolerance, and more than rounding
+            explains.
+    """
+
+    weights: float
+    problem: str = ""
+
+
 def assert_trains_like(
     oracle: Strategy | Recorded,
     strategy: Strategy,
@@ -77,26 +96,76 @@ def assert_trains_like(
 ) -> None:
     """Take the same steps with both; after each, losses and weights agree, on every rank.
 
-    A tolerance of 0 asks for the same bits. With `own_loss` the strategy's loss is that of a rank's
-    own rows, and not compared.
+    A difference above `tolerance` passes only if rounding explains it, which is then measured (see
+    `bench.core.rounding`). A tolerance of 0 asks for the same bits. With `own_loss` the strategy's
+    loss is that of a rank's own rows, and not compared.
+
+    Raises:
+        AssertionError: on every rank, with the same message: which step, and where in it the
+            trainings first differ.
     """
     start, largest = strategy.weights(), 0.0
     np.testing.assert_array_equal(start, oracle.weights(), "the initial weights differ")
+    rounding = oracle.rounding if isinstance(oracle, Recorded) else measurable(oracle, batches)
     for i, batch in enumerate(batches):
         losses = oracle.step(batch), strategy.step(batch)
         expected, weights = oracle.weights(), strategy.weights()
-        scale = np.abs(expected).max()
-        error = np.abs(weights - expected).max() / scale
-        assert error <= tolerance, f"step {i}: weights differ by {error:.1e} of the largest"
-        largest = max(largest, float(error))
-        loss_error = abs(losses[1] - losses[0]) / abs(losses[0])
-        assert own_loss or loss_error <= max(tolerance, 1e-15), f"step {i}: losses {losses} differ"
-        for rank, others in enumerate(comm.allgather(weights)):
-            np.testing.assert_array_equal(weights, others, f"step {i}: rank {rank} differs")
+        found = _differences(i, losses, expected, weights, tolerance, own_loss, rounding)
+        largest = max(largest, found.weights)
+        others = comm.allgather((weights, found.problem))
+        problems = [
+            f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(others) if problem
+        ]
+        problems += [
+            f"the weights of rank {rank} are not those of rank 0"
+            for rank, (other, _) in enumerate(others)
+            if not np.array_equal(other, others[0][0], equal_nan=True)
+        ]
+        if problems:
+            plain: Any = oracle.oracle if isinstance(oracle, Recorded) else oracle
+            where = first_difference(plain, strategy, batches[: i + 1], rounding)
+            raise AssertionError("\n".join([f"step {i}: {problems[0]}", *problems[1:], *where]))
     moved = np.abs(strategy.weights() - start).max()
     assert moved > 1e-4, f"the parameters moved by {moved:.1e} only"
     name, net = type(strategy).__name__, repr(oracle.model)
     compared.note(Comparison(name, net, len(batches), largest, tolerance))
+
+
+def _differences(
+    step: int,
+    losses: tuple[float, float],
+    expected: NDArray,
+    weights: NDArray,
+    tolerance: float,
+    own_loss: bool,
+    rounding: Rounding | None,
+) -> Differences:
+    """Compare a step with the oracle's; rounding is measured only if the tolerance is exceeded."""
+    distance, scale = np.abs(weights - expected), np.abs(expected).max()
+    error = float(distance.max() / scale)
+    loss_error = 0.0 if own_loss else abs(losses[1] - losses[0]) / abs(losses[0])
+    if error <= tolerance and loss_error <= max(tolerance, 1e-15):
+        return Differences(error)
+    said = f"weights differ by {error:.1e} of the largest"
+    if error <= tolerance:
+        said = f"losses {losses} differ"
+    if not tolerance or rounding is None:
+        return Differences(error, said)
+    explained = rounding.after(step)
+    if explained.problem:
+        return Differences(error, f"{said}, and rounding cannot be told: {explained.problem}")
+    beyond = ~(distance <= np.maximum(tolerance * scale, explained.weights))
+    if beyond.any():
+        worst = np.nanargmax(np.where(beyond, distance, -1)) if np.isfinite(error) else 0
+        return Differences(
+            error,
+            f"{said}; rounding explains {max(tolerance, explained.weights[worst] / scale):.1e} "
+            f"for weight {worst}, which differs by {distance[worst] / scale:.1e}",
+        )
+    off = abs(losses[1] - losses[0])
+    if not own_loss and not off <= max(tolerance * abs(losses[0]), explained.loss):
+        return Differences(error, f"losses {losses} differ; rounding explains {explained.loss:.1e}")
+    return Differences(error)
 
 
 def assert_goes_on_like(oracle: Strategy, strategy: Strategy, batches: Sequence[Batch]) -> None:

@@ -1,6 +1,7 @@
 """What cannot be wrapped or cut is refused, with the reason, before anything is trained."""
 
 import warnings
+from functools import partial
 from types import MethodType, SimpleNamespace
 
 import numpy as np
@@ -275,7 +276,7 @@ def test_a_stage_that_cannot_be_copied_is_an_error_on_every_rank(comm):
 
 @pytest.mark.workers(2)
 def test_a_pipeline_of_one_module_says_why_not(comm):
-    model = TorchModel(Block(4), input_shape=(4,))
+    model = TorchModel(partial(Block, 4), input_shape=(4,))
     with pytest.raises(ValueError, match="a torch module that is no Sequential is one layer"):
         Pipeline(model, momentum(), comm)
 

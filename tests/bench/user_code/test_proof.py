@@ -11,7 +11,7 @@ from bench.core import turns
 from bench.core.cell import Cell
 from bench.core.measure import measure
 from bench.test_user_code import case
-from bench.user_code.loader import load_data, load_model
+from bench.user_code.loader import Options, load, load_data, load_model, load_net
 from bench.user_code.registry import UserCode
 from nn import SGD, Batch, lr_schedules, mlp
 from nn.loss import CrossEntropy
@@ -21,6 +21,7 @@ from tests import test_user_code
 from tests.examples.mean_of_means import MeanOfMeans
 from tests.examples.ring import RingDataParallel
 from tests.support.oracles import assert_trains_like
+from tests.test_own_loop import compare
 from tests.test_user_code import (  # noqa: F401  # the proof
     OPTIMIZERS,
     OURS,
@@ -212,6 +213,28 @@ def test_the_language_model_is_measured(comm, monkeypatch):
     result = measure(case(cell, DataParallel, language_model()), comm, seconds=0)
     assert result.check_error < 1e-3
     assert result.speedup > 0
+
+
+TRANSFORMER = "tests/examples/transformer.py"
+
+
+@pytest.mark.workers(1)
+def test_plain_training_of_the_transformer_equals_its_loop(comm):
+    code = load(Options(recipe=f"{TRANSFORMER}:recipe", reference=f"{TRANSFORMER}:train"))
+    assert code.net
+    assert code.optimizer
+    assert code.reference
+    compare(code.reference, code.net, code.optimizer, [6, 5, 1])
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("strategy", UserCode().strategies())
+def test_the_recipe_of_the_transformer_is_proven_by_all_of_ours(comm, strategy):
+    made = load_net(Options(recipe=f"{TRANSFORMER}:recipe"))
+    assert made.net
+    assert made.optimizer
+    ours = {"recipe": made.optimizer}
+    Trial(UserCode().strategies()[strategy], made.net, comm, False, ours).compare(7, 5, 1)
 
 
 class ClipsItsOwnSlice(ZeRO):

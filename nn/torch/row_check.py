@@ -1,6 +1,6 @@
 """Checks that a module computes each row by itself, so that a batch may be split anywhere.
 
-Before training, `output_of_a_row` tries the module on two rows, together and each alone. In
+Before training, `output_of_a_row` tries the module on rows together and each alone. In
 training, `run_watched` refuses what only shows then: random numbers, and state that rows leave.
 """
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nn.batch import map_arrays, named_arrays
 from nn.inputs import has_several, map_inputs, take_rows
 from nn.layers import Shape
 from nn.torch.dropout import forget_masks
@@ -34,8 +35,9 @@ def output_of_a_row(layer: "TorchLayer", shape: Shape) -> tuple[Shape, int]:
     """Shape of an output row for an input row of `shape`, and how many each input row makes.
 
     The module is tried in evaluation and in training mode, without dropout; `layer.drops` then says
-    whether there was any. Under autocast it is tried without
-    autocast first, because the rounding of autocast hides much; with it only where that fails.
+    whether there was any. Two rows are tried first, and then more, see `MANY`. Under autocast it is
+    tried without autocast first, because the rounding of autocast hides much; with it only where
+    that fails.
 
     Raises:
         ValueError: the module fails on such rows, returns anything but one tensor with equally many
@@ -71,12 +73,86 @@ def output_of_a_row(layer: "TorchLayer", shape: Shape) -> tuple[Shape, int]:
             )
         tolerance = torch.finfo(compute or getattr(torch, layer.dtype)).eps ** 0.5
         if not all(_same(a, b, layer.dtype, tolerance) for a, b in zip(alone, y.chunk(2))):
-            raise ValueError(
-                f"{layer} mixes rows of shape {shape}: of two it makes something else than of "
-                "each alone, so that the result would depend on how a batch is split; expected "
-                "the rows in the first dimension (batch_first=True), and each computed by itself"
-            )
+            raise _mixed(layer, shape, "two")
+    _refuse_reentrant(layer, y)
+    if alone:
+        with layer.autocast(compute), _NoDropout():
+            _try_many(layer, module, shape, rows, kinds == "f", tolerance)
     return tuple(y.shape[1:]), len(y) // 2
+
+
+def _mixed(layer: "TorchLayer", shape: Any, many: str) -> ValueError:
+    return ValueError(
+        f"{layer} mixes rows of shape {shape}: of {many} it makes something else than of each "
+        "alone, so that the result would depend on how a batch is split; expected the rows in the "
+        "first dimension (batch_first=True), and each computed by itself"
+    )
+
+
+MANY = {7: [0, 2, 1, 3, 3, 0, 2], 33: [2] * 30 + [0, 1, 3]}
+"""Number of rows -> which of four rows they are: in mixed order, and most of them the same."""
+
+LARGE = 4096
+"""Numbers in a row beyond which 33 rows would take too long to try."""
+
+
+def _try_many(
+    layer: "TorchLayer",
+    module: torch.nn.Module,
+    shape: Any,
+    rows: Any,
+    floats: bool,
+    tolerance: float,
+) -> None:
+    """Try more rows than two, which may meet where two do not, in training mode.
+
+    Some modules choose by the mean of all rows, or have room for a number of rows only, as a
+    mixture of experts may have. So of floats two more rows are shifted, one up and one down.
+
+    Raises:
+        ValueError: of some rows it makes something else than of each alone.
+    """
+    first, second = (take_rows(rows, slice(i, i + 1)) for i in range(2))
+    four = [first, second, first + 2, second / 2 - 2] if floats else [first, second] * 2
+    try:
+        alone = [_evaluate(layer, module, row) for row in four]
+    except Exception:  # shifted rows may be none that the module takes, e.g. numbers of words
+        four = [first, second] * 2
+        alone = [_evaluate(layer, module, row) for row in four]
+    for count, which in MANY.items():
+        if count == max(MANY) and sum(array.size for _, array in named_arrays(rows, "x")) > LARGE:
+            continue
+        together = map_arrays(
+            lambda _, name: np.concatenate(
+                [dict(named_arrays(four[i], "x"))[name] for i in which]  # noqa: B023
+            ),
+            rows,
+            "x",
+        )
+        y = _evaluate(layer, module, together if has_several(shape) else together[0])
+        if not all(
+            _same(alone[i], part, layer.dtype, tolerance) for i, part in zip(which, y.chunk(count))
+        ):
+            raise _mixed(layer, shape, str(count))
+
+
+def _refuse_reentrant(layer: "TorchLayer", y: torch.Tensor) -> None:
+    """Raise ValueError if a part of the graph of y is computed again by reentrant backward.
+
+    `torch.autograd.grad` does not reach the parameters in such a part, which would never train.
+    """
+    seen, nodes = set(), [y.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if "CheckpointFunctionBackward" in type(node).__name__:
+            raise ValueError(
+                f"{layer} has a reentrant checkpoint, whose parameters have no gradient here: "
+                "expected torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            )
+        nodes += [each for each, _ in node.next_functions]
 
 
 def check_no_rows(layer: "TorchLayer", shape: Shape) -> None:

@@ -16,7 +16,7 @@ from nn.local_batch import LocalBatch
 from nn.optim import Part, why_not_elementwise
 from nn.parameters import Parameter
 from strategies.accumulation import gradients_in_parts
-from strategies.gradient_norm import norm
+from strategies.gradient_norm import Places, joined, own_part
 from strategies.same_batch import check_same_batch, check_targets
 
 COMM_DTYPES = ("float32", "float64")
@@ -25,6 +25,10 @@ COMM_DTYPES = ("float32", "float64")
 
 COMPARED_STEPS = 2
 """Steps in which ranks compare the batches that they were given."""
+
+
+WANTED_STEPS = 10
+"""Steps in which the norm of the gradient is taken after somebody has asked for it."""
 
 
 class Refused(ValueError, TypeError):
@@ -148,6 +152,8 @@ class Strategy:
             optimizer.assign(list(Strategy._own_parts(self)), names)
         self._is_assigned = False
         self._grad_norm: float | None = None
+        self._own_norm: NDArray | None = None
+        self.want_grad_norm()
         self._loss: Any = getattr(model, "loss", None)
         self._clock = getattr(model, "dropout_clock", None)
         self.take_dropout_clock()
@@ -252,17 +258,23 @@ class Strategy:
         """Let the optimizer move the part of the parameters that this rank updates."""
         optimizer = self.optimizer
         if not hasattr(optimizer, "assign"):  # one of the user's own, with a `step` and no more
-            self._grad_norm = self._gradient_norm()
+            self._own_norm = own_part(self._counted(), places=len(self.parameters))
             optimizer.step(params, grads)
             return
         if not self._is_assigned:
             optimizer.assign(list(self._own_parts()))
             self._is_assigned = True
-        if optimizer.clip_norm is None and optimizer.keeps_gradient:
-            optimizer.step(params, grads)
-        else:
-            self._grad_norm = self._gradient_norm(optimizer.norm_type)
+        order = optimizer.norm_type
+        if optimizer.clip_norm is not None:
+            own = own_part(self._counted(), order, len(self.parameters))
+            self._grad_norm = joined(own, order, self._norm_comm)
             optimizer.step(params, grads, self._grad_norm)
+            return
+        self._own_norm = None
+        if not optimizer.keeps_gradient and self._norms_to_take:
+            self._norms_to_take -= 1
+            self._own_norm = own_part(self._counted(), order, len(self.parameters))
+        optimizer.step(params, grads)
 
     def _own_parts(self) -> Iterable[Part]:
         """Yield what the vector holds that this rank's optimizer is given."""
@@ -272,22 +284,44 @@ class Strategy:
         """Return the norm of the last step's gradient, the same on every rank. Collective.
 
         It is the norm of the gradient of the global batch, before any clipping, summed in float64:
-        the Euclidean norm, or that of the optimizer's `norm_type`. It costs nothing if it is not
-        called, and is known already if the optimizer clips by it.
+        the Euclidean norm, or that of the optimizer's `norm_type`. An optimizer that works in the
+        memory of the gradient, as SGD does, leaves nothing to compute it from, so it is taken
+        before such an update while it is likely to be asked for: in the first `WANTED_STEPS` steps,
+        and in as many after each call of this method. A program that asks more seldom calls
+        `want_grad_norm` before the step.
 
         Raises:
-            ValueError: no step has been taken.
+            ValueError: no step has been taken, or the norm of the last was not.
             Refused: the ranks do not step on one common gradient.
         """
         if not self._has_stepped:
             raise ValueError("no step has been taken, so there is no gradient yet")
+        self.want_grad_norm()
         if self._grad_norm is None:
-            self._grad_norm = self._gradient_norm(getattr(self.optimizer, "norm_type", 2.0))
+            order = getattr(self.optimizer, "norm_type", 2.0)
+            own = self._own_norm
+            if own is None and not getattr(self.optimizer, "keeps_gradient", False):
+                raise ValueError(
+                    f"the norm of this step was not taken, since nobody had asked for one in "
+                    f"{WANTED_STEPS} steps: call want_grad_norm() before the step"
+                )
+            if own is None:
+                own = own_part(self._counted(), order, len(self.parameters))
+            self._grad_norm = joined(own, order, self._norm_comm)
         return self._grad_norm
 
-    def _gradient_norm(self, order: float = 2.0) -> float:
-        """Compute the norm of the summed gradient, each parameter counted once. Collective."""
-        return norm([(0, self.model.grads)], order)
+    def want_grad_norm(self) -> None:
+        """Have the next `WANTED_STEPS` steps take the norm of their gradient, for `grad_norm`."""
+        self._norms_to_take = WANTED_STEPS
+
+    def _counted(self) -> Places:
+        """Yield the summed gradient, each parameter once over all ranks of `_norm_comm`."""
+        return [(0, self.model.grads)]
+
+    @property
+    def _norm_comm(self) -> MPI.Intracomm | None:
+        """The ranks that hold parts of the gradient; None if each has the whole."""
+        return None
 
     def averaged_weights(self) -> NDArray:
         """Return the average of the weights that `nn.EMA` keeps, (n,), on every rank. Collective.

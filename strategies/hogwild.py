@@ -43,7 +43,7 @@ class Hogwild(Strategy):
 
     Raises:
         TypeError: lock or sparse is not True or False.
-        Refused: the ranks of `comm` do not share one node, or sync_batch_norm.
+        Refused: the ranks of `comm` do not share one node, sync_batch_norm, or `nn.EMA`.
         ValueError: `sparse` with an optimizer that moves elements whose gradient is 0 (momentum,
             Adam, weight decay), or has groups.
     """
@@ -67,6 +67,11 @@ class Hogwild(Strategy):
             )
         if sparse and getattr(optimizer, "groups", None):
             raise ValueError("sparse=True: expected an optimizer without groups")
+        if "average" in getattr(optimizer, "slots", ()):
+            raise Refused(
+                "each rank of Hogwild would average the weights as it sees them: expected an "
+                "optimizer without nn.EMA"
+            )
         self.sparse = sparse
         params = model.params
         self._window = SharedWindow(comm, params.dtype, rows=1, length=len(params))
@@ -85,14 +90,14 @@ class Hogwild(Strategy):
 
     def gradients(self, batch: Batch) -> float:
         # Sparse gradients are added to zeros: `_update_support` clears only what it has applied.
-        loss, self._counted = own_gradients(self.model, batch, self.comm, add=self.sparse)
+        loss, self._own_count = own_gradients(self.model, batch, self.comm, add=self.sparse)
         return loss
 
     def grad_norm(self) -> float:
         raise Refused("ranks of Hogwild step on gradients of their own: there is no common one")
 
     def update(self) -> None:
-        if not self._counted:
+        if not self._own_count:
             self.optimizer.steps += 1  # the learning rate schedule goes on
             return
         with self._turn:

@@ -139,11 +139,19 @@ class ParameterServer(Strategy):
             self._messages.Free()
             self.closed = True
 
+    def averaged_weights(self) -> NDArray:
+        self._make_room()
+        return super().averaged_weights()
+
     def state(self) -> dict[str, NDArray]:
-        for name in getattr(self.optimizer, "slots", ()):
-            # Workers have no state of their own, but need room to receive the server's.
-            self.optimizer.state.setdefault(name, zeros_like(self.model.params))
+        self._make_room()
         return super().state()
+
+    def _make_room(self) -> None:
+        """Give workers, which keep no state of their own, room to receive the server's."""
+        if self.optimizer.steps:
+            for name in getattr(self.optimizer, "slots", ()):
+                self.optimizer.state.setdefault(name, zeros_like(self.model.params))
 
     def load_state(self, state: dict[str, NDArray]) -> None:
         super().load_state(state)

@@ -6,7 +6,6 @@ from mpi4py import MPI
 from nn.batch import bounds
 from strategies.base import Strategy
 from strategies.comm.shared_window import LINE, SharedWindow
-from strategies.gradient_norm import norm
 from strategies.sharding.blocks import parts_between
 
 
@@ -61,8 +60,12 @@ class SharedDataParallel(Strategy):
     def _own_parts(self):
         return parts_between(self.parameters, self._mine.start, self._mine.stop)
 
-    def _gradient_norm(self, order=2.0):
-        return norm([(0, self._total)], order, self.comm)
+    def _counted(self):
+        return [(0, self._total)]
+
+    @property
+    def _norm_comm(self):
+        return self.comm
 
     def close(self) -> None:
         """Move the model back into private memory and free the window. Collective."""

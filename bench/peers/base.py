@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
 from bench.peers import process_group
-from nn import SGD, AdaGrad, Adam, Batch
+from nn import SGD, AdaGrad, Adam, AdamW, Batch
 from nn.inputs import as_rows, has_several
 from nn.layers.dropout import rows_of
+from nn.loss import CrossEntropy
 from nn.own_methods import own_methods
 from nn.torch import TorchModel
 from strategies.base import Refused, Strategy
@@ -23,12 +24,13 @@ class Peer(Strategy):
 
     Args:
         model: the model to start from; it is not trained itself.
-        optimizer: SGD, Adam or AdaGrad; torch's own optimizer gets its settings.
+        optimizer: SGD, Adam, AdamW or AdaGrad; torch's own optimizer gets its settings.
 
     Raises:
         TypeError: the model has no torch modules, or the optimizer is another one.
-        Refused: the model has mixed precision, is not on the CPU, where gloo works, or replaces
-            methods of TorchModel.
+        Refused: the model has mixed precision, another loss than cross-entropy, or frozen
+            parameters; it is not on the CPU, where gloo works, or replaces methods of TorchModel;
+            or the optimizer clips, or has groups.
     """
 
     model: TorchModel
@@ -47,6 +49,10 @@ class Peer(Strategy):
             raise Refused(f"a model that computes in {model.compute}: expected one without")
         if elsewhere := {str(w.device) for w in model.module.parameters()} - {"cpu"}:
             raise Refused(f"a model on {elsewhere.pop()}: expected one on the CPU, where gloo is")
+        if not _is_plain(model.loss):
+            raise Refused(f"a model with the loss {model.loss}: expected nn.loss.CrossEntropy()")
+        if not all(weight.requires_grad for weight in model.module.parameters()):
+            raise Refused("a model with frozen parameters: expected one without")
         super().__init__(model, optimizer, comm or MPI.COMM_SELF)
         self.module = copy.deepcopy(model.module)
         self._torch_optimizer = torch_optimizer(optimizer, self._trained())
@@ -56,6 +62,8 @@ class Peer(Strategy):
         return list(self.module.parameters())
 
     def step(self, batch: Batch) -> float:
+        if batch.weights is not None:
+            raise Refused("rows with weights: torch's cross-entropy takes none")
         self.take_dropout_clock()
         if callable(self.optimizer.lr):
             for group in self._torch_optimizer.param_groups:
@@ -113,14 +121,27 @@ class GlooPeer(Peer):
             process_group.leave()
 
 
+def _is_plain(loss: Any) -> bool:
+    """Whether a loss is cross-entropy with no settings, which is what the peers compute."""
+    if type(loss) is not CrossEntropy or loss.label_smoothing:
+        return False
+    return loss.class_weights is None and loss.ignore_index is None
+
+
 def torch_optimizer(ours: Any, weights: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Make torch's optimizer of the same formula and settings, with the first learning rate.
 
     Raises:
         TypeError: torch has none.
+        Refused: it clips, which takes the norm over all ranks, or has groups.
     """
-    if type(ours) not in (SGD, Adam, AdaGrad):
-        raise TypeError(f"optimizer is {type(ours).__name__}: expected nn.SGD, Adam or AdaGrad")
+    if type(ours) not in (SGD, Adam, AdamW, AdaGrad):
+        raise TypeError(
+            f"optimizer is {type(ours).__name__}: expected nn.SGD, Adam, AdamW or AdaGrad"
+        )
+    for name in ("clip_norm", "clip_value", "groups"):
+        if getattr(ours, name) is not None and getattr(ours, name) != []:
+            raise Refused(f"an optimizer with {name}: the peers of torch expect one without")
     lr = ours.lr(0) if callable(ours.lr) else ours.lr
     groups = [{"params": weights}]  # torch refuses an empty list, but takes an empty group
     if type(ours) is SGD:
@@ -131,8 +152,9 @@ def torch_optimizer(ours: Any, weights: list[torch.nn.Parameter]) -> torch.optim
             weight_decay=ours.weight_decay,
             nesterov=ours.nesterov,
         )
-    if type(ours) is Adam:
-        return torch.optim.Adam(groups, lr, ours.betas, ours.eps, ours.weight_decay)
+    if isinstance(ours, Adam):
+        made = torch.optim.AdamW if type(ours) is AdamW else torch.optim.Adam
+        return made(groups, lr, ours.betas, ours.eps, ours.weight_decay)
     return torch.optim.Adagrad(groups, lr, eps=ours.eps, weight_decay=ours.weight_decay)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from bench.user_code import UserCodeError
 from bench.user_code.conversion import as_model, as_rows, kind_of
 from bench.user_code.files import blamed, load_attribute, names_python, seeded
-from bench.user_code.nets import Net, Rows
+from bench.user_code.nets import Copies, Net, Rows
 from bench.user_code.optimizer import SMALL, UserOptimizer
 from bench.user_code.reference import Reference
 from bench.user_code.registry import UserCode
@@ -152,7 +152,9 @@ def load_net(options: Options, rows: Rows | None = None) -> Loaded:
         batch = _extremes(rows) if rows else net.batches([2])[0]
         if not np.isfinite(Sequential(double[0], SGD(0.0)).step(batch)):
             raise UserCodeError(f"{given}: the loss of the first step is not finite")
-    net = replace(net, device=str(getattr(single[0].layers[0], "device", "cpu")))
+    net = replace(
+        net, build=Copies(build), device=str(getattr(single[0].layers[0], "device", "cpu"))
+    )
     optimizer = reference = None
     if recipe and recipe.optimizer:
         optimizer = UserOptimizer(f"{given}: its optimizer", name, recipe.optimizer)

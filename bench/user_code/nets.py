@@ -1,5 +1,6 @@
 """`Net`: a model that can be built again and again, and the rows to train it on."""
 
+import copy
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -14,9 +15,38 @@ from nn import Batch
 from nn.inputs import some_rows
 from nn.layers.embedding import EmbeddingBag
 from nn.loss import CROSS_ENTROPY
+from nn.own_methods import replaced_in_object
 
 Rows = Callable[..., Batch]
 """Called with `index=`, it returns a batch of these rows; without arguments, of all rows."""
+
+
+class Copies:
+    """Makes models that are copies of one, which a function makes once for each dtype.
+
+    A TorchModel tries out how its modules treat rows, and so is slow to make. Models of other
+    classes, and those with a clock of the user's, are made anew each time.
+    """
+
+    def __init__(self, make: Callable[[str], Any]):
+        self._make = make
+        self._kept: dict[str, Any] = {}
+
+    def __call__(self, dtype: str) -> Any:
+        """Return a new model of that dtype."""
+        model = self.shown(dtype)
+        return copy.deepcopy(model) if dtype in self._kept else model
+
+    def shown(self, dtype: str) -> Any:
+        """Return a model of that dtype to look at, which may be the one that is copied."""
+        if dtype in self._kept:
+            return self._kept[dtype]
+        model = self._make(dtype)
+        kind = type(model)
+        ours = f"{kind.__module__}.{kind.__name__}" == "nn.torch.model.TorchModel"
+        if ours and model.clock is None and not replaced_in_object(model):
+            self._kept[dtype] = model
+        return model
 
 
 @dataclass(frozen=True)
@@ -60,7 +90,8 @@ class Net:
             ValueError: a size exceeds the number of rows.
         """
         if self.rows is None:
-            return random_batches(self.build(dtype), sizes, seed)
+            model = getattr(self.build, "shown", self.build)(dtype)
+            return random_batches(model, sizes, seed)
         count = len(self.rows())
         if max(sizes) > count:
             raise ValueError(
@@ -109,6 +140,5 @@ def _targets(model: Any) -> Callable[[np.random.Generator, int], NDArray]:
         except Exception as error:
             failures.append(str(error))
     raise ValueError(
-        f"no random targets fit {loss} ({failures[0]}): expected --data with rows "
-        "and targets"
+        f"no random targets fit {loss} ({failures[0]}): expected --data with rows and targets"
     )

@@ -10,9 +10,6 @@ from nn.arguments import as_float
 from nn.optim.groups import Group, Part, Run, as_groups, check_used, runs_of, settings_of, variant
 from nn.optim.vector import Schedule, Vector, clamp, norm_of_part, norm_part, zeros_like
 
-BLOCK = 80 << 10
-"""Elements of a numpy vector that are worked on at a time, to need little memory for products."""
-
 Apply = TypeVar("Apply", bound=Callable[..., None])
 
 
@@ -96,7 +93,8 @@ class Optimizer:
     def keeps_gradient(self) -> bool:
         """Whether a step that does not clip leaves `grads` as it was.
 
-        A class that replaces `apply` may overwrite it, unless it is decorated as our own are.
+        SGD works in the memory of the gradient, and so may a class that replaces `apply`, unless
+        it says otherwise by the decorator `keeps_gradient`.
         """
         own_step = type(self).step is Optimizer.step
         return own_step and getattr(type(self).apply, "keeps_gradient", False)
@@ -129,7 +127,7 @@ class Optimizer:
         return [variant(self, group) for group in self.groups]
 
     def step(self, params: Vector, grads: Vector, norm: float | None = None) -> None:
-        """Update `params` in place; `grads` is changed only by clipping.
+        """Update `params` in place; `grads` may be overwritten, see `keeps_gradient`.
 
         Args:
             norm: the norm of the whole gradient, of which `grads` may be a part. It is needed only
@@ -216,15 +214,3 @@ class Optimizer:
             if not coefficient >= 1:  # NaN too
                 with np.errstate(invalid="ignore"):  # infinity times 0 is NaN, as in torch
                     grads *= coefficient
-
-    def scratch(self, params: Vector) -> Vector:
-        """Return memory for the products of one block of a vector: all of a tensor is one."""
-        kept = self.__dict__.get("_scratch")
-        size = min(len(params), BLOCK) if isinstance(params, np.ndarray) else len(params)
-        if kept is None or len(kept) != size or kept.dtype != params.dtype:
-            self._scratch = kept = zeros_like(params[:size])
-        return kept
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle needs: all but the memory for products."""
-        return {name: value for name, value in self.__dict__.items() if name != "_scratch"}

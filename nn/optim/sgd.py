@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from nn.arguments import as_float
-from nn.optim.base import Optimizer, Options, keeps_gradient
+from nn.optim.base import Optimizer, Options
 from nn.optim.vector import Schedule, Vector, multiply
 
 
@@ -39,35 +39,18 @@ class SGD(Optimizer):
             raise ValueError("nesterov=True: expected momentum > 0")
         self.slots = ("velocity",) if self.momentum else ()
 
-    @keeps_gradient
     def apply(self, params: Vector, grads: Vector, lr: float) -> None:
-        product = self.scratch(params)
-        velocity = self.state["velocity"] if self.momentum else grads
-        block, length = len(product), len(params)
-        if length == block:
-            self._move(params, grads, velocity, product, lr)
-            return
-        for at in range(0, length, block):
-            where = slice(at, min(at + block, length))
-            size = where.stop - at
-            self._move(params[where], grads[where], velocity[where], product[:size], lr)
-
-    def _move(self, p: Vector, g: Vector, velocity: Vector, product: Vector, lr: float) -> None:
-        """Move p by the gradient g; `product` is memory to use, without allocating more."""
         if self.weight_decay:
-            multiply(p, self.weight_decay, out=product)
-            product += g
-            g = product
+            grads += self.weight_decay * params
         if self.momentum:
+            velocity = self.state["velocity"]
             velocity *= self.momentum
-            velocity += g
-            if not self.nesterov:
-                g = velocity
-            elif self.weight_decay:
-                product += self.momentum * velocity
-            else:
-                multiply(velocity, self.momentum, out=product)
-                product += g
-                g = product
-        multiply(g, lr, out=product)
-        p -= product
+            velocity += grads
+            if self.nesterov:
+                grads += self.momentum * velocity
+                velocity = grads
+            # The gradient is used up: the product goes into its memory, without an allocation.
+            multiply(velocity, lr, out=grads)
+        else:
+            grads *= lr
+        params -= grads

@@ -12,7 +12,7 @@ Vector = Any
 Schedule = Callable[[int], float]
 """A function from the number of steps taken to a learning rate; see `nn.lr_schedules`."""
 
-CHUNK = 1 << 15
+CHUNK = 1 << 13
 """Elements that are converted to float64 at a time, so that they stay in the cache."""
 
 

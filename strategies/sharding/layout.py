@@ -12,7 +12,6 @@ from nn.layers import Layer
 from nn.model import Model, Stage
 from nn.own_methods import own_methods, replaced_in_object
 from strategies.base import Refused, Strategy
-from strategies.gradient_norm import norm
 from strategies.sharding.blocks import Block, Layout, parts_of, take
 
 MakeLayers = Callable[[], list[Layer]]
@@ -157,15 +156,18 @@ class Sharded(Strategy):
     def _own_parts(self):
         return parts_of(self.parameters, self.layouts[self.comm.rank])
 
-    def _gradient_norm(self, order=2.0):
-        """Compute the norm over all ranks; of ranks that hold the same block the first counts."""
+    @property
+    def _norm_comm(self):
+        return self.comm
+
+    def _counted(self):
+        """Yield the gradient of this rank's blocks, but of those that lower ranks hold too."""
         counted = [block for layout in self.layouts[: self.comm.rank] for block in layout]
         place = {parameter.name: i for i, parameter in enumerate(self.parameters)}
-        vectors, at = [], 0
+        at = 0
         for block in self.layouts[self.comm.rank]:
             for part in parts_of(self.parameters, [block]):
                 if block not in counted:
-                    vectors.append((place[part.name], self.model.grads[at : at + part.size]))
+                    yield place[part.name], self.model.grads[at : at + part.size]
                 at += part.size
             counted.append(block)
-        return norm(vectors, order, self.comm, len(place))

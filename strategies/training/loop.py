@@ -177,6 +177,8 @@ class _Run:
         history, optimizer = self.history, self.strategy.optimizer
         rate = getattr(optimizer, "lr", math.nan)
         history.learning_rate.append(float(rate(optimizer.steps) if callable(rate) else rate))
+        if stops:
+            self.strategy.want_grad_norm()
         history.loss.append(self.strategy.step(batch))
         history.grad_norm.append(self._grad_norm() if stops else math.nan)
         history.samples.append((history.samples or [0])[-1] + len(batch))

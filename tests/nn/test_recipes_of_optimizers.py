@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nn import EMA, SGD, AdaGrad, Adam, AdamW, lr_schedules
-from nn.optim import Optimizer, Part, why_not_elementwise
+from nn.optim import Part, why_not_elementwise
 
 pytestmark = pytest.mark.workers(1)
 
@@ -76,7 +76,7 @@ def test_equal_to_torch_with_groups_and_clipping(kind, clipping):
         g = gradient(rng)
         given_gradient = g.copy()
         optimizer.step(params, given_gradient)
-        if clipping in ("none", "loose"):
+        if clipping in ("none", "loose") and optimizer.keeps_gradient:
             np.testing.assert_array_equal(given_gradient, g)
         at = 0
         for weight in weights:
@@ -324,27 +324,12 @@ def test_an_average_equals_torchs():
 
 
 @pytest.mark.parametrize("through", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
-def test_copies_go_on_to_the_bit_without_the_memory_for_products(through):
+def test_copies_go_on_to_the_bit(through):
     optimizer = EMA(SGD(0.1, momentum=0.9, clip_norm=1.0, groups=[("b", {"lr": 0.2})]), 0.9)
     optimizer.assign([Part("a", 2, (2,)), Part("b", 2, (2,))])
     a = np.ones(4)
     optimizer.step(a, np.arange(4.0))
     twin, b = through(optimizer), a.copy()
-    assert "_scratch" not in vars(twin.optimizer)
     optimizer.step(a, np.arange(4.0))
     twin.step(b, np.arange(4.0))
     np.testing.assert_array_equal(a, b)
-
-
-def test_a_large_vector_moves_as_its_blocks():
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal(200_001).astype("float32")
-    g = rng.standard_normal(200_001).astype("float32")
-    b, cut = a.copy(), 65_536 * 2 - 3
-    whole, parts = SGD(0.1, momentum=0.9), [SGD(0.1, momentum=0.9) for _ in range(2)]
-    for _ in range(2):
-        whole.step(a, g)
-        parts[0].step(b[:cut], g[:cut])
-        parts[1].step(b[cut:], g[cut:])
-    np.testing.assert_array_equal(a, b)
-    assert isinstance(whole, Optimizer)

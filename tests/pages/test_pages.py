@@ -91,9 +91,13 @@ def test_links_lead_to_files(page):
     assert not missing
 
 
-def test_the_example_of_the_readme_is_the_file_that_is_proven():
-    (shown,) = (block.text for block in blocks(ROOT / "README.md", "python"))
-    assert shown == (ROOT / "tests" / "examples" / "train.py").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("page", "file"),
+    [("README.md", "train.py"), ("bench/user_code/README.md", "transformer.py")],
+)
+def test_the_example_of_a_page_is_the_file_that_is_proven(page, file):
+    shown = [block.text for block in blocks(ROOT / page, "python")]
+    assert (ROOT / "tests" / "examples" / file).read_text(encoding="utf-8") in shown
 
 
 def test_a_command_that_no_pattern_matches_is_an_error():

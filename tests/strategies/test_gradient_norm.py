@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from nn import SGD
+from nn import SGD, Adam
 from nn.optim.vector import CHUNK
-from strategies import Hogwild, LocalSGD, Pipeline, Sequential
-from strategies.base import Refused
+from strategies import DataParallel, Hogwild, LocalSGD, Pipeline, Sequential
+from strategies.base import WANTED_STEPS, Refused
 from strategies.gradient_norm import norm
 from tests.support.exact import EXACT, OF_OWN_LOSS
 from tests.support.oracles import assert_trains_like, random_batches
@@ -75,6 +75,30 @@ def test_the_norm_does_not_depend_on_where_a_pipeline_is_cut(comm):
         norms.add(strategy.grad_norm())
         strategy.close()
     assert len(norms) == 1
+
+
+def test_a_norm_that_nobody_asked_for_is_not_taken(comm):
+    """SGD works in the memory of the gradient, and a norm that is not there must not be made up."""
+    net = NETS["four_tanh"]
+    (batch,) = random_batches(net(), UNEVEN, steps=1)
+    strategy, adam = (DataParallel(net(), optimizer(0.1), comm) for optimizer in (SGD, Adam))
+    for _ in range(WANTED_STEPS):
+        strategy.step(batch)
+    strategy.grad_norm()
+    for each in (strategy, adam):
+        for _ in range(WANTED_STEPS + 1):
+            each.step(batch)
+    with pytest.raises(ValueError, match="the norm of this step was not taken"):
+        strategy.grad_norm()
+    assert adam.grad_norm() > 0  # the gradient is still there
+    strategy.step(batch)
+    found = strategy.grad_norm()
+    plain = net()
+    plain.params[:] = strategy.weights()
+    strategy.want_grad_norm()
+    strategy.step(batch)
+    expected = np.linalg.norm(gradient(plain, batch))
+    assert strategy.grad_norm() == pytest.approx(expected, rel=1e-12) != found
 
 
 @pytest.mark.parametrize("make", [LocalSGD, Hogwild])

@@ -15,7 +15,8 @@ from mpi4py import MPI
 from bench.peers import PEERS, PIPELINES, DistributedDataParallel, Peer
 from bench.peers.base import torch_optimizer
 from bench.user_code.nets import Net
-from nn import SGD, mlp
+from nn import SGD, AdaGrad, Adam, AdamW, Batch, lr_schedules, mlp
+from nn.loss import CrossEntropy, MeanSquaredError
 from nn.sequences import Sequences
 from nn.torch.model import TorchModel
 from nn.torch.zoo import build
@@ -67,6 +68,56 @@ def test_a_plain_loop_of_torch_is_sequential_training(comm, optimizer):
     peer = Peer(NET.build("float64"), OPTIMIZERS[optimizer]())
     oracle = Sequential(NET.build("float64"), OPTIMIZERS[optimizer]())
     assert_trains_like(oracle, peer, NET.batches([5, 3, 1]), comm)
+
+
+@pytest.mark.workers(1)
+def test_weight_decay_of_adamw_is_that_of_torch(comm):
+    def adamw():
+        return AdamW(lr_schedules.cosine(0.05, 9), (0.8, 0.9), 1e-6, weight_decay=0.3)
+
+    peer, oracle = Peer(NET.build("float64"), adamw()), Sequential(NET.build("float64"), adamw())
+    assert_trains_like(oracle, peer, NET.batches([5, 3, 1]), comm)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    "options", [{"clip_norm": 1}, {"clip_value": 1}, {"groups": [("*.bias", {"weight_decay": 0})]}]
+)
+@pytest.mark.parametrize("optimizer", [SGD, Adam, AdamW, AdaGrad])
+def test_what_torch_optimizers_lack_is_refused(comm, optimizer, options):
+    (name,) = options
+    with pytest.raises(Refused, match=f"an optimizer with {name}: .* expect one without"):
+        Peer(NET.build("float64"), optimizer(0.1, **options))
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CrossEntropy(label_smoothing=0.1),
+        CrossEntropy(class_weights=[1, 2, 3, 4]),
+        CrossEntropy(ignore_index=-100),
+        MeanSquaredError(),
+        torch.nn.CrossEntropyLoss(),
+    ],
+    ids=str,
+)
+def test_losses_other_than_cross_entropy_are_refused(comm, loss):
+    model = TorchModel(_module, input_shape=(1, 5, 5), loss=loss)
+    with pytest.raises(Refused, match=r"with the loss .*: expected nn.loss.CrossEntropy\(\)"):
+        Peer(model, SGD(0.1))
+
+
+@pytest.mark.workers(1)
+def test_weights_of_rows_and_frozen_parameters_are_refused(comm):
+    (batch,) = NET.batches([3])
+    weighed = Batch(batch.x, batch.y, weights=np.arange(3.0))
+    with pytest.raises(Refused, match="rows with weights"):
+        Peer(NET.build("float64"), SGD(0.1)).step(weighed)
+    module = _module()
+    module[0].requires_grad_(False)
+    with pytest.raises(Refused, match="frozen parameters: expected one without"):
+        Peer(TorchModel(module, input_shape=(1, 5, 5)), SGD(0.1))
 
 
 @pytest.mark.workers(1)

@@ -11,7 +11,7 @@ from bench.core import turns
 from bench.core.cell import Cell
 from bench.core.measure import measure
 from bench.test_user_code import case
-from bench.user_code.loader import load_data, load_model
+from bench.user_code.loader import Options, load, load_data, load_model, load_net
 from bench.user_code.registry import UserCode
 from nn import SGD, Batch, lr_schedules, mlp
 from nn.loss import CrossEntropy
@@ -21,6 +21,7 @@ from tests import test_user_code
 from tests.examples.mean_of_means import MeanOfMeans
 from tests.examples.ring import RingDataParallel
 from tests.support.oracles import assert_trains_like
+from tests.test_own_loop import compare
 from tests.test_user_code import (  # noqa: F401  # the proof
     OPTIMIZERS,
     OURS,
@@ -214,6 +215,28 @@ def test_the_language_model_is_measured(comm, monkeypatch):
     assert result.speedup > 0
 
 
+TRANSFORMER = "tests/examples/transformer.py"
+
+
+@pytest.mark.workers(1)
+def test_plain_training_of_the_transformer_equals_its_loop(comm):
+    code = load(Options(recipe=f"{TRANSFORMER}:recipe", reference=f"{TRANSFORMER}:train"))
+    assert code.net
+    assert code.optimizer
+    assert code.reference
+    compare(code.reference, code.net, code.optimizer, [6, 5, 1])
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("strategy", UserCode().strategies())
+def test_the_recipe_of_the_transformer_is_proven_by_all_of_ours(comm, strategy):
+    made = load_net(Options(recipe=f"{TRANSFORMER}:recipe"))
+    assert made.net
+    assert made.optimizer
+    ours = {"recipe": made.optimizer}
+    Trial(UserCode().strategies()[strategy], made.net, comm, False, ours).compare(7, 5, 1)
+
+
 class ClipsItsOwnSlice(ZeRO):
     """Clips by the norm of the slice that this rank updates."""
 
@@ -246,27 +269,106 @@ class MeanOverItsOwnTokens(DataParallel):
         return loss / self.comm.size
 
 
+class DecaysBiasesOfItsShard(ZeRO):
+    """Does not know which parameters its shard holds, so that biases decay too."""
+
+    def _own_parts(self):
+        parts = list(super()._own_parts())
+        if self.comm.size == 1:
+            return parts
+        return [part._replace(name=part.name.replace("bias", "weight")) for part in parts]
+
+
+def overflows(gradient):
+    return np.abs(gradient).max(initial=0) > np.finfo(np.float16).max
+
+
+class SkipsWhatOverflows(Sequential):
+    def update(self):
+        if not overflows(self.model.grads):
+            super().update()
+
+
+class SkipsWhatOverflowsOnItsRows(DataParallel):
+    """Asks no other rank whether its gradient overflows, so that one rank skips a step."""
+
+    def reduce(self, loss):
+        self.skips = overflows(self.model.grads)
+        return super().reduce(loss)
+
+    def update(self):
+        if not self.skips:
+            super().update()
+
+
+class CountsReplicasTwice(DataParallel):
+    """Adds the norms of all ranks, which hold the same gradient."""
+
+    def _gradient_norm(self, order=2.0):
+        return self.comm.allreduce(super()._gradient_norm(order) ** 2) ** 0.5
+
+
+NO_BIASES = [("*.bias", {"weight_decay": 0})]
+
+
 @pytest.mark.workers(2)
 @pytest.mark.parametrize(
-    ("bug", "right"),
+    ("bug", "right", "options", "largest"),
     [
-        (ClipsItsOwnSlice, ClippedSequential),
-        (StepsTheScheduleOnEachRank, Sequential),
-        (MeanOverItsOwnTokens, Sequential),
+        (ClipsItsOwnSlice, ClippedSequential, {}, 1),
+        (StepsTheScheduleOnEachRank, Sequential, {}, 1),
+        (MeanOverItsOwnTokens, Sequential, {}, 1),
+        (DecaysBiasesOfItsShard, Sequential, {"weight_decay": 0.1, "groups": NO_BIASES}, 1),
+        (SkipsWhatOverflowsOnItsRows, SkipsWhatOverflows, {}, 1e9),
+        (CountsReplicasTwice, Sequential, {"clip_norm": 0.01}, 1),
     ],
 )
-def test_faults_of_recipes_are_caught(comm, bug, right):
+def test_faults_of_recipes_are_caught(comm, bug, right, options, largest):
     """Seen in public code: each is right on one rank."""
 
     def made(strategy, *comm):
         model = mlp([3, 5, 3], seed=1, dtype="float64", loss=CrossEntropy(ignore_index=-100))
-        return strategy(model, SGD(lr_schedules.cosine(0.2, 9), momentum=0.9), *comm)
+        return strategy(model, SGD(lr_schedules.cosine(0.2, 9), momentum=0.9, **options), *comm)
 
     rng = np.random.default_rng(0)
     labels = np.array([0, -100, -100, 2, 1, 0])
     batches = [Batch(rng.standard_normal((6, 3)), labels) for _ in range(3)]
+    batches[1].x[-1] *= largest  # a row of the last rank
     alone = comm.Split(comm.rank)
     assert_trains_like(made(right), made(bug, alone), batches, alone)
-    with pytest.raises(AssertionError, match="weights differ"):
+    with pytest.raises(AssertionError, match=r"weights differ|weights of rank"):
         assert_trains_like(made(right), made(bug, comm), batches, comm)
     alone.Free()
+
+
+class Still(DataParallel):
+    def update(self):
+        pass
+
+
+class StillSequential(Sequential):
+    update = Still.update
+
+
+@pytest.mark.workers(1)
+def test_small_steps_are_proven_and_none_are_not(comm):
+    def made(strategy, lr, *comm):
+        return strategy(NET.build("float64"), SGD(lr), *comm)
+
+    batches = NET.batches([5, 3])
+    assert_trains_like(made(Sequential, 1e-7), made(DataParallel, 1e-7, comm), batches, comm)
+    with pytest.raises(AssertionError, match=r"moved by .* only, too little to show a difference"):
+        assert_trains_like(made(StillSequential, 1), made(Still, 1, comm), batches, comm)
+    with pytest.raises(AssertionError, match="weights differ"):
+        assert_trains_like(made(Sequential, 1e-7), made(Still, 1e-7, comm), batches, comm)
+
+
+@pytest.mark.workers(1)
+def test_models_of_a_file_are_copies_that_share_nothing(comm):
+    net = load_model("tests/examples/model.py:net")
+    one, other = net.build("float64"), net.build("float64")
+    assert one.parameters == other.parameters
+    np.testing.assert_array_equal(one.params, other.params)
+    Sequential(one, SGD(0.1)).step(*net.batches([3]))
+    assert not np.array_equal(one.params, other.params)
+    np.testing.assert_array_equal(other.params, net.build("float64").params)

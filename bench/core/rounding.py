@@ -9,13 +9,13 @@ plain training:
    *spread*. (Nudging is Monte Carlo arithmetic, Parker 1997: a backward stable computation is
    exact for slightly other data.)
 2. Plain training is repeated with `MULTIPLE` times the spread added to or taken from each element
-   of each gradient. How far this moves a weight is the *bound* of that weight: the optimizer itself
-   says what it makes of rounding, element by element.
+   of each gradient. A weight's *bound* is `MARGIN` times as far as it then moves: the optimizer
+   itself says what it makes of rounding, element by element.
 
 A row of a parameter without gradient in any order, such as a word that no batch holds, has no
-spread.
-The measurement is no loophole. The change by another order is held against `explained`, which a
-model that mixes rows exceeds; and a training of which rounding decides many weights is refused.
+spread. The measurement is no loophole: the change by another order is held against `growth` and
+against the change by nudging, both of which a model that mixes rows exceeds; and a training of
+which rounding decides many weights is refused as a proof.
 """
 
 from __future__ import annotations
@@ -34,6 +34,14 @@ from strategies.base import Strategy
 
 MULTIPLE = 4.0
 """How many times the spread of plain training a strategy's gradient may differ from it."""
+
+MARGIN = 2.0
+"""How many times as far as in the disturbed trainings a weight may move.
+
+Where rounding decides the sign of a gradient, a few trainings do not show every path. Tried with 23
+nets, 7 optimizers and right strategies, over 1,058 steps on 2 ranks with a `MULTIPLE` of 1 and 107
+on 3 ranks with 4, each beyond 1e-12 (1e-5 in float32): the largest is 1.2 times as far, in both.
+"""
 
 PARTS = (8, 3)
 """Into at most how many parts rows are split; the parts are added up in a random order."""
@@ -164,8 +172,8 @@ class Rounding:
                 "shows no difference between right and wrong: take fewer steps, a lower learning "
                 "rate or a larger eps of the optimizer"
             )
-        explained = max(MULTIPLE * max(loss_by_order, loss_by_nudge), loss_moved)
-        return Explained(spread, moved, explained, problem)
+        explained = max(MULTIPLE * max(loss_by_order, loss_by_nudge), MARGIN * loss_moved)
+        return Explained(spread, MARGIN * moved, explained, problem)
 
     def _without_gradient(self, size: NDArray) -> NDArray[np.bool_]:
         """Tell which elements lie in a row of their parameter that has no gradient in any order.

@@ -88,6 +88,8 @@ class TorchLayer(Layer):
         self._watched = False
         self.drops = draws_masks(module)
         """Whether the module was seen to drop units (dropout) when it was tried."""
+        self.unused: tuple[str, ...] = ()
+        """Names of the parameters that got no gradient when the module was tried."""
         self.kinds_of: dict[Any, Any] = {}
         """Shape of an input row -> the kinds of numbers that were found to work."""
         self.row_shapes: dict[Any, Shape] = {}

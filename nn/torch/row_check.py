@@ -8,6 +8,7 @@ import copy
 import math
 import pickle
 import random
+import warnings
 from collections.abc import Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -74,7 +75,7 @@ def output_of_a_row(layer: "TorchLayer", shape: Shape) -> tuple[Shape, int]:
         tolerance = torch.finfo(compute or getattr(torch, layer.dtype)).eps ** 0.5
         if not all(_same(a, b, layer.dtype, tolerance) for a, b in zip(alone, y.chunk(2))):
             raise _mixed(layer, shape, "two")
-    _refuse_reentrant(layer, y)
+    layer.unused = _without_gradient(layer, module, y)
     if alone:
         with layer.autocast(compute), _NoDropout():
             _try_many(layer, module, shape, rows, kinds == "f", tolerance)
@@ -136,12 +137,16 @@ def _try_many(
             raise _mixed(layer, shape, str(count))
 
 
-def _refuse_reentrant(layer: "TorchLayer", y: torch.Tensor) -> None:
-    """Raise ValueError if a part of the graph of y is computed again by reentrant backward.
+def _without_gradient(
+    layer: "TorchLayer", module: torch.nn.Module, y: torch.Tensor
+) -> tuple[str, ...]:
+    """Name the parameters of the module that are no part of the graph of its output y.
 
-    `torch.autograd.grad` does not reach the parameters in such a part, which would never train.
+    Raises:
+        ValueError: a part of the graph would be computed again by reentrant backward:
+            `torch.autograd.grad` does not reach its parameters, which would never train.
     """
-    seen, nodes = set(), [y.grad_fn]
+    seen, nodes, used = set(), [y.grad_fn], set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
@@ -152,7 +157,13 @@ def _refuse_reentrant(layer: "TorchLayer", y: torch.Tensor) -> None:
                 f"{layer} has a reentrant checkpoint, whose parameters have no gradient here: "
                 "expected torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
             )
+        used.add(id(getattr(node, "variable", None)))
         nodes += [each for each, _ in node.next_functions]
+    return tuple(
+        name
+        for name, weight in module.named_parameters()
+        if weight.requires_grad and id(weight) not in used
+    )
 
 
 def check_no_rows(layer: "TorchLayer", shape: Shape) -> None:
@@ -366,7 +377,9 @@ def _evaluate(layer: "TorchLayer", module: torch.nn.Module, rows: NDArray) -> An
         x.requires_grad_(module.training)
     tensors = [x] if isinstance(x, torch.Tensor) else x.values() if isinstance(x, dict) else x
     versions = [each._version for each in tensors]
-    with torch.set_grad_enabled(module.training):
+    with torch.set_grad_enabled(module.training), warnings.catch_warnings():
+        # Of a reentrant checkpoint in evaluation mode; `_without_gradient` refuses it.
+        warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
         y = call(module, x)
     if [each._version for each in tensors] != versions:
         for each in (module, layer.module):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn as tnn
+from torch.utils.checkpoint import checkpoint
 
 from nn.torch import layer as torch_layer
 from nn.torch import row_check
@@ -175,3 +176,63 @@ def test_a_device_has_random_numbers_of_its_own(monkeypatch):
         assert [name for name in after if after[name] != before[name]] == [
             f"{whose} random generator"
         ]
+
+
+class Branch(tnn.Module):
+    """One of two heads, chosen by all rows together."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = tnn.Linear(6, 4), tnn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.a(x) if x.mean() > 0 else self.b(x)
+
+
+class Crowded(tnn.Module):
+    """A mixture of two experts, each with room for 12 rows; others pass unchanged."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate = tnn.Linear(6, 2)
+        self.experts = tnn.ModuleList([tnn.Linear(6, 6), tnn.Linear(6, 6)])
+
+    def forward(self, x):
+        chosen, y = self.gate(x).argmax(1), x.clone()
+        for number, expert in enumerate(self.experts):
+            rows = torch.nonzero(chosen == number).flatten()[:12]
+            y[rows] = expert(x[rows])
+        return y
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(("module", "many"), [(Branch(), "7"), (Crowded(), "33")])
+def test_rows_that_meet_only_among_many_are_found(module, many):
+    with pytest.raises(ValueError, match=f"mixes rows .*of {many} it makes something else"):
+        TorchModel(module, dtype="float64", input_shape=(6,))
+
+
+class Checkpointed(tnn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.inner, self.reentrant = tnn.Linear(6, 6), reentrant
+
+    def forward(self, x):
+        return x + checkpoint(self.inner, x, use_reentrant=self.reentrant)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("before", [[], [tnn.Linear(6, 6)]])
+def test_a_reentrant_checkpoint_is_refused_in_every_layer(before):
+    """In a first layer its parameters would never have trained, without a word."""
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        TorchModel([*before, Checkpointed(True)], seed=0, input_shape=(6,))
+    assert TorchModel([*before, Checkpointed(False)], seed=0, input_shape=(6,))
+
+
+@pytest.mark.workers(1)
+def test_parameters_that_get_no_gradient_are_named():
+    net = Opaque(tnn.Linear(6, 4))
+    net.head = tnn.Linear(6, 4)
+    assert TorchModel(net, input_shape=(6,)).layers[0].unused == ("head.weight", "head.bias")
+    assert TorchModel(tnn.Linear(6, 4)).layers[0].unused == ()

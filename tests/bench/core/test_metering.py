@@ -10,6 +10,7 @@ import nn
 from bench.core.metering import Metered
 from bench.core.silence import Silent
 from strategies import DataParallel, SharedDataParallel
+from strategies.base import COMPARED_STEPS
 
 
 def test_sends_are_counted_to_the_byte(comm):
@@ -160,6 +161,8 @@ def test_private_memory_begins_alike_and_is_ones_own(comm):
     with silent.private_memory():
         strategy = SharedDataParallel(nn.mlp([8, 6, 3]), nn.SGD(0.1), silent)
     assert (strategy.weights() == nn.mlp([8, 6, 3]).params).all()
+    for _ in range(COMPARED_STEPS):  # in which ranks wait for each other to compare their batches
+        strategy.step(batch)
     before = strategy.weights()
     comm.Barrier()
     if comm.rank == 0:

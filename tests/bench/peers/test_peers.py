@@ -57,6 +57,11 @@ def mixed():
     return TorchModel(_module, input_shape=(1, 5, 5), compute="bfloat16")
 
 
+def pytest_generate_tests(metafunc):
+    if metafunc.function is test_uneven_shards:
+        metafunc.parametrize("optimizer", OPTIMIZERS)
+
+
 @pytest.fixture(params=PEERS, ids=lambda peer: peer.__name__)
 def trial(request, comm):
     return Trial(request.param, NET, comm, theirs=True)

@@ -304,8 +304,9 @@ class SkipsWhatOverflowsOnItsRows(DataParallel):
 class CountsReplicasTwice(DataParallel):
     """Adds the norms of all ranks, which hold the same gradient."""
 
-    def _gradient_norm(self, order=2.0):
-        return self.comm.allreduce(super()._gradient_norm(order) ** 2) ** 0.5
+    @property
+    def _norm_comm(self):
+        return self.comm
 
 
 NO_BIASES = [("*.bias", {"weight_decay": 0})]

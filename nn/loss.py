@@ -24,6 +24,9 @@ class Loss(ABC):
     """Whether `count` depends on nothing but the shape of the targets, so that a rank knows the
     count of the global batch without reading the rows of other ranks."""
 
+    is_sum = False
+    """Whether the loss is a plain sum over rows, which ignores `count`."""
+
     @abstractmethod
     def count(self, targets: NDArray, weights: NDArray | None = None) -> float:
         """What the mean over these rows is divided by: how many of their targets count.

@@ -135,7 +135,7 @@ class Strategy:
         dtype = str(model.params.dtype).removeprefix("torch.")
         if dtype not in COMM_DTYPES:
             raise Refused(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
-        self._check_start(model.params, comm)
+        self._check_start(model, comm)
         if self.splits_update and (reason := why_not_elementwise(optimizer)):
             raise Refused(
                 f"{type(self).__name__} lets a rank update a part of the parameters, and this "
@@ -183,10 +183,13 @@ class Strategy:
                 "the two"
             )
 
-    def _check_start(self, params: Any, comm: MPI.Intracomm) -> None:
+    def _check_start(self, model: Any, comm: MPI.Intracomm) -> None:
         """Raise ValueError if the ranks begin with different parameters. Collective."""
-        vector = np.asarray(params)
-        starts = comm.allgather((len(vector), str(vector.dtype), zlib.crc32(vector.data)))
+        vector = np.asarray(model.params)
+        found = zlib.crc32(vector.data)
+        for value in getattr(model, "frozen", {}).values():
+            found = zlib.crc32(np.ascontiguousarray(value).data, found)
+        starts = comm.allgather((len(vector), str(vector.dtype), found))
         if len(set(starts)) > 1:
             lengths = ", ".join(str(length) for length, _, _ in starts)
             raise ValueError(
@@ -443,6 +446,18 @@ def _outputs(model: Any) -> int:
     return shape[0] if shape else 0
 
 
+def refuse_sum(model: Any) -> None:
+    """Raise Refused if the model's loss is a sum; call it where ranks step on means of their own.
+
+    Their average would not be the step on the sum over all rows.
+    """
+    if getattr(getattr(model, "loss", None), "is_sum", False):
+        raise Refused(
+            "the loss is a sum over rows, and ranks that step on rows of their own need a mean: "
+            'expected a loss with reduction="mean", or DataParallel'
+        )
+
+
 def own_gradients(
     model, batch: Batch, comm: MPI.Intracomm, add: bool = False, parts: int = 1
 ) -> tuple[float, float]:
@@ -453,9 +468,13 @@ def own_gradients(
 
     Returns:
         The mean loss over these rows (nan if none of them counts), and how many count.
+
+    Raises:
+        Refused: the loss is a sum, which has no mean over the rows of a rank.
     """
     own = batch.shard(comm.rank, comm.size).as_global()
     loss = gradients_in_parts(model.gradients, own, parts, add)
+    refuse_sum(model)  # again, since of a user's function it is known only now
     counted = counted_rows(model, own) if len(own) else 0
     return loss if counted else math.nan, counted
 

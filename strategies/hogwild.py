@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from nn.batch import Batch
 from nn.optim import zeros_like
-from strategies.base import Refused, Strategy, own_gradients, refuse_sync_batch_norm
+from strategies.base import Refused, Strategy, own_gradients, refuse_sum, refuse_sync_batch_norm
 from strategies.comm.shared_window import LINE, SharedWindow
 from strategies.gradient_norm import norm
 
@@ -43,7 +43,8 @@ class Hogwild(Strategy):
 
     Raises:
         TypeError: lock or sparse is not True or False.
-        Refused: the ranks of `comm` do not share one node, sync_batch_norm, or `nn.EMA`.
+        Refused: the ranks of `comm` do not share one node, sync_batch_norm, `nn.EMA`,
+            or a loss that is a sum over rows.
         ValueError: `sparse` with an optimizer that moves elements whose gradient is 0 (momentum,
             Adam, weight decay), or has groups.
     """
@@ -56,6 +57,7 @@ class Hogwild(Strategy):
     ):
         super().__init__(model, optimizer, comm)
         refuse_sync_batch_norm(model)
+        refuse_sum(model)
         for name, switch in (("lock", lock), ("sparse", sparse)):
             if not isinstance(switch, bool):
                 raise TypeError(f"{name}={switch!r}: expected True or False")

@@ -12,6 +12,7 @@ from strategies.base import (
     Refused,
     counted_rows,
     own_gradients,
+    refuse_sum,
     refuse_sync_batch_norm,
     with_prefix,
 )
@@ -58,7 +59,7 @@ class LocalSGD(DataParallel):
         accumulate: compute the rows of each rank in this many parts, as in `Sequential`.
 
     Raises:
-        Refused: sync_batch_norm.
+        Refused: sync_batch_norm, or a loss that is a sum over rows.
         TypeError: an argument is of the wrong type.
         ValueError: period, warmup or accumulate is out of range, or outer would never act.
     """
@@ -76,6 +77,7 @@ class LocalSGD(DataParallel):
     ):
         super().__init__(model, optimizer, comm, accumulate=accumulate)
         refuse_sync_batch_norm(model)
+        refuse_sum(model)
         if not isinstance(period, str):
             period = as_int("period", period, 1)
         elif period not in ("epoch", "end"):
@@ -86,6 +88,8 @@ class LocalSGD(DataParallel):
                 raise TypeError(f"outer={outer!r}: expected an nn.SGD or its like of its own")
             if period == "end":
                 raise ValueError('period="end" never averages in training: outer would not act')
+            if hasattr(outer, "assign"):
+                outer.assign(list(self._own_parts()), [p.name for p in self.parameters])
         self.period, self.warmup, self.outer = period, warmup, outer
         self._restart()
 

@@ -28,7 +28,7 @@ class Sequential(Strategy):
         super().__init__(model, optimizer, comm or MPI.COMM_SELF)
         self._accumulate(accumulate)
 
-    def _check_start(self, params, comm) -> None:
+    def _check_start(self, model, comm) -> None:
         """Check nothing, since some ranks may run it and others not."""
 
     def gradients(self, batch: Batch) -> float:

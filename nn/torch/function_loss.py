@@ -98,7 +98,8 @@ class FunctionLoss(Loss):
         value, gradient = trial.value, trial.gradient
         if weights is not None:
             value, gradient = _weighted(function, x, y, weights)
-        if trial.single and not trial.is_mean:
+        self.is_sum = bool(trial.single and not trial.is_mean)
+        if self.is_sum:
             scale = 1.0
         else:
             rows = len(targets) if weights is None else len(weights)

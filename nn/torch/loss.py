@@ -143,7 +143,8 @@ class TorchLoss(Loss):
             weights = None if module.weight is None else module.weight.detach().cpu().numpy()
             # It counts as torch does.
             self._labels = CrossEntropy(0.0, weights, int(module.ignore_index))
-        self.counts_by_shape = self._labels is None or module.reduction == "sum"
+        self.is_sum = module.reduction == "sum"
+        self.counts_by_shape = self._labels is None or self.is_sum
 
     def count(self, targets, weights=None):
         """As `Loss.count`: of class numbers what counts, and otherwise rows, or their weights.
@@ -180,7 +181,7 @@ class TorchLoss(Loss):
 
     def _divisor(self, x, each, targets, count, rows) -> float:
         """What the sum over `each` is divided by, if the batch has `count`."""
-        if self.module.reduction == "sum":
+        if self.is_sum:
             return 1
         if self._counts_labels(targets):
             return count

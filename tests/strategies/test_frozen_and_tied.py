@@ -159,3 +159,11 @@ def test_a_pipeline_trains_the_published_gpt2(comm, how):
     oracle = Sequential(build(), decaying())
     assert_trains_like(oracle, strategy, [Sequences(tokens)] * 3, comm)
     assert strategy.grad_norm() == pytest.approx(oracle.grad_norm(), rel=1e-12)
+
+
+@pytest.mark.workers(2)
+def test_frozen_values_that_differ_between_ranks_are_refused(comm):
+    model = BUILD["numpy-first"]()
+    next(iter(model.frozen.values()))[...] = comm.rank
+    with pytest.raises(ValueError, match="the ranks' models differ"):
+        Pipeline(model, decaying(), comm)

@@ -266,3 +266,17 @@ def test_a_state_of_another_outer_optimizer_is_refused_and_changes_nothing(comm,
         local.load_state(make(comm))
     np.testing.assert_array_equal(local.weights(), small_mlp().params)
     assert local.optimizer.steps == local.outer.steps == 0
+
+
+def test_the_outer_optimizer_may_have_groups(comm):
+    """It moves all parameters, so each has the settings of its group."""
+    outer = SGD(1.0, groups=[("*.bias", {"lr": 0.0})])
+    model = mlp([6, 5, 3], dtype="float64")
+    strategy = LocalSGD(model, SGD(0.1), comm, period=2, outer=outer)
+    before = strategy.weights()
+    for batch in random_batches(model, 6, steps=2):
+        strategy.step(batch)
+    moved = strategy.weights() != before
+    for parameter in strategy.parameters:
+        own = moved[parameter.start : parameter.stop]
+        assert own.any() != parameter.name.endswith("bias")

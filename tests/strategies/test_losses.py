@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from nn import Batch, Model, mlp
 from nn.layers import Conv2d, Tanh
 from nn.loss import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
-from strategies import Hogwild, Sequential
+from nn.torch import TorchModel
+from strategies import Hogwild, LocalSGD, Sequential
 from strategies.base import Refused
 from tests.support.exact import EXACT, OF_OWN_LOSS
 from tests.support.optimizers import momentum
@@ -118,3 +120,19 @@ def test_a_rank_of_hogwild_without_anything_that_counts_makes_no_update(comm):
     strategy.weights()
     assert strategy.updates == comm.allreduce(int((own != -100).any()))
     strategy.close()
+
+
+@pytest.mark.parametrize("make", [LocalSGD, Hogwild])
+@pytest.mark.parametrize("known", [True, False], ids=["a module", "a function"])
+def test_ranks_that_step_on_their_own_refuse_a_sum(comm, make, known):
+    """The average of steps on sums is no step on the sum of all rows."""
+
+    def summed(outputs, targets):
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none").sum()
+
+    loss = torch.nn.CrossEntropyLoss(reduction="sum") if known else summed
+    layers = [torch.nn.Linear(6, CLASSES)]
+    model = TorchModel(layers, dtype="float64", seed=0, loss=loss)
+    batch = Batch(np.ones((8, 6)), np.arange(8) % CLASSES)
+    with pytest.raises(Refused, match="the loss is a sum over rows"):
+        make(model, momentum(), comm).step(batch)

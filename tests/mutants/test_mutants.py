@@ -28,6 +28,10 @@ MUTANTS = {
 RANKS = sorted({mutant["ranks"] for mutant in MUTANTS.values()})
 
 
+NOT_STARTED = "PMIx server's listener thread failed to start"
+"""What mpiexec says if it could start nothing, which was seen once in some hundred launches."""
+
+
 def copy_tree(target: Path) -> None:
     for folder in ("nn", "strategies", "bench", "tests"):
         shutil.copytree(
@@ -47,9 +51,19 @@ def launch(ranks: int, *arguments: str, cwd: Path) -> subprocess.CompletedProces
     environment = os.environ | {"LOCKSTEP_RANKS": str(ranks)}
     if ranks > len(os.sched_getaffinity(0)):
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=150, check=False
-    )
+    for _ in range(3):
+        run = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+        if NOT_STARTED not in run.stdout + run.stderr:
+            break
+    return run
 
 
 def outcomes(tree: Path, tests: list[str], ranks: int) -> dict[str, str]:

@@ -31,6 +31,9 @@ RANKS = sorted({mutant["ranks"] for mutant in MUTANTS.values()})
 NOT_STARTED = "PMIx server's listener thread failed to start"
 """What mpiexec says if it could start nothing, which was seen once in some hundred launches."""
 
+CRASHED = "*** Process received signal ***"
+"""What Open MPI says of a process that corrupted its memory; such a process may also hang."""
+
 
 def copy_tree(target: Path) -> None:
     for folder in ("nn", "strategies", "bench", "tests"):
@@ -70,6 +73,7 @@ def outcomes(tree: Path, tests: list[str], ranks: int) -> dict[str, str]:
     """Run tests of a tree; test id (without parameters of ranks) -> passed, failed or error."""
     report = tree / "report.xml"
     run = launch(ranks, "-q", "--deadline=20", f"--junitxml={report}", *tests, cwd=tree)
+    assert CRASHED not in run.stderr, f"a bug that crashes proves nothing:\n{run.stderr[-3000:]}"
     assert report.exists(), f"no report; pytest said:\n{run.stdout[-3000:]}{run.stderr[-3000:]}"
     found = {}
     for case in ET.parse(report).iter("testcase"):

@@ -163,21 +163,26 @@ class Optimizer:
         if not self.groups:
             self.apply(params, grads, lr)
             return
-        state = self.state
-        rates = [
-            (each.lr(self.steps - 1) if callable(each.lr) else each.lr) if "lr" in settings else lr
-            for each, (_, settings) in zip(self._variants, self.groups)
-        ]
+        state, rates = self.state, self._rates(lr)
         for where, group in self._runs:
             each = self if group is None else self._variants[group]
             each.steps = self.steps
             each.state = {name: vector[where] for name, vector in state.items()}
             try:
-                rate = lr if group is None else float(rates[group])
+                rate = lr if group is None else rates[group]
                 each.apply(params[where], grads[where], rate)
             finally:
                 each.state = {}
                 self.state = state
+
+    def _rates(self, lr: float) -> list[float]:
+        """The learning rate of each group in this step, which `steps` already counts."""
+        return [
+            float(each.lr(self.steps - 1) if callable(each.lr) else each.lr)
+            if "lr" in settings
+            else lr
+            for each, (_, settings) in zip(self._variants, self.groups)
+        ]
 
     def apply(self, params: Vector, grads: Vector, lr: float) -> None:
         """Update `params` in place. `steps` already counts this step, and `state` has all slots.

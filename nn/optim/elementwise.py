@@ -5,10 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from nn.optim.groups import Part
+
 TRIAL = np.array([3.0, -1e-3, 0.5, -2.0, 1e-6, 0.25, -7.0, 1.0])
 """A start and a gradient, with small and large elements in both parts."""
 
 PARTS = (slice(0, 3), slice(3, 8))
+
+WHOLE = Part("trial", 8, (2, 4))
+"""The small vector as a matrix: some optimizers treat a matrix otherwise than a piece of one."""
 
 
 def why_not_elementwise(optimizer: Any) -> str | None:
@@ -26,6 +31,10 @@ def why_not_elementwise(optimizer: Any) -> str | None:
         whole, parts = TRIAL.copy(), TRIAL.copy()
         try:
             movers = [copy.deepcopy(trial) for _ in PARTS]
+            if hasattr(trial, "assign"):
+                trial.assign([WHOLE])
+                for mover, part in zip(movers, PARTS):
+                    mover.assign([Part(WHOLE.name, part.stop - part.start, None)])
             with np.errstate(all="ignore"):
                 for scale in (1e-3, 1.0, 1e8):
                     gradient = scale * TRIAL[::-1]

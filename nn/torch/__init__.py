@@ -1,6 +1,7 @@
-"""Torch modules as models: `TorchModel` wraps a module, `build` builds a published net by name."""
+"""Torch's modules as models, published nets by name, and torch's optimizers."""
 
 from nn.torch.model import TorchModel
+from nn.torch.optimizer import TorchOptimizer
 from nn.torch.zoo import build
 
-__all__ = ["TorchModel", "build"]
+__all__ = ["TorchModel", "TorchOptimizer", "build"]

@@ -4,7 +4,10 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
+
 from nn import EMA, SGD, AdaGrad, Adam, AdamW, lr_schedules
+from nn.torch import TorchOptimizer
 
 
 def momentum():
@@ -34,6 +37,12 @@ RECIPES: dict[str, Callable] = {
     "groups": lambda: SGD(
         lr_schedules.warmup(0.1, 2), weight_decay=0.1, groups=[("*.bias", {"weight_decay": 0})]
     ),
+    "torch": lambda: TorchOptimizer(
+        lambda params: torch.optim.NAdam(params, weight_decay=0.1),
+        lr_schedules.one_cycle(0.02, 10),
+        clip_norm=0.05,
+        groups=[("*.bias", {"weight_decay": 0})],
+    ),
     "average": lambda: EMA(SGD(0.1, momentum=0.9), 0.5),
 }
-"""Optimizers as recipes have them: clipping, groups, decoupled decay, an average of the weights."""
+"""Optimizers as recipes have them: clipping, groups, decoupled decay, torch's own, an average."""

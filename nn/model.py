@@ -109,7 +109,8 @@ class Model:
         found = []
         for i, (layer, start) in enumerate(zip(self.layers, self.offsets)):
             for name, shape in zip(layer.names, layer.shapes):
-                found.append(Parameter(layer.name_in_model(i, name), start, shape))
+                may_lack = name in layer.may_lack_gradient
+                found.append(Parameter(layer.name_in_model(i, name), start, shape, may_lack))
                 start = found[-1].stop
         return found
 

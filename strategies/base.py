@@ -1,9 +1,11 @@
 """The contract of every strategy: take the step of plain training on several ranks."""
 
+import logging
 import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -150,6 +152,8 @@ class Strategy:
                 [p.name for p in self.parameters] if any(p.name for p in self.parameters) else None
             )
             optimizer.assign(list(Strategy._own_parts(self)), names)
+        if comm.rank == 0 and (unused := getattr(model, "unused", ())):
+            _say_unused(", ".join(unused))
         self._is_assigned = False
         self._grad_norm: float | None = None
         self._own_norm: NDArray | None = None
@@ -281,7 +285,7 @@ class Strategy:
 
     def _own_parts(self) -> Iterable[Part]:
         """Yield what the vector holds that this rank's optimizer is given."""
-        return (Part(p.name, p.size, p.shape) for p in self.parameters)
+        return (Part(p.name, p.size, p.shape, p.may_lack_gradient) for p in self.parameters)
 
     def grad_norm(self) -> float:
         """Return the norm of the last step's gradient, the same on every rank. Collective.
@@ -456,6 +460,16 @@ def refuse_sum(model: Any) -> None:
             "the loss is a sum over rows, and ranks that step on rows of their own need a mean: "
             'expected a loss with reduction="mean", or DataParallel'
         )
+
+
+@cache
+def _say_unused(names: str) -> None:
+    """Log, once in a process, which parameters stay as they are."""
+    logging.getLogger(__name__).warning(
+        "parameters that got no gradient when the model was tried, so that training leaves them "
+        "as they are: %s",
+        names,
+    )
 
 
 def own_gradients(

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.model import Model
+from nn.optim.vector import lacks_gradient
+from nn.parameters import NO_GRADIENT
 from strategies.base import Refused, Strategy
 
 
@@ -75,11 +77,24 @@ class CompressedDataParallel(Strategy):
         compression.bind(model)
 
     def reduce(self, loss: float) -> float:
-        self.residual += self.model.grads
-        self.compression.sum(self.residual, self.model.grads, self.comm)
+        grads = self.model.grads
+        absent = self._absent()
+        self.residual += grads
+        self.compression.sum(self.residual, grads, self.comm)
+        for where in absent:
+            if not grads[where].any():  # or else it is what earlier steps have left
+                grads[where] = NO_GRADIENT
         total = np.array([loss])
         self.comm.Allreduce(MPI.IN_PLACE, total, MPI.SUM)
         return total[0]
+
+    def _absent(self) -> list[slice]:
+        """Where the parameters lie that have a gradient on no rank. Collective if some may."""
+        where = [slice(p.start, p.stop) for p in self.parameters if p.may_lack_gradient]
+        lack = np.array([lacks_gradient(self.model.grads[each]) for each in where], bool)
+        if where:
+            self.comm.Allreduce(MPI.IN_PLACE, lack, MPI.LAND)
+        return [each for each, lacks in zip(where, lack) if lacks]
 
     def state(self) -> dict[str, NDArray]:
         residual = self.residual / self.comm.size

@@ -173,7 +173,7 @@ def _recipe(factory: Any, given: str) -> Recipe | None:
 
 def undecided(model: Model) -> list[str]:
     """Say what a first step has shown that a trial on these rows cannot decide."""
-    unused = [name for layer in model.layers for name in getattr(layer, "unused", ())]
+    unused = getattr(model, "unused", ())
     return [f"parameters that got no gradient: {', '.join(unused)}"] if unused else []
 
 

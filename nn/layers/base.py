@@ -40,6 +40,9 @@ class Layer:
     borrowed: tuple[str, ...] = ()
     """Names of the parameters that belong to an earlier layer; they are not in `shapes`."""
 
+    may_lack_gradient: tuple[str, ...] = ()
+    """Names of parameters whose gradient `backward` may mark as absent, by `NO_GRADIENT`."""
+
     @property
     def is_trained(self) -> bool:
         """Whether the layer has parameters that are trained, its own or borrowed."""

@@ -8,7 +8,15 @@ import numpy as np
 
 from nn.arguments import as_float
 from nn.optim.groups import Group, Part, Run, as_groups, check_used, runs_of, settings_of, variant
-from nn.optim.vector import Schedule, Vector, clamp, norm_of_part, norm_part, zeros_like
+from nn.optim.vector import (
+    Schedule,
+    Vector,
+    clamp,
+    lacks_gradient,
+    norm_of_part,
+    norm_part,
+    zeros_like,
+)
 
 Apply = TypeVar("Apply", bound=Callable[..., None])
 
@@ -86,6 +94,7 @@ class Optimizer:
         self.state: dict[str, Vector] = {}
         self.steps = 0
         self._parts: list[Part] | None = None
+        self._may_lack: list[slice] = []
         self._runs: list[Run] = []
         self._variants: list[Any] = []
 
@@ -116,6 +125,12 @@ class Optimizer:
             check_used(self.groups, names)
         self._parts = list(parts)
         self._runs = runs_of(self._parts, self.groups)
+        ends = np.cumsum([0, *(part.size for part in self._parts)]).tolist()
+        self._may_lack = [
+            slice(start, start + part.size)
+            for part, start in zip(self._parts, ends)
+            if part.may_lack_gradient and part.size
+        ]
         self._variants = self.variants()
         # A group may keep state that the others need not, e.g. a velocity.
         slots = [*self.slots, *(slot for each in self._variants for slot in each.slots)]
@@ -151,12 +166,25 @@ class Optimizer:
                     f"{name} was kept for {len(self.state[name])} parameters and {len(params)} "
                     "are given: one optimizer object serves one slice of one model"
                 )
+        absent = [where for where in self._may_lack if lacks_gradient(grads[where])]
         if self.clip_norm is not None or self.clip_value is not None:
             self._clip(grads, norm)
         lr = self.lr(self.steps) if callable(self.lr) else self.lr
         self.steps += 1
         if len(params):
-            self.apply_all(params, grads, float(lr))
+            self.apply_except(absent, params, grads, float(lr))
+
+    def apply_except(self, absent: list[slice], params: Vector, grads: Vector, lr: float) -> None:
+        """Call `apply_all`; parameters without a gradient and their state stay as they are.
+
+        So it is in torch, where weight decay and momentum do not move them either. But here
+        `steps`, by which Adam corrects its means, counts the steps that they stayed out of too.
+        """
+        vectors = [params, *(self.state[name] for name in self.slots)] if absent else []
+        before = [(vector, where, vector[where] * 1) for vector in vectors for where in absent]
+        self.apply_all(params, grads, lr)
+        for vector, where, values in before:
+            vector[where] = values
 
     def apply_all(self, params: Vector, grads: Vector, lr: float) -> None:
         """Call `apply`, or that of each group with its slices and settings."""

@@ -21,11 +21,13 @@ class Part(NamedTuple):
         name: the parameter's name.
         size: how many elements of the vector it takes.
         shape: the parameter's shape; None for a piece.
+        may_lack_gradient: as of `nn.parameters.Parameter`.
     """
 
     name: str
     size: int
     shape: tuple[int, ...] | None
+    may_lack_gradient: bool = False
 
 
 class Run(NamedTuple):

@@ -23,6 +23,12 @@ def zeros_like(vector: Vector) -> Vector:
     )
 
 
+def lacks_gradient(part: Vector) -> bool:
+    """Whether the gradient of a part of the parameters is all `NO_GRADIENT`."""
+    elements = np.asarray(part)
+    return bool(len(elements)) and not elements.any() and bool(np.signbit(elements).all())
+
+
 def multiply(vector: Vector, factor: float, out: Vector) -> None:
     """Write vector * factor into `out`, without allocating memory."""
     if isinstance(vector, np.ndarray):

@@ -1,8 +1,10 @@
 """A torch module as a layer: its weights lie in the flat vector that `bind` is given."""
 
 import copy
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nn.inputs import count_rows, has_several, map_inputs, shape_of_rows
 from nn.layers import Layer, Shape
 from nn.layers.dropout import row_ids
+from nn.parameters import NO_GRADIENT
 from nn.torch.batch_norm import SyncBatchNorm
 from nn.torch.dropout import draws_masks, masks_again
 from nn.torch.modules import call, hooked
@@ -39,9 +42,9 @@ class TorchLayer(Layer):
     """A torch module as a layer: numpy arrays in and out, gradients in the views of `bind`.
 
     Gradients come from `torch.autograd.grad`, never through `.grad`: a `zero_grad()` that sets
-    `.grad` to None would silently cut off a view. A parameter or an input that the output does not
-    depend on has a gradient of 0. Parameters that require no gradient are frozen: they are no part
-    of the vectors.
+    `.grad` to None would silently cut off a view. An input that the output does not depend on has a
+    gradient of 0, and a parameter `nn.parameters.NO_GRADIENT`. Parameters that require no gradient
+    are frozen: they are no part of the vectors.
 
     The module is set to training mode, in which it computes until it is switched to evaluation
     mode. A module that writes into its input is given a copy of it.
@@ -78,6 +81,10 @@ class TorchLayer(Layer):
         self._names: tuple[str, ...] = ()
         self._adds: tuple[str, ...] = ()
         self._views: dict[str, tuple[NDArray, NDArray]] = {}
+        self.unused: tuple[str, ...] = ()
+        """Names of the parameters that the output never depended on when the module was tried."""
+        self.cuts = False
+        """Whether the output did not depend on the input."""
         self.rename([name for name, _ in module.named_parameters()] if names is None else names)
         self.share((), ())
         self.norms: list[Any] = [m for m in module.modules() if isinstance(m, _BatchNorm)]
@@ -88,8 +95,6 @@ class TorchLayer(Layer):
         self._watched = False
         self.drops = draws_masks(module)
         """Whether the module was seen to drop units (dropout) when it was tried."""
-        self.unused: tuple[str, ...] = ()
-        """Names of the parameters that got no gradient when the module was tried."""
         self.kinds_of: dict[Any, Any] = {}
         """Shape of an input row -> the kinds of numbers that were found to work."""
         self.row_shapes: dict[Any, Shape] = {}
@@ -107,6 +112,7 @@ class TorchLayer(Layer):
         twin.share(self.borrowed, self._adds)
         twin.row_shapes, twin.rows_each = self.row_shapes, self.rows_each
         twin.kinds_of = self.kinds_of
+        twin.unused, twin.may_lack_gradient = self.unused, self.may_lack_gradient
         # What a derived class keeps besides.
         vars(twin).update({name: own for name, own in vars(self).items() if name not in vars(twin)})
         return twin
@@ -124,6 +130,15 @@ class TorchLayer(Layer):
             tuple(new[name] for name in some) for some in (self.borrowed, self._adds)
         )
         self._views = {new[name]: view for name, view in self._views.items()}
+        self.lack(*([new[name] for name in some] for some in (self.unused, self.may_lack_gradient)))
+
+    def lack(self, unused: Collection[str], may_lack: Collection[str]) -> None:
+        """Know parameters that never have a gradient, and all that in some steps have none.
+
+        Names of parameters that the layer does not have are left out.
+        """
+        self.unused = tuple(name for name in self._names if name in unused)
+        self.may_lack_gradient = tuple(name for name in self._names if name in may_lack)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -172,6 +187,10 @@ class TorchLayer(Layer):
         out = shape
         for layer in layers:
             out = layer.row_shape(out)
+        whole.lack(
+            [name for layer in layers for name in layer.unused],
+            [name for layer in layers for name in layer.may_lack_gradient],
+        )
         whole.kinds_of[shape] = self.kinds(shape)
         whole.row_shapes[shape] = out  # if each layer keeps rows apart, all do: no new check
         return whole
@@ -285,12 +304,17 @@ class TorchLayer(Layer):
             with masks_again(drawn_for):
                 found = torch.autograd.grad(y, wanted, start, allow_unused=True)
         for name, view, gradient in zip(self._names, self._host_grads, found[len(inputs) :]):
-            if gradient is None:
-                gradient = view.new_zeros(())
+            may_lack = name in self.may_lack_gradient
+            if lacks := gradient is None or name in self.unused:
+                gradient = view.new_full((), NO_GRADIENT if may_lack else 0.0)
+                if y is not None and not may_lack:
+                    _say_zero(name)
             if add or name in self._adds:
                 view.add_(gradient.to("cpu"))
             else:
                 view.copy_(gradient)
+            if may_lack and not lacks:
+                view.add_(0.0)
         if not need_dx:
             return None
         dx = found[0]
@@ -309,6 +333,16 @@ def _share_parameters(layer: TorchLayer, shared: dict[str, torch.nn.Parameter]) 
         for place, weight in list(module._parameters.items()):
             if weight is not None and id(weight) in own:
                 setattr(module, place, shared.setdefault(own[id(weight)], weight))
+
+
+@cache
+def _say_zero(name: str) -> None:
+    """Log, once in a process, that a parameter was expected to have a gradient and has none."""
+    logging.getLogger(__name__).warning(
+        "%s got no gradient in a step, though it did whenever the model was tried: it is taken for "
+        "0 here, so that weight decay and momentum move it; a loop of torch would leave it",
+        name,
+    )
 
 
 class _OnDevice:

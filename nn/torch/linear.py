@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from nn.layers import Linear
+from nn.parameters import NO_GRADIENT
 from nn.torch.layer import TorchLayer
 from nn.torch.modules import hooked
 
@@ -42,14 +43,20 @@ class TorchLinear(_RowByRow, Linear):
 
     def columns(self, outputs: int) -> "TorchLinear":
         """A Linear with this number of outputs, whose parameters are still to be bound."""
-        return TorchLinear(
-            self._module(self.inputs, outputs, len(self.shapes) > 1), self.device, self.compute
-        )
+        module = self._module(self.inputs, outputs, len(self.shapes) > 1)
+        return self._as_used(TorchLinear(module, self.device, self.compute))
 
     def rows(self, inputs: int, comm: Any) -> "TorchRowLinear":
         """A Linear with this number of inputs, whose outputs are summed over `comm`."""
         module = self._module(inputs, self.outputs, False)
-        return TorchRowLinear(module, self.device, self.compute, comm, len(self.shapes) > 1)
+        bias = len(self.shapes) > 1
+        return self._as_used(TorchRowLinear(module, self.device, self.compute, comm, bias))
+
+    def _as_used(self, part: Any) -> Any:
+        """The part of this layer, which has no gradient where this layer has none."""
+        if self.unused:
+            part.lack(part.all_names, part.all_names)
+        return part
 
     def _module(self, inputs: int, outputs: int, bias: bool) -> torch.nn.Linear:
         """A torch.nn.Linear with parameters without values."""
@@ -93,5 +100,8 @@ class TorchRowLinear(_RowByRow):
 
     def backward(self, dy, ctx, need_dx=True, add=False):
         for gradient in self.grads[1:]:
-            gradient[...] = dy.sum(axis=0) + (gradient if add else 0)
+            if self.unused:
+                gradient[...] = NO_GRADIENT
+            else:
+                gradient[...] = dy.sum(axis=0) + (gradient if add else 0)
         return super().backward(dy, ctx, need_dx, add)

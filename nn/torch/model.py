@@ -152,6 +152,7 @@ class TorchModel(Model):
             if layer.drops:  # type: ignore[attr-defined]  # found by the trial of its rows
                 draw_masks(module, (self.seed or 0, i), self.dropout_clock.step)
                 self._whole.drops = True
+        self._find_unused()
         # Each layer was found to keep rows apart, so all of them do: no new check of the whole.
         self._whole.row_shapes[self.input_shape] = self.row_shape(len(self.layers))
         self._whole.kinds_of[self.input_shape] = self.kinds
@@ -167,6 +168,22 @@ class TorchModel(Model):
         forget_masks(net)  # if these are the modules of another model
         if self.sync_batch_norm:
             synchronise(net, self.sync_batch_norm)
+
+    def _find_unused(self) -> None:
+        """Tell all layers which parameters may lack a gradient, as the trials of each have shown.
+
+        Below a layer whose output does not depend on its input, these are all. A parameter that
+        several layers share has no gradient if it has none in each of them.
+        """
+        layers: list[TorchLayer] = self.layers  # type: ignore[assignment]
+        above = max((i for i, layer in enumerate(layers) if layer.cuts), default=0)
+        for layer in layers[:above]:
+            layer.lack(layer.all_names, layer.all_names)
+        used = {name for layer in layers for name in {*layer.all_names} - {*layer.unused}}
+        may_lack = {name for layer in layers for name in layer.may_lack_gradient}
+        for layer in layers:
+            layer.lack(layer.unused, may_lack)
+        self._whole.lack({*self._whole.all_names} - used, may_lack)
 
     def _check_no_rows(self) -> None:
         """Check that every layer takes 0 rows: a rank may have none, and must compute all the same.
@@ -185,6 +202,14 @@ class TorchModel(Model):
     @clock.setter
     def clock(self, clock: Any) -> None:
         self.dropout_clock.fixed = clock
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Names of the parameters that the loss did not depend on when the modules were tried.
+
+        As in torch, no optimizer moves them, not by weight decay or momentum either.
+        """
+        return self._whole.unused
 
     @property
     def module(self) -> torch.nn.Sequential:

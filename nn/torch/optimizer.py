@@ -28,7 +28,8 @@ class TorchOptimizer(Optimizer):
     The factory is given the parameters, each in its own shape; where a strategy cuts a parameter,
     a piece of it in one dimension. What torch keeps for a parameter lies in `state` under torch's
     name, in vectors as long as the parameters: a number per parameter is repeated, and a smaller
-    tensor stands in front. So checkpoints hold it, and a resumed training goes on to the bit.
+    tensor stands in front. So checkpoints hold it, and a resumed training goes on to the bit; it
+    counts all steps for every parameter, also those in which one had no gradient.
 
     Args:
         factory: makes the optimizer of a list of parameters, e.g.
@@ -79,7 +80,7 @@ class TorchOptimizer(Optimizer):
         self._is_first = not any(name in self.state for name in self.slots)
         super().step(params, grads, norm)
 
-    def apply_all(self, params: Vector, grads: Vector, lr: float) -> None:
+    def apply_except(self, absent: list[slice], params: Vector, grads: Vector, lr: float) -> None:
         vector, gradient = _tensor(params), _tensor(grads)
         parts = self._parts_of(len(vector))
         if [part.size for part in parts] != [piece.size for piece in self._pieces]:
@@ -91,9 +92,9 @@ class TorchOptimizer(Optimizer):
             self._restore()
         for piece in self._pieces:
             piece.parameter.data = piece.of(vector)
-            piece.parameter.grad = piece.of(gradient)
+            piece.parameter.grad = None if piece.where in absent else piece.of(gradient)
             if not self._is_first:
-                piece.write_numbers(self.steps - 1, self._bound)
+                piece.write_numbers(self._bound)
         assert self._torch is not None
         for group, rate in zip(self._torch.param_groups, [lr, *self._rates(lr)]):
             group["lr"] = rate
@@ -137,7 +138,7 @@ class TorchOptimizer(Optimizer):
         self._torch.step()
         self._bound = {name: self.state[name] for name in self.slots}
         for piece in self._pieces:
-            piece.load(self._bound)
+            piece.load(self._bound, self.steps - 1)
 
 
 class _Piece:
@@ -178,19 +179,23 @@ class _Piece:
             else:
                 place.copy_(value.reshape(-1).expand(len(place)))
 
-    def load(self, vectors: dict[str, Vector]) -> None:
+    def load(self, vectors: dict[str, Vector], steps: int) -> None:
         """Take the values of torch's state from the vectors, and have it lie in them."""
+        places = [_tensor(vectors[name])[self.where] for name, _ in self._kept()]
+        if places and not any(place.any() for place in places):
+            del self.optimizer.state[self.parameter]  # it has had no gradient yet
+            return
+        if isinstance(count := self.state.get(COUNTER), Tensor):
+            count.fill_(steps)
+        elif count is not None:
+            self.state[COUNTER] = steps
         for name, value in self._kept():
             place = self._place(name, value, vectors)
             value.copy_((place if value.numel() > 1 else place[:1]).view(value.shape))
         self.keep(vectors)
 
-    def write_numbers(self, steps: int, vectors: dict[str, Vector]) -> None:
-        """Write what torch keeps outside the vectors: its count of steps, and numbers."""
-        if isinstance(count := self.state.get(COUNTER), Tensor):
-            count.fill_(steps)
-        elif count is not None:
-            self.state[COUNTER] = steps
+    def write_numbers(self, vectors: dict[str, Vector]) -> None:
+        """Write the numbers per parameter, which torch keeps outside the vectors."""
         for name, value in self._kept():
             if value is not self._views.get(name):
                 value.copy_(self._place(name, value, vectors)[: value.numel()].view(value.shape))

@@ -75,10 +75,11 @@ def output_of_a_row(layer: "TorchLayer", shape: Shape) -> tuple[Shape, int]:
         tolerance = torch.finfo(compute or getattr(torch, layer.dtype)).eps ** 0.5
         if not all(_same(a, b, layer.dtype, tolerance) for a, b in zip(alone, y.chunk(2))):
             raise _mixed(layer, shape, "two")
-    layer.unused = _without_gradient(layer, module, y)
+    made = [y, *alone]
     if alone:
         with layer.autocast(compute), _NoDropout():
-            _try_many(layer, module, shape, rows, kinds == "f", tolerance)
+            made += _try_many(layer, module, shape, rows, kinds == "f", tolerance)
+    _note_gradients(layer, module, made)
     return tuple(y.shape[1:]), len(y) // 2
 
 
@@ -104,11 +105,14 @@ def _try_many(
     rows: Any,
     floats: bool,
     tolerance: float,
-) -> None:
+) -> list[torch.Tensor]:
     """Try more rows than two, which may meet where two do not, in training mode.
 
     Some modules choose by the mean of all rows, or have room for a number of rows only, as a
     mixture of experts may have. So of floats two more rows are shifted, one up and one down.
+
+    Returns:
+        The outputs for these four rows, each alone.
 
     Raises:
         ValueError: of some rows it makes something else than of each alone.
@@ -135,18 +139,31 @@ def _try_many(
             _same(alone[i], part, layer.dtype, tolerance) for i, part in zip(which, y.chunk(count))
         ):
             raise _mixed(layer, shape, str(count))
+    return alone
 
 
-def _without_gradient(
-    layer: "TorchLayer", module: torch.nn.Module, y: torch.Tensor
-) -> tuple[str, ...]:
-    """Name the parameters of the module that are no part of the graph of its output y.
+def _note_gradients(
+    layer: "TorchLayer", module: torch.nn.Module, outputs: list[torch.Tensor]
+) -> None:
+    """Tell the layer which parameters and inputs some or all outputs of `module` depend on."""
+    reached = [_reached(layer, y) for y in outputs]
+    weights = list(zip(layer.all_names, module.parameters()))
+    often = {name: sum(id(weight) in ids for ids in reached) for name, weight in weights}
+    unused = [name for name, count in often.items() if not count]
+    # Who chooses by the rows may leave out others than those that it left out of these outputs.
+    chooses = any(0 < count < len(reached) for count in often.values())
+    layer.lack(unused, often if chooses else unused)
+    layer.cuts = not set().union(*reached) - {id(weight) for _, weight in weights}
+
+
+def _reached(layer: "TorchLayer", y: torch.Tensor) -> set[int]:
+    """The ids of the parameters and inputs that are part of the graph of y.
 
     Raises:
         ValueError: a part of the graph would be computed again by reentrant backward:
             `torch.autograd.grad` does not reach its parameters, which would never train.
     """
-    seen, nodes, used = set(), [y.grad_fn], set()
+    seen, nodes, reached = set(), [y.grad_fn], set()
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
@@ -157,13 +174,10 @@ def _without_gradient(
                 f"{layer} has a reentrant checkpoint, whose parameters have no gradient here: "
                 "expected torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
             )
-        used.add(id(getattr(node, "variable", None)))
+        if hasattr(node, "variable"):
+            reached.add(id(node.variable))
         nodes += [each for each, _ in node.next_functions]
-    return tuple(
-        name
-        for name, weight in module.named_parameters()
-        if weight.requires_grad and id(weight) not in used
-    )
+    return reached
 
 
 def check_no_rows(layer: "TorchLayer", shape: Shape) -> None:

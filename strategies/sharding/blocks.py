@@ -50,7 +50,8 @@ def parts_between(parameters: Sequence[Parameter], lo: int, hi: int) -> Iterator
         size = min(hi, parameter.stop) - max(lo, parameter.start)
         if size > 0:
             is_whole = size == parameter.size
-            yield Part(parameter.name, size, parameter.shape if is_whole else None)
+            shape = parameter.shape if is_whole else None
+            yield Part(parameter.name, size, shape, parameter.may_lack_gradient)
 
 
 def parts_of(parameters: Sequence[Parameter], layout: Layout) -> Iterator[Part]:
@@ -59,5 +60,5 @@ def parts_of(parameters: Sequence[Parameter], layout: Layout) -> Iterator[Part]:
         if block.part == EVERYTHING:
             yield from parts_between(parameters, block.start, block.start + block.size)
         elif block.size:  # a block that is cut lies within one parameter
-            name = next(p.name for p in parameters if p.start <= block.start < p.stop)
-            yield Part(name, block.size, None)
+            of = next(p for p in parameters if p.start <= block.start < p.stop)
+            yield Part(of.name, block.size, None, of.may_lack_gradient)

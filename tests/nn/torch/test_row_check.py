@@ -234,5 +234,5 @@ def test_a_reentrant_checkpoint_is_refused_in_every_layer(before):
 def test_parameters_that_get_no_gradient_are_named():
     net = Opaque(tnn.Linear(6, 4))
     net.head = tnn.Linear(6, 4)
-    assert TorchModel(net, input_shape=(6,)).layers[0].unused == ("head.weight", "head.bias")
-    assert TorchModel(tnn.Linear(6, 4)).layers[0].unused == ()
+    assert TorchModel(net, input_shape=(6,)).unused == ("head.weight", "head.bias")
+    assert TorchModel(tnn.Linear(6, 4)).unused == ()

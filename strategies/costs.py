@@ -36,6 +36,7 @@ from nn.layers.residual import Residual
 from nn.model import Model
 from strategies.comm.shared_window import LINE
 from strategies.sharding.rewriting import computes_its_own_way, each_feature_alone
+from strategies.sharding.spans import spans_of
 
 Sent = Counter[str]
 """Verb of the communicator -> bytes."""
@@ -70,19 +71,17 @@ def sent_by_zero(model: Model, ranks: int, rank: int, stage: int, accumulate: in
     Backward needs them again, except those of the last layer, which are still there. Rajbhandari
     et al., "ZeRO" (2020), section 7. Of `accumulate` parts, stages 2 and 3 sum the gradient of
     each, and stage 3 gathers the parameters for each, except those of the first layer, which the
-    backward of the part before has left there.
+    backward of the part before has left there. They do so for every layer that has tied weights.
     """
     lo, hi = bounds(rank, ranks, model.offsets[-1])
-    gathered = hi - lo
+    used = [spans for spans in spans_of(model) if spans]
+    gathered, summed = hi - lo, model.offsets[-1]
+    if stage > 1:
+        summed = accumulate * sum(span.size for spans in used for span in spans)
     if stage == 3:
-        owned = [
-            max(0, min(hi, end) - max(lo, begin))
-            for begin, end, layer in zip(model.offsets, model.offsets[1:], model.layers)
-            if layer.shapes
-        ]
+        owned = [sum(span.part(lo, hi) for span in spans) for spans in used]
         gathered = accumulate * (2 * sum(owned) - owned[-1]) - (accumulate - 1) * owned[0]
     item = _item(model)
-    summed = model.offsets[-1] * (accumulate if stage > 1 else 1)
     return Sent(Reduce_scatter=item * summed, Allgatherv=item * gathered, Allreduce=LOSS)
 
 
@@ -253,7 +252,7 @@ def held_by_zero(model: Model, ranks: int, rank: int, stage: int, slots: int) ->
     Rajbhandari et al., "ZeRO" (2020), section 5.
     """
     n = model.offsets[-1]
-    own, largest = _own(rank, ranks, n), max(layer.n_params for layer in model.layers)
+    own, largest = _own(rank, ranks, n), max(sum(s.size for s in each) for each in spans_of(model))
     params = own + largest if stage >= 3 else n
     grads = own + largest if stage >= 2 else n
     return _item(model) * (params + grads + slots * own)

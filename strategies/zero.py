@@ -1,6 +1,7 @@
 """ZeRO: data parallelism that shards what plain data parallelism keeps on every rank."""
 
 import copy
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,9 @@ from nn.layers.dropout import rows_of
 from nn.layers.ties import lend
 from nn.model import Model
 from strategies.accumulation import gradients_in_parts
-from strategies.base import Refused
 from strategies.sharding.blocks import Block
 from strategies.sharding.layout import Sharded
+from strategies.sharding.spans import Span, spans_of
 
 
 class ZeRO(Sharded):
@@ -36,7 +37,8 @@ class ZeRO(Sharded):
 
     Stage 2 sums the gradient of each layer as soon as backward has it. Stage 3 gathers the
     parameters of a layer before its forward and its backward, into memory that the next layer
-    uses again.
+    uses again. Weights that several layers share (tied weights) are in L for each layer that has
+    them: each has them gathered, and its part of their gradient is added to the sum so far.
 
     Args:
         stage: 1, 2 or 3.
@@ -46,8 +48,7 @@ class ZeRO(Sharded):
 
     Raises:
         TypeError, ValueError: stage or accumulate is out of range.
-        Refused: the model is not an nn.Model; in stages 2 and 3, layers that share weights;
-            accumulate with sync_batch_norm.
+        Refused: the model is not an nn.Model; accumulate with sync_batch_norm.
     """
 
     splits_rows = True
@@ -65,26 +66,20 @@ class ZeRO(Sharded):
         self._accumulate(accumulate)
         # 1: optimizer state sharded, 2: gradients too, 3: parameters too.
         stage = as_int("stage", stage, 1, 3)
-        if stage > 1 and any(layer.borrowed for layer in model.layers):
-            raise Refused(
-                f"ZeRO stage {stage} sums the gradient of each layer by itself, and layers of this "
-                "model share weights: expected stage=1, or the layers in one module"
-            )
         self._layers = [copy.copy(layer) for layer in model.layers]
         self._first_trained = model.first_trained
-        self._offsets, self._input_shape = model.offsets, model.input_shape
-        self._kinds = model.kinds
+        self._input_shape, self._kinds = model.input_shape, model.kinds
         slices = [bounds(k, comm.size, self.length) for k in range(comm.size)]
         self.layouts = [[Block(lo, (hi - lo,))] for lo, hi in slices]
         self._counts = [hi - lo for lo, hi in slices]
-        self._layer_counts = [
-            [max(0, min(hi, stop) - max(lo, start)) for lo, hi in slices]
-            for start, stop in zip(model.offsets, model.offsets[1:])
+        self._spans = [
+            [(span, [span.part(lo, hi) for lo, hi in slices]) for span in spans]
+            for spans in spans_of(model)
         ]
-        """Parameters of each layer that each rank owns: a layer may lie in several slices."""
+        """Of each layer, what it computes with, and how much of it each rank owns."""
         self._start, stop = slices[comm.rank]
         self._shards_gradient, self._shards_params = stage >= 2, stage >= 3
-        largest = max(layer.n_params for layer in self._layers)
+        largest = max(sum(span.size for span, _ in spans) for spans in self._spans)
         self._params = np.empty(largest if self._shards_params else self.length, model.params.dtype)
         self._grads = np.zeros(
             largest if self._shards_gradient else self.length, self._params.dtype
@@ -94,7 +89,9 @@ class ZeRO(Sharded):
                 self._params[: hi - lo] if self._shards_params else self._params[lo:hi],
                 self._grads[: hi - lo] if self._shards_gradient else self._grads[lo:hi],
             )
-        if not self._shards_gradient:
+        if self._shards_gradient:
+            self._lend_by_layer()
+        else:
             lend(self._layers)
         self._gathered = -1
         """The layer whose parameters have been gathered, in stage 3; -1 for none."""
@@ -106,6 +103,21 @@ class ZeRO(Sharded):
         # MPI writes a sum in place to the front of the buffer, so it needs no memory of its own.
         own_grads = np.zeros_like(own) if self._shards_gradient else self._grads[: len(own)]
         self.model = _Slice(own, own_grads)
+
+    def _lend_by_layer(self) -> None:
+        """Give layers that borrow weights memory for them behind their own parameters."""
+        place = {parameter.name: parameter for parameter in self.parameters}
+        for layer in self._layers:
+            if layer.shareable:
+                layer.share(layer.borrowed, ())  # `_scatter` adds, to the sum over all ranks
+            views, at = [], layer.n_params
+            for name in layer.borrowed:
+                _, start, shape = parameter = place[name]
+                params = self._params[at if self._shards_params else start :][: parameter.size]
+                grads = self._grads[at:][: parameter.size]
+                views.append((params.reshape(shape), grads.reshape(shape)))
+                at += parameter.size
+            layer.borrow(views)
 
     def gradients(self, batch: Batch) -> float:
         rows = batch.shard(self.comm.rank, self.comm.size)
@@ -133,27 +145,37 @@ class ZeRO(Sharded):
 
     def _gather(self, i: int) -> None:
         """In stage 3, gather the parameters of layer i, over those of the layer before."""
-        if not self._shards_params or i == self._gathered or not self._layers[i].shapes:
+        if not self._shards_params or i == self._gathered or not self._spans[i]:
             return
-        whole = self._params[: self._layers[i].n_params]
-        own = self._own_part(self.model.params, i)
-        self.comm.Allgatherv(own, [whole, self._layer_counts[i]])
+        for _, counts, whole, own in self._pieces(i, self._params, self.model.params):
+            self.comm.Allgatherv(own, [whole, counts])
         self._gathered = i
 
     def _scatter(self, i: int, add: bool) -> None:
         """In stages 2 and 3, sum the gradient of layer i, each rank the part that it owns."""
-        if self._shards_gradient and self._layers[i].shapes:
-            whole = self._grads[: self._layers[i].n_params]
-            own = self._own_part(self.model.grads, i)
-            if add:  # what this rank has so far goes into the sum, and needs no memory of its own
-                at = max(self._start - self._offsets[i], 0)
+        if not self._shards_gradient:
+            return
+        for span, counts, whole, own in self._pieces(i, self._grads, self.model.grads):
+            if add or span.adds:
+                # What this rank has so far goes into the sum, and needs no memory of its own.
+                at = max(self._start - span.start, 0)
                 whole[at : at + len(own)] += own
-            self.comm.Reduce_scatter(whole, own, self._layer_counts[i], MPI.SUM)
+            self.comm.Reduce_scatter(whole, own, counts, MPI.SUM)
 
-    def _own_part(self, own: NDArray, i: int) -> NDArray:
-        """Return the part of layer i, a view, in a vector of all that this rank owns."""
-        lo = max(self._offsets[i] - self._start, 0)
-        return own[lo : lo + self._layer_counts[i][self.comm.rank]]
+    def _pieces(
+        self, i: int, memory: NDArray, own: NDArray
+    ) -> Iterator[tuple[Span, list[int], NDArray, NDArray]]:
+        """Yield the spans of layer i, how much each rank owns, and two views.
+
+        Args:
+            memory: what the layer computes in.
+            own: all that this rank owns.
+        """
+        at = 0
+        for span, counts in self._spans[i]:
+            lo = max(span.start - self._start, 0)
+            yield span, counts, memory[at : at + span.size], own[lo : lo + counts[self.comm.rank]]
+            at += span.size
 
     def reduce(self, loss: float) -> float:
         if not self._shards_gradient:

@@ -112,11 +112,11 @@ class ZeRO(Sharded):
                 layer.share(layer.borrowed, ())  # `_scatter` adds, to the sum over all ranks
             views, at = [], layer.n_params
             for name in layer.borrowed:
-                _, start, shape = parameter = place[name]
-                params = self._params[at if self._shards_params else start :][: parameter.size]
-                grads = self._grads[at:][: parameter.size]
-                views.append((params.reshape(shape), grads.reshape(shape)))
-                at += parameter.size
+                of = place[name]
+                params = self._params[at if self._shards_params else of.start :][: of.size]
+                grads = self._grads[at:][: of.size]
+                views.append((params.reshape(of.shape), grads.reshape(of.shape)))
+                at += of.size
             layer.borrow(views)
 
     def gradients(self, batch: Batch) -> float:

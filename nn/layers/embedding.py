@@ -7,9 +7,6 @@ from scipy import sparse
 from nn.arguments import as_int
 from nn.layers.base import Layer
 
-LARGEST = 2**24
-"""The largest whole number up to which float32 holds every whole number exactly."""
-
 
 class EmbeddingBag(Layer):
     """Sum of the table rows that each input row names: (rows, length) numbers -> (rows, width).
@@ -25,13 +22,13 @@ class EmbeddingBag(Layer):
         std: standard deviation of the initial table.
 
     Raises:
-        TypeError, ValueError: vocabulary is not in 1 to 2**24, or width is below 1.
+        TypeError, ValueError: vocabulary or width is below 1, or no whole number.
     """
 
     only_first = True
 
     def __init__(self, vocabulary: int, width: int, std: float = 0.01):
-        self.vocabulary = as_int("vocabulary", vocabulary, 1, LARGEST)
+        self.vocabulary = as_int("vocabulary", vocabulary, 1)
         self.width, self.std = as_int("width", width, 1), std
         self.shapes = ((self.vocabulary, self.width),)
         self._named = np.empty(0, np.intp)
@@ -63,6 +60,11 @@ class EmbeddingBag(Layer):
             raise ValueError(
                 f"{self} has no row {wrong[0]:.9g}: expected whole numbers up to "
                 f"{self.vocabulary - 1}, and below 0 for no row"
+            )
+        if x.dtype.kind == "f" and (numbers >= 2 / np.finfo(x.dtype).eps).any():
+            raise ValueError(
+                f"{self} is given numbers of rows as {x.dtype}, which rounds those that are as "
+                f"large as {numbers.max()}: expected whole numbers of an integer dtype"
             )
         given = numbers >= 0
         named, columns = np.unique(numbers[given], return_inverse=True)

@@ -13,9 +13,8 @@ def take_floats(net: torch.nn.Module) -> None:
     Gradients become dense, because they are written into a dense vector.
 
     Raises:
-        ValueError: an embedding changes its table as it computes, scales gradients by how often
-            the batch holds each number, or has more rows than floats of its dtype can number:
-            2**24 (float32) or 2**53 (float64).
+        ValueError: an embedding changes its table as it computes, or scales gradients by how often
+            the batch holds each number.
     """
     for module in net.modules():
         if not isinstance(module, EMBEDDINGS):
@@ -30,11 +29,6 @@ def take_floats(net: torch.nn.Module) -> None:
                 f"{module} divides gradients by how often a batch holds each number, but a rank "
                 "sees only a part of the batch: expected scale_grad_by_freq=False"
             )
-        largest = int(2 / torch.finfo(module.weight.dtype).eps)
-        if module.num_embeddings > largest:
-            raise ValueError(
-                f"{module} has more than {largest} rows, which {module.weight.dtype} cannot number"
-            )
         module.sparse = False
         if (
             _to_numbers not in module._forward_pre_hooks.values()
@@ -48,7 +42,8 @@ def _to_numbers(
     """Turn the input of an embedding into whole numbers, before its `forward`.
 
     Raises:
-        ValueError: a number is not whole, or the table has no such row.
+        ValueError: a number is not whole, or the table has no such row; or it is a float of which
+            nobody knows whether it was rounded: from 2**24 on in float32.
     """
     given, *others = inputs or (named["input"],)
     numbers, rows = given.long(), module.num_embeddings
@@ -57,5 +52,10 @@ def _to_numbers(
         raise ValueError(
             f"{wrong[0].item():.9g} is no row of {module}: expected whole numbers from 0 to "
             f"{rows - 1}"
+        )
+    if given.is_floating_point() and (numbers >= 2 / torch.finfo(given.dtype).eps).any():
+        raise ValueError(
+            f"{module} is given numbers of rows as {given.dtype}, which rounds those that are as "
+            f"large as {numbers.max()}: expected whole numbers of an integer dtype"
         )
     return (numbers, *others), {name: value for name, value in named.items() if name != "input"}

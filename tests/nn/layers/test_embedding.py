@@ -73,10 +73,19 @@ def test_sparse_hogwild_in_lock_step_order_equals_sequential_to_the_bit(comm, ro
 
 @pytest.mark.workers(1)
 def test_wrong_sizes_and_numbers_are_refused():
-    with pytest.raises(ValueError, match="expected from 1 to"):
-        EmbeddingBag(2**24 + 1, 3)
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        EmbeddingBag(0, 3)
     with pytest.raises(ValueError, match="expected a vector"):
         Model([EmbeddingBag(9, 3)], input_shape=(2, 2))
+
+
+@pytest.mark.workers(1)
+def test_rows_that_float32_cannot_tell_apart_need_whole_numbers():
+    model = Model([EmbeddingBag(2**24 + 2, 1)], "float32", seed=1, input_shape=(1,))
+    last = np.array([[2**24 + 1]])
+    np.testing.assert_array_equal(model.forward(last)[0], model.params[last])
+    with pytest.raises(ValueError, match=r"as float32, which rounds .* expected whole"):
+        model.forward(last.astype("float32"))
 
 
 @pytest.mark.workers(1)

@@ -6,7 +6,6 @@ import torch
 from torch import nn as tnn
 
 from nn import Batch
-from nn.torch.embedding import take_floats
 from nn.torch.model import TorchModel
 
 
@@ -71,14 +70,15 @@ def test_a_word_that_is_not_in_the_table_is_named(token, shown):
 
 
 @pytest.mark.workers(1)
-@pytest.mark.parametrize(("dtype", "largest"), [("float32", 2**24), ("float64", 2**53)])
-def test_a_table_of_more_rows_than_floats_can_number_is_refused(dtype, largest):
-    """The table takes no memory: it is on torch's device "meta"."""
-
-    def table(rows):
-        with torch.device("meta"):
-            return tnn.Embedding(rows, 1, dtype=getattr(torch, dtype))
-
-    take_floats(table(largest))
-    with pytest.raises(ValueError, match=f"more than {largest} rows, which torch.{dtype} cannot"):
-        take_floats(table(largest + 1))
+@pytest.mark.parametrize("last", [-1, 0, 1])
+def test_rows_that_float32_cannot_tell_apart_need_whole_numbers(last):
+    model = TorchModel([tnn.Embedding(2**24 + 2, 1), tnn.Flatten()], input_shape=(1,))
+    number = 2**24 + last
+    y, _ = model.forward(np.array([[number]]))
+    np.testing.assert_array_equal(y, model.params[[[number]]])
+    rounded = np.array([[number]], "float32")
+    if number < 2**24:
+        np.testing.assert_array_equal(model.forward(rounded)[0], y)
+    else:
+        with pytest.raises(ValueError, match=r"as torch.float32, which rounds .* as large as 16777"):
+            model.forward(rounded)

@@ -37,6 +37,7 @@ from nn.model import Model
 from strategies.comm.shared_window import LINE
 from strategies.sharding.rewriting import computes_its_own_way, each_feature_alone
 from strategies.sharding.spans import spans_of
+from strategies.sharding.stages import tied_over_ranks
 
 Sent = Counter[str]
 """Verb of the communicator -> bytes."""
@@ -101,18 +102,24 @@ def sent_by_tensor_parallel(
 def sent_by_pipeline(model: Model, cuts: Sequence[int], ranks: int, rank: int, rows: int) -> Sent:
     """Count activations once over every cut, their gradient back, and at the end the loss.
 
-    Huang et al., "GPipe" (2019), section 2.
+    Below the first layer that is trained nobody needs a gradient. Huang et al., "GPipe" (2019),
+    section 2. A rank sends its gradient of weights that other ranks have too (tied weights) to each
+    of these.
 
     Args:
         cuts: first layer of every stage but the first; stage s is on rank s % ranks.
     """
     sent = Sent(Bcast=LOSS * (rank == ranks - 1))
     if ranks > 1:
-        width = [math.prod(model.row_shape(at)) for at in range(len(model.layers) + 1)]
         ends = [0, *cuts, len(model.layers)]
-        crossed = [at for s in _stages(ends, ranks, rank) for at in ends[s : s + 2]]
-        elements = sum(width[at] for at in crossed if 0 < at < len(model.layers))
-        sent["Isend"] = _item(model) * rows * elements
+        stages = _stages(ends, ranks, rank)
+        forward = [ends[s + 1] for s in stages if ends[s + 1] < len(model.layers)]
+        backward = [ends[s] for s in stages if ends[s] > model.first_trained]
+        elements = sum(rows * math.prod(model.row_shape(at)) for at in (*forward, *backward))
+        size = {parameter.name: parameter.size for parameter in model.parameters}
+        for name, having in tied_over_ranks(model, ends, ranks):
+            elements += size[name] * (len(having) - 1) * (rank in having)
+        sent["Isend"] = _item(model) * elements
     return sent
 
 
@@ -134,7 +141,8 @@ def sent_by_hybrid(
     ends = [0, *cuts, len(model.layers)]
     for s in _stages(ends, stages, stage) if tensor > 1 else ():
         piece = model.stage(*ends[s : s + 2])
-        sent += sent_by_tensor_parallel(piece, tensor, lane, rows, need_dx=s > 0)
+        need_dx = model.first_trained < ends[s]
+        sent += sent_by_tensor_parallel(piece, tensor, lane, rows, need_dx)
     sent["Allreduce"] += _item(model) * (_own_params(model, cuts, grid, rank) + 1)
     return sent
 
@@ -279,11 +287,17 @@ def held_by_hybrid(
 
 
 def _own_params(model: Model, cuts: Sequence[int], grid: tuple[int, int, int], rank: int) -> int:
-    """Count the parameters of one rank of a grid."""
+    """Count the parameters of one rank of a grid, with its copies of tied weights."""
     _, stages, tensor = grid
     ends = [0, *cuts, len(model.layers)]
-    pieces = [model.stage(*ends[s : s + 2]) for s in _stages(ends, stages, rank // tensor % stages)]
-    return sum(_split(piece, tensor, rank % tensor).params for piece in pieces)
+    size = {parameter.name: parameter.size for parameter in model.parameters}
+    count = 0
+    for lo, hi in (ends[s : s + 2] for s in _stages(ends, stages, rank // tensor % stages)):
+        count += _split(model.stage(lo, hi), tensor, rank % tensor).params
+        borrowed = {name for layer in model.layers[lo:hi] for name in layer.borrowed}
+        owned = {name for layer in model.layers[lo:hi] for name in layer.names}
+        count += sum(size[name] for name in borrowed - owned)
+    return count
 
 
 # Time and contexts of a pipeline
@@ -366,7 +380,7 @@ class _Split:
             else:
                 self._add_whole(layer)
             self.shape = layer.row_shape(self.shape)
-            self.need_dx = self.need_dx or bool(layer.shapes)
+            self.need_dx = self.need_dx or layer.is_trained
         self._make_whole()
 
     @property

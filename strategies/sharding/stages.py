@@ -22,6 +22,23 @@ Split = Callable[[Model, bool], tuple[MakeLayers, Layout]]
 """(stage of the net, whether its dx is needed) -> this rank's part of the stage."""
 
 
+def tied_over_ranks(model: Model, bounds: Sequence[int], ranks: int) -> list[tuple[str, list[int]]]:
+    """Return the parameters that several stages hold, and on which ranks those stages are.
+
+    Args:
+        bounds: first layer of every stage, and the number of layers.
+    """
+    stages: dict[str, set[int]] = {}
+    for stage, (lo, hi) in enumerate(pairwise(bounds)):
+        for name in (name for layer in model.layers[lo:hi] for name in layer.shareable):
+            stages.setdefault(name, set()).add(stage)
+    return [
+        (name, sorted({stage % ranks for stage in having}))
+        for name, having in stages.items()
+        if len(having) > 1
+    ]
+
+
 class Plan:
     """Which rank has which layers, and what it does when; the same on every rank."""
 
@@ -56,18 +73,6 @@ class Plan:
             lo, hi = self.bounds[stage : stage + 2]
             piece = model.stage(lo, hi)
             yield stage, piece, *split(piece, lo > 0)
-
-    def tied(self, model: Model) -> list[tuple[str, list[int]]]:
-        """Return the parameters that several stages hold, and on which ranks those stages are."""
-        stages: dict[str, set[int]] = {}
-        for stage, (lo, hi) in enumerate(pairwise(self.bounds)):
-            for name in (name for layer in model.layers[lo:hi] for name in layer.shareable):
-                stages.setdefault(name, set()).add(stage)
-        return [
-            (name, sorted({stage % self.ranks for stage in having}))
-            for name, having in stages.items()
-            if len(having) > 1
-        ]
 
     def frozen(self, model: Model, rank: int) -> set[str]:
         """Return the names of what is frozen in the layers of a rank."""
@@ -112,7 +117,7 @@ class StagedModel:
         """(stage, micro-batch) -> contexts that wait for backward."""
         self.offsets = [0, *np.cumsum([len(part.params) for part in self._stages.values()])]
         params = np.concatenate([part.params for part in self._stages.values()])
-        self._tied = plan.tied(model)
+        self._tied = tied_over_ranks(model, plan.bounds, plan.ranks)
         self.bind(params, np.zeros_like(params))
 
     def bind(self, params: NDArray, grads: NDArray) -> None:

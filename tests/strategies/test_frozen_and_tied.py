@@ -7,7 +7,7 @@ from bench.core.metering import Metered
 from nn import SGD, Model
 from nn.layers import Conv2d, Flatten, Frozen, Linear, Tanh
 from nn.sequences import Sequences
-from strategies import Pipeline, Sequential, ZeRO, costs
+from strategies import Hybrid, Pipeline, Sequential, TensorParallel, ZeRO, costs
 from strategies.base import Refused
 from tests.support.exact import EXACT
 from tests.support.oracles import assert_goes_on_like, assert_trains_like, random_batches
@@ -194,6 +194,45 @@ def test_zero_sends_and_holds_tied_weights_as_the_formulas_say(comm, stage, accu
     vectors = (strategy._params, strategy._grads, *strategy.model)
     held = sum(vector.nbytes for vector in vectors if vector.base is None)
     assert held == costs.held_by_zero(model, *where, slots=0)
+
+
+@pytest.mark.workers(2, 3, 4)
+@pytest.mark.parametrize("net", ["torch-first", "torch-tied", "torch-thrice", "numpy-first"])
+@pytest.mark.parametrize(
+    ("stages", "tensor", "chunks"), [(2, 1, 1), (3, 1, 1), (2, 2, 1), (2, 1, 2)]
+)
+def test_pipelines_send_and_hold_what_the_formulas_say(comm, net, stages, tensor, chunks):
+    """Frozen layers get no gradient, and weights of several stages are copied and summed."""
+    if comm.size % (stages * tensor):
+        pytest.skip("no such grid")
+    grid = comm.size // (stages * tensor), stages, tensor
+    cuts = [2, 3, 4] if chunks > 1 else [2, 4][: stages - 1]
+    metered, model = Metered(comm), BUILD[net]()
+    schedule = "interleaved" if chunks > 1 else "gpipe"
+    strategy = Hybrid(model, decaying(), metered, *grid, 2, schedule, cuts, chunks)
+    first, second = random_batches(model, 13, steps=2)
+    strategy.step(first)
+    metered.record.clear()
+    strategy.step(second)
+    assert metered.record.sent == costs.sent_by_hybrid(model, cuts, grid, comm.rank, 13)
+    held = strategy.model.params.nbytes + strategy._data._buffer.nbytes
+    assert held == costs.held_by_hybrid(model, cuts, grid, comm.rank, slots=0)
+    strategy.close()
+
+
+@pytest.mark.workers(2, 3)
+@pytest.mark.parametrize("net", BUILD)
+def test_tensor_parallelism_sends_and_holds_what_the_formulas_say(comm, net):
+    metered, model = Metered(comm), BUILD[net]()
+    strategy = TensorParallel(model, decaying(), metered)
+    first, second = random_batches(model, 13, steps=2)
+    strategy.step(first)
+    metered.record.clear()
+    strategy.step(second)
+    where = comm.size, comm.rank
+    assert metered.record.sent == costs.sent_by_tensor_parallel(model, *where, 13)
+    held = strategy.model.params.nbytes + strategy.model.grads.nbytes
+    assert held == costs.held_by_tensor_parallel(model, *where, slots=0)
 
 
 @pytest.mark.workers(2)

@@ -11,7 +11,9 @@ class DistributedDataParallel(GlooPeer):
     def _trained(self):
         weights = super()._trained()
         self.module = torch.nn.parallel.DistributedDataParallel(
-            self.module, gradient_as_bucket_view=True
+            self.module,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=any(p.may_lack_gradient for p in self.parameters),
         )
         return weights
 

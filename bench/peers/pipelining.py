@@ -14,6 +14,7 @@ from nn import Batch
 from nn.torch.dropout import draws_masks
 from strategies.base import Refused
 from strategies.sharding import cuts as stage_cuts
+from strategies.sharding.stages import tied_over_ranks
 
 NO_LABEL = -100
 """The label whose rows torch's cross-entropy leaves out."""
@@ -27,7 +28,8 @@ class GPipe(GlooPeer):
 
     Raises:
         Refused: the net has dropout, whose masks belong to rows: torch does not say which rows a
-            micro-batch holds.
+            micro-batch holds. Or two stages have the same weights, whose gradients torch would not
+            add up.
     """
 
     schedule: Callable[..., Any] = ScheduleGPipe
@@ -38,6 +40,11 @@ class GPipe(GlooPeer):
             raise Refused(f"a net with dropout: {type(self).__name__} expected one without")
         rank, ranks = self.comm.rank, self.comm.size
         bounds = stage_cuts.choose(self.model, ranks, "auto", self.comm)
+        if tied := [name for name, _ in tied_over_ranks(self.model, bounds, ranks)]:
+            raise Refused(
+                f"{tied[0]} is in two stages, and torch would train two copies of it: "
+                f"{type(self).__name__} expected a net whose stages share no weights"
+            )
         self._lo, self._hi = bounds[rank], bounds[rank + 1]
         self.module = self.module[self._lo : self._hi]
         self._schedules: dict[int, Any] = {}

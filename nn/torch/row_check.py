@@ -164,6 +164,8 @@ def _reached(layer: "TorchLayer", y: torch.Tensor) -> set[int]:
             `torch.autograd.grad` does not reach its parameters, which would never train.
     """
     seen, nodes, reached = set(), [y.grad_fn], set()
+    if y.requires_grad and y.is_leaf:  # the module returns its input
+        return {id(y)}
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:

@@ -206,6 +206,51 @@ def test_one_that_refuses_makes_room_for_the_next(comm):
     assert not dist.is_initialized(), "the process group was left open"
 
 
+class Chooses(torch.nn.Module):
+    """Rows of positive first feature go through one Linear, the others through another."""
+
+    def __init__(self):
+        super().__init__()
+        self.choices = torch.nn.ModuleList(torch.nn.Linear(5, 4) for _ in range(2))
+
+    def forward(self, x):
+        rows = [x[:, :1] > 0, x[:, :1] <= 0]
+        return sum(
+            (
+                torch.where(those, choice(x), 0)
+                for those, choice in zip(rows, self.choices)
+                if those.any()
+            ),
+            torch.zeros(len(x), 4, dtype=x.dtype),
+        )
+
+
+@pytest.mark.workers(2)
+def test_ddp_trains_parameters_that_some_ranks_do_not_use(comm):
+    def model():
+        torch.manual_seed(0)
+        return TorchModel(Chooses(), dtype="float64", input_shape=(5,))
+
+    batches = random_batches(model(), 6, steps=4)
+    for batch, below in zip(batches, (3, 0, 6, 2)):  # of some batches no rank uses one of them
+        batch.x[:, 0] = np.abs(batch.x[:, 0]) + 0.1
+        batch.x[:below, 0] *= -1
+    decaying = partial(SGD, 0.1, momentum=0.9, weight_decay=0.1)
+    peer = DistributedDataParallel(model(), decaying(), comm)
+    assert_trains_like(Sequential(model(), decaying()), peer, batches, comm)
+    peer.close()
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("peer", PIPELINES)
+def test_pipelines_of_torch_refuse_weights_that_two_stages_share(comm, peer):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(*(torch.nn.Linear(5, 5) for _ in range(4)))
+    module[3].weight = module[0].weight
+    with pytest.raises(Refused, match=r"^0.weight is in two stages, and torch would train two"):
+        peer(TorchModel(module, input_shape=(5,)), SGD(0.1), comm)
+
+
 @pytest.mark.workers(2)
 def test_ddp_closes_its_reducer_before_the_process_group(comm, monkeypatch):
     """In the other order it hangs if gloo's threads are late, as on a crowded machine."""

@@ -236,3 +236,8 @@ def test_parameters_that_get_no_gradient_are_named():
     net.head = tnn.Linear(6, 4)
     assert TorchModel(net, input_shape=(6,)).unused == ("head.weight", "head.bias")
     assert TorchModel(tnn.Linear(6, 4)).unused == ()
+
+
+@pytest.mark.parametrize("between", [tnn.Dropout(), tnn.Identity(), tnn.ReLU(inplace=True)])
+def test_layers_that_return_their_input_cut_no_gradient_off(between):
+    assert TorchModel([tnn.Linear(6, 4), between, tnn.Linear(4, 3)]).unused == ()

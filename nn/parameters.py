@@ -6,9 +6,10 @@ from typing import NamedTuple
 NO_GRADIENT = -0.0
 """What the gradient of a parameter is filled with in a step in which it has none.
 
-Negative zeros add up to a negative zero, and with anything else to the other: so the sum over parts
-of a batch, in any order and on any slice, says by itself whether one of them had a gradient. A
-layer that may write it adds 0.0 to its other gradients, which turns their negative zeros into 0.
+-0.0 + -0.0 is -0.0, and -0.0 + a is a for every other a. So a sum over parts of a batch, in any
+order and on any slice, says by itself whether one of them had a gradient. (`sum` and `np.sum` begin
+with 0.0, and lose the mark.) A layer that may write it adds 0.0 to its other gradients, which turns
+their negative zeros into 0.
 """
 
 

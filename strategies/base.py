@@ -464,10 +464,10 @@ def refuse_sum(model: Any) -> None:
 
 @cache
 def _say_unused(names: str) -> None:
-    """Log, once in a process, which parameters stay as they are."""
+    """Log, once in a process, which parameters may never train."""
     logging.getLogger(__name__).warning(
-        "parameters that got no gradient when the model was tried, so that training leaves them "
-        "as they are: %s",
+        "parameters that got no gradient when the model was tried; in a step without one, the "
+        "optimizers of nn leave them as they are: %s",
         names,
     )
 

@@ -181,6 +181,7 @@ class Optimizer:
         `steps`, by which Adam corrects its means, counts the steps that they stayed out of too.
         """
         vectors = [params, *(self.state[name] for name in self.slots)] if absent else []
+        # A copy, of numpy or torch.
         before = [(vector, where, vector[where] * 1) for vector in vectors for where in absent]
         self.apply_all(params, grads, lr)
         for vector, where, values in before:

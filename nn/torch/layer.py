@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nn.inputs import count_rows, has_several, map_inputs, shape_of_rows
 from nn.layers import Layer, Shape
 from nn.layers.dropout import row_ids
+from nn.optim.vector import lacks_gradient
 from nn.parameters import NO_GRADIENT
 from nn.torch.batch_norm import SyncBatchNorm
 from nn.torch.dropout import draws_masks, masks_again
@@ -42,8 +43,8 @@ class TorchLayer(Layer):
     """A torch module as a layer: numpy arrays in and out, gradients in the views of `bind`.
 
     Gradients come from `torch.autograd.grad`, never through `.grad`: a `zero_grad()` that sets
-    `.grad` to None would silently cut off a view. An input that the output does not depend on has a
-    gradient of 0, and a parameter `nn.parameters.NO_GRADIENT`. Parameters that require no gradient
+    `.grad` to None would silently cut off a view. What the output does not depend on has the
+    gradient `nn.parameters.NO_GRADIENT`, parameters and input. Parameters that require no gradient
     are frozen: they are no part of the vectors.
 
     The module is set to training mode, in which it computes until it is switched to evaluation
@@ -82,9 +83,11 @@ class TorchLayer(Layer):
         self._adds: tuple[str, ...] = ()
         self._views: dict[str, tuple[NDArray, NDArray]] = {}
         self.unused: tuple[str, ...] = ()
-        """Names of the parameters that the output never depended on when the module was tried."""
-        self.cuts = False
-        """Whether the output did not depend on the input."""
+        """Names of the parameters that no output depended on when the model was tried."""
+        self.cuts = self.may_cut = False
+        """Whether none, or not all, of these outputs depended on the input."""
+        self.below_cut = False
+        """Whether a later layer may cut off the gradient, so that there is none to pass on."""
         self.rename([name for name, _ in module.named_parameters()] if names is None else names)
         self.share((), ())
         self.norms: list[Any] = [m for m in module.modules() if isinstance(m, _BatchNorm)]
@@ -112,7 +115,7 @@ class TorchLayer(Layer):
         twin.share(self.borrowed, self._adds)
         twin.row_shapes, twin.rows_each = self.row_shapes, self.rows_each
         twin.kinds_of = self.kinds_of
-        twin.unused, twin.may_lack_gradient = self.unused, self.may_lack_gradient
+        twin.note_gradients(never=self.unused, sometimes=self.may_lack_gradient, like=self)
         # What a derived class keeps besides.
         vars(twin).update({name: own for name, own in vars(self).items() if name not in vars(twin)})
         return twin
@@ -130,15 +133,31 @@ class TorchLayer(Layer):
             tuple(new[name] for name in some) for some in (self.borrowed, self._adds)
         )
         self._views = {new[name]: view for name, view in self._views.items()}
-        self.lack(*([new[name] for name in some] for some in (self.unused, self.may_lack_gradient)))
+        self.note_gradients(
+            never=[new[name] for name in self.unused],
+            sometimes=[new[name] for name in self.may_lack_gradient],
+        )
 
-    def lack(self, unused: Collection[str], may_lack: Collection[str]) -> None:
-        """Know parameters that never have a gradient, and all that in some steps have none.
+    def note_gradients(
+        self,
+        *,
+        never: Collection[str],
+        sometimes: Collection[str],
+        like: "TorchLayer | None" = None,
+    ) -> None:
+        """Set which parameters had no gradient when tried, and which may have none in a step.
 
         Names of parameters that the layer does not have are left out.
+
+        Args:
+            never: becomes `unused`.
+            sometimes: becomes `may_lack_gradient`.
+            like: a layer that cuts the gradient off, or has it cut off, where this one does.
         """
-        self.unused = tuple(name for name in self._names if name in unused)
-        self.may_lack_gradient = tuple(name for name in self._names if name in may_lack)
+        self.unused = tuple(name for name in self._names if name in never)
+        self.may_lack_gradient = tuple(name for name in self._names if name in sometimes)
+        if like:
+            self.cuts, self.may_cut, self.below_cut = like.cuts, like.may_cut, like.below_cut
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -187,10 +206,12 @@ class TorchLayer(Layer):
         out = shape
         for layer in layers:
             out = layer.row_shape(out)
-        whole.lack(
-            [name for layer in layers for name in layer.unused],
-            [name for layer in layers for name in layer.may_lack_gradient],
+        whole.note_gradients(
+            never=[name for layer in layers for name in layer.unused],
+            sometimes=[name for layer in layers for name in layer.may_lack_gradient],
+            like=layers[-1],
         )
+        whole.may_cut = any(layer.may_cut for layer in layers)
         whole.kinds_of[shape] = self.kinds(shape)
         whole.row_shapes[shape] = out  # if each layer keeps rows apart, all do: no new check
         return whole
@@ -299,13 +320,14 @@ class TorchLayer(Layer):
         inputs = [leaf] * need_dx
         wanted = inputs + self._weights
         found: Sequence[torch.Tensor | None] = [None] * len(wanted)
-        if wanted and y is not None and y.requires_grad:
+        is_cut_off = self.below_cut and lacks_gradient(dy)
+        if wanted and y is not None and y.requires_grad and not is_cut_off:
             start = torch.from_numpy(dy).contiguous().to(y)
             with masks_again(drawn_for):
                 found = torch.autograd.grad(y, wanted, start, allow_unused=True)
         for name, view, gradient in zip(self._names, self._host_grads, found[len(inputs) :]):
             may_lack = name in self.may_lack_gradient
-            if lacks := gradient is None or name in self.unused:
+            if lacks := gradient is None:
                 gradient = view.new_full((), NO_GRADIENT if may_lack else 0.0)
                 if y is not None and not may_lack:
                     _say_zero(name)
@@ -318,8 +340,12 @@ class TorchLayer(Layer):
         if not need_dx:
             return None
         dx = found[0]
-        # Zeros where y does not depend on x; None would leave earlier layers without a gradient.
-        return np.zeros(leaf.shape, dy.dtype) if dx is None else dx.contiguous().cpu().numpy()
+        may_lack = self.may_cut or self.below_cut
+        if dx is None:
+            if y is not None and not may_lack:
+                _say_zero(f"what lies below {self}")
+            return np.full(leaf.shape, NO_GRADIENT, dy.dtype)
+        return (dx + 0.0 if may_lack else dx).contiguous().cpu().numpy()
 
     def __repr__(self) -> str:
         text = repr(self.module)
@@ -337,10 +363,10 @@ def _share_parameters(layer: TorchLayer, shared: dict[str, torch.nn.Parameter]) 
 
 @cache
 def _say_zero(name: str) -> None:
-    """Log, once in a process, that a parameter was expected to have a gradient and has none."""
+    """Log, once in a process, that what had a gradient when it was tried has none in a step."""
     logging.getLogger(__name__).warning(
-        "%s got no gradient in a step, though it did whenever the model was tried: it is taken for "
-        "0 here, so that weight decay and momentum move it; a loop of torch would leave it",
+        "%s got no gradient in a step, though it did whenever the model was tried: here it counts "
+        "as 0, so weight decay and momentum still move the parameters; torch would not move them",
         name,
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from nn.layers import Linear
+from nn.optim.vector import lacks_gradient
 from nn.parameters import NO_GRADIENT
 from nn.torch.layer import TorchLayer
 from nn.torch.modules import hooked
@@ -53,9 +54,11 @@ class TorchLinear(_RowByRow, Linear):
         return self._as_used(TorchRowLinear(module, self.device, self.compute, comm, bias))
 
     def _as_used(self, part: Any) -> Any:
-        """The part of this layer, which has no gradient where this layer has none."""
-        if self.unused:
-            part.lack(part.all_names, part.all_names)
+        """The part of this layer, which may lack a gradient where this layer may."""
+        never, sometimes = (
+            part.all_names if some else () for some in (self.unused, self.may_lack_gradient)
+        )
+        part.note_gradients(never=never, sometimes=sometimes, like=self)
         return part
 
     def _module(self, inputs: int, outputs: int, bias: bool) -> torch.nn.Linear:
@@ -100,8 +103,8 @@ class TorchRowLinear(_RowByRow):
 
     def backward(self, dy, ctx, need_dx=True, add=False):
         for gradient in self.grads[1:]:
-            if self.unused:
-                gradient[...] = NO_GRADIENT
+            if self.below_cut and lacks_gradient(dy):
+                gradient[...] = gradient if add else NO_GRADIENT
             else:
                 gradient[...] = dy.sum(axis=0) + (gradient if add else 0)
         return super().backward(dy, ctx, need_dx, add)

@@ -172,18 +172,22 @@ class TorchModel(Model):
     def _find_unused(self) -> None:
         """Tell all layers which parameters may lack a gradient, as the trials of each have shown.
 
-        Below a layer whose output does not depend on its input, these are all. A parameter that
-        several layers share has no gradient if it has none in each of them.
+        Below a layer that may cut the gradient off, these are all. A parameter that several layers
+        share is unused if all of them are below such a cut or do not use it.
         """
         layers: list[TorchLayer] = self.layers  # type: ignore[assignment]
-        above = max((i for i, layer in enumerate(layers) if layer.cuts), default=0)
-        for layer in layers[:above]:
-            layer.lack(layer.all_names, layer.all_names)
-        used = {name for layer in layers for name in {*layer.all_names} - {*layer.unused}}
-        may_lack = {name for layer in layers for name in layer.may_lack_gradient}
-        for layer in layers:
-            layer.lack(layer.unused, may_lack)
-        self._whole.lack({*self._whole.all_names} - used, may_lack)
+        used: set[str] = set()
+        for layer, later in reversed([(layer, layers[i + 1 :]) for i, layer in enumerate(layers)]):
+            layer.below_cut = any(each.may_cut for each in later)
+            if not any(each.cuts for each in later):
+                used |= {*layer.all_names} - {*layer.unused}
+        may_lack = {
+            name
+            for layer in layers
+            for name in (layer.all_names if layer.below_cut else layer.may_lack_gradient)
+        }
+        for layer in (*layers, self._whole):
+            layer.note_gradients(never={*layer.all_names} - used, sometimes=may_lack)
 
     def _check_no_rows(self) -> None:
         """Check that every layer takes 0 rows: a rank may have none, and must compute all the same.

@@ -145,15 +145,17 @@ def _try_many(
 def _note_gradients(
     layer: "TorchLayer", module: torch.nn.Module, outputs: list[torch.Tensor]
 ) -> None:
-    """Tell the layer which parameters and inputs some or all outputs of `module` depend on."""
+    """Tell the layer what some outputs of `module`, or all, do not depend on.
+
+    A module that leaves out some parameters for some rows may leave out others for other rows.
+    """
     reached = [_reached(layer, y) for y in outputs]
-    weights = list(zip(layer.all_names, module.parameters()))
-    often = {name: sum(id(weight) in ids for ids in reached) for name, weight in weights}
-    unused = [name for name, count in often.items() if not count]
-    # Who chooses by the rows may leave out others than those that it left out of these outputs.
-    chooses = any(0 < count < len(reached) for count in often.values())
-    layer.lack(unused, often if chooses else unused)
-    layer.cuts = not set().union(*reached) - {id(weight) for _, weight in weights}
+    weights = {id(weight): name for name, weight in zip(layer.all_names, module.parameters())}
+    never = [name for key, name in weights.items() if not any(key in each for each in reached)]
+    leaves_out = any(key not in each for key in weights for each in reached)
+    layer.note_gradients(never=never, sometimes=list(weights.values()) if leaves_out else ())
+    from_input = [bool(each - set(weights)) for each in reached]
+    layer.cuts, layer.may_cut = not any(from_input), not all(from_input)
 
 
 def _reached(layer: "TorchLayer", y: torch.Tensor) -> set[int]:

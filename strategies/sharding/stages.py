@@ -1,6 +1,7 @@
 """The stages of a pipeline: which rank has which, and how one rank runs its own."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -171,7 +172,10 @@ class StagedModel:
         return loss
 
     def _sum_tied(self, name: str, ranks: list[int], tag: int) -> None:
-        """Sum the gradient of a parameter over all stages that have it, in the same order."""
+        """Sum the gradient of a parameter over all stages that have it, in the same order.
+
+        The sum begins with the first one: `np.sum` begins with 0, and would lose `NO_GRADIENT`.
+        """
         copies = [
             grad
             for part in self._stages.values()
@@ -180,14 +184,14 @@ class StagedModel:
             for own, grad in zip(layer.names, layer.grads)
             if own == name
         ]
-        own = np.sum(copies, axis=0)
+        own = reduce(np.add, copies)
         sums = {rank: own if rank == self.comm.rank else np.empty_like(own) for rank in ranks}
         others = [rank for rank in ranks if rank != self.comm.rank]
         requests = [self.comm.Irecv(sums[rank], rank, tag) for rank in others]
         requests += [self.comm.Isend(own, rank, tag) for rank in others]
         for request in requests:
             request.Wait()
-        total = np.sum(list(sums.values()), axis=0)
+        total = reduce(np.add, sums.values())
         for copy in copies:
             copy[...] = total
 

@@ -121,7 +121,68 @@ class Whole(tnn.Module):
         return self.module(x)
 
 
-NETS |= {"first": first, "dead": dead}
+class TopOne(tnn.Module):
+    """Each row goes through one of more experts than the trial of a module has rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.router = tnn.Linear(4, 12)
+        self.experts = tnn.ModuleList(tnn.Linear(4, CLASSES) for _ in range(12))
+
+    def forward(self, x):
+        share, which = self.router(x).softmax(1).max(1)
+        y = torch.zeros(len(x), CLASSES, dtype=x.dtype)
+        for i in which.unique():
+            (at,) = (which == i).nonzero(as_tuple=True)
+            y = y.index_add(0, at, self.experts[i](x[at]) * share[at, None])
+        return y
+
+
+def top_one():
+    torch.manual_seed(0)
+    return tnn.Sequential(tnn.Linear(4, 4), TopOne()).double()
+
+
+class Gated(tnn.Module):
+    """Adds x w in batches that have a row above 0; or never, but it has the weight."""
+
+    def __init__(self, weight, ever=True):
+        super().__init__()
+        self.weight, self.bias, self.ever = weight, tnn.Parameter(torch.zeros(4)), ever
+
+    def forward(self, x):
+        above = x[:, :1] > 0
+        y = x + self.bias
+        return y + torch.where(above, x @ self.weight, 0) if self.ever and above.any() else y
+
+
+def tied():
+    """A weight of three layers, of which one never uses it; and one that none of two uses."""
+    torch.manual_seed(0)
+    one, other = (tnn.Parameter(torch.randn(4, 4) / 2) for _ in range(2))
+    layers = (Gated(one), Gated(other, False), Gated(one, False), Gated(one), Gated(other, False))
+    return tnn.Sequential(*layers, tnn.Linear(4, CLASSES)).double()
+
+
+class Cut(tnn.Module):
+    """Passes the gradient on of rows above 0 alone, and none if there are no such rows."""
+
+    def forward(self, x):
+        above = x[:, :1] > 0
+        return torch.where(above, x, x.detach()) if above.any() else x.detach()
+
+
+def cut():
+    torch.manual_seed(0)
+    net = tnn.Sequential(
+        tnn.Linear(4, 4), Cut(), tnn.Linear(4, 4), tnn.Tanh(), tnn.Linear(4, CLASSES)
+    )
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(4))
+    return net.double()
+
+
+NETS |= {"first": first, "dead": dead, "top_one": top_one, "tied": tied, "cut": cut}
 
 OPTIMIZERS: dict[str, Any] = {
     "momentum": (
@@ -168,13 +229,19 @@ def test_plain_training_equals_torchs_loop(name, optimizer):
         strategy.step(batch)
     module = NETS[name]()
     np.testing.assert_allclose(strategy.weights(), loop(module, theirs), rtol=0, atol=1e-12)
+
+
+@pytest.mark.workers(1)
+def test_they_are_named():
     unused = {
-        "experts": "2.head.",
-        "first": "experts.head.",
-        "detached": "0.",
-        "dead": "2.module.0.experts.head.",
-    }[name]
-    assert strategy.model.unused == (unused + "weight", unused + "bias")
+        "experts": ("2.head.weight", "2.head.bias"),
+        "first": ("experts.head.weight", "experts.head.bias"),
+        "detached": ("0.weight", "0.bias"),
+        "dead": ("2.module.0.experts.head.weight", "2.module.0.experts.head.bias"),
+        "tied": ("1.weight",),
+        "cut": (),
+    }
+    assert {name: model(name).unused for name in unused} == unused
 
 
 @pytest.mark.parametrize("name", NETS)

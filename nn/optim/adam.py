@@ -20,6 +20,7 @@ class Adam(Optimizer):
     """
 
     slots = ("mean", "square")
+    corrects_by_steps = True
 
     def __init__(
         self,

@@ -18,6 +18,9 @@ from nn.optim.vector import (
     zeros_like,
 )
 
+MISSED = "missed"
+"""The state vector that counts, for each parameter, the steps in which it had no gradient."""
+
 Apply = TypeVar("Apply", bound=Callable[..., None])
 
 
@@ -71,6 +74,9 @@ class Optimizer:
     slots: tuple[str, ...] = ()
     """Names of the state vectors."""
 
+    corrects_by_steps = False
+    """Whether `apply` uses `steps`, which then counts the steps in which a parameter moved."""
+
     def __init__(
         self,
         lr: float | Schedule,
@@ -94,7 +100,6 @@ class Optimizer:
         self.state: dict[str, Vector] = {}
         self.steps = 0
         self._parts: list[Part] | None = None
-        self._may_lack: list[slice] = []
         self._runs: list[Run] = []
         self._variants: list[Any] = []
 
@@ -125,17 +130,13 @@ class Optimizer:
             check_used(self.groups, names)
         self._parts = list(parts)
         self._runs = runs_of(self._parts, self.groups)
-        ends = np.cumsum([0, *(part.size for part in self._parts)]).tolist()
-        self._may_lack = [
-            slice(start, start + part.size)
-            for part, start in zip(self._parts, ends)
-            if part.may_lack_gradient and part.size
-        ]
         self._variants = self.variants()
         # A group may keep state that the others need not, e.g. a velocity.
         slots = [*self.slots, *(slot for each in self._variants for slot in each.slots)]
-        if self.groups:
-            self.slots = tuple(dict.fromkeys(slots))
+        if self.corrects_by_steps and any(part.may_lack_gradient for part in self._parts):
+            slots.append(MISSED)
+        if (found := tuple(dict.fromkeys(slots))) != self.slots:
+            self.slots = found
 
     def variants(self) -> list[Any]:
         """Make an optimizer for each group, of its settings."""
@@ -166,43 +167,47 @@ class Optimizer:
                     f"{name} was kept for {len(self.state[name])} parameters and {len(params)} "
                     "are given: one optimizer object serves one slice of one model"
                 )
-        absent = [where for where in self._may_lack if lacks_gradient(grads[where])]
+        if self._runs and self._runs[-1].where.stop != len(params):
+            self._runs = []  # a vector of other parts than those that were assigned
+        absent = [
+            run.where
+            for run in self._runs
+            if run.may_lack_gradient and lacks_gradient(grads[run.where])
+        ]
         if self.clip_norm is not None or self.clip_value is not None:
             self._clip(grads, norm)
         lr = self.lr(self.steps) if callable(self.lr) else self.lr
         self.steps += 1
         if len(params):
-            self.apply_except(absent, params, grads, float(lr))
+            self.apply_all(params, grads, float(lr), absent)
 
-    def apply_except(self, absent: list[slice], params: Vector, grads: Vector, lr: float) -> None:
-        """Call `apply_all`; parameters without a gradient and their state stay as they are.
+    def apply_all(self, params: Vector, grads: Vector, lr: float, absent: list[slice]) -> None:
+        """Call `apply`, or that of each group with its slices and settings.
 
-        So it is in torch, where weight decay and momentum do not move them either. But here
-        `steps`, by which Adam corrects its means, counts the steps that they stayed out of too.
+        Parameters without a gradient, which are `absent`, stay as they are, and so does their
+        state. So it is in torch, where weight decay and momentum do not move them either.
         """
-        vectors = [params, *(self.state[name] for name in self.slots)] if absent else []
-        # A copy, of numpy or torch.
-        before = [(vector, where, vector[where] * 1) for vector in vectors for where in absent]
-        self.apply_all(params, grads, lr)
-        for vector, where, values in before:
-            vector[where] = values
-
-    def apply_all(self, params: Vector, grads: Vector, lr: float) -> None:
-        """Call `apply`, or that of each group with its slices and settings."""
-        if not self.groups:
+        if not self.groups and not any(run.may_lack_gradient for run in self._runs):
             self.apply(params, grads, lr)
             return
-        state, rates = self.state, self._rates(lr)
-        for where, group in self._runs:
+        state, steps, rates = self.state, self.steps, self._rates(lr)
+        missed = state.get(MISSED)
+        for where, group, _ in self._runs:
+            if where in absent:
+                if missed is not None:
+                    missed[where] += 1
+                continue
             each = self if group is None else self._variants[group]
-            each.steps = self.steps
+            each.steps = steps
+            if missed is not None and missed[where][0]:
+                each.steps = steps - float(missed[where][0])
             each.state = {name: vector[where] for name, vector in state.items()}
             try:
                 rate = lr if group is None else rates[group]
                 each.apply(params[where], grads[where], rate)
             finally:
                 each.state = {}
-                self.state = state
+                self.state, self.steps = state, steps
 
     def _rates(self, lr: float) -> list[float]:
         """The learning rate of each group in this step, which `steps` already counts."""

@@ -31,10 +31,17 @@ class Part(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Neighbouring elements of one group: where they lie, and its number; None for no group."""
+    """Neighbouring elements that are moved at once.
+
+    Attributes:
+        where: where they lie.
+        group: the number of their group; None for no group.
+        may_lack_gradient: as of `Part`; then these are the elements of one part.
+    """
 
     where: slice
     group: int | None
+    may_lack_gradient: bool
 
 
 def settings_of(kind: type) -> set[str]:
@@ -111,7 +118,7 @@ def check_used(groups: Sequence[Group], names: Iterable[str]) -> None:
 
 
 def runs_of(parts: Iterable[Part], groups: Sequence[Group]) -> list[Run]:
-    """Join neighbouring parts of one group."""
+    """Join neighbouring parts of one group which always have a gradient."""
     runs: list[Run] = []
     at = 0
     for part in parts:
@@ -119,9 +126,9 @@ def runs_of(parts: Iterable[Part], groups: Sequence[Group]) -> list[Run]:
         at += part.size
         if not part.size:
             continue
-        if runs and runs[-1].group == group:
+        if runs and runs[-1][1:] == (group, False) and not part.may_lack_gradient:
             start = runs.pop().where.start
-        runs.append(Run(slice(start, at), group))
+        runs.append(Run(slice(start, at), group, part.may_lack_gradient))
     return runs
 
 

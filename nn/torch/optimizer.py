@@ -19,7 +19,10 @@ SHAPES = ((2,), (2, 2), (2, 2, 2, 2))
 EXPECTED = "expected e.g. TorchOptimizer(lambda params: torch.optim.AdamW(params, lr=1e-3))"
 
 COUNTER = "step"
-"""What torch's optimizers call their count of steps, which `steps` gives here."""
+"""What torch's optimizers call their count of the steps in which a parameter had a gradient.
+
+`state` has it for every optimizer with state: 0 means that torch has made none yet.
+"""
 
 
 class TorchOptimizer(Optimizer):
@@ -28,8 +31,7 @@ class TorchOptimizer(Optimizer):
     The factory is given the parameters, each in its own shape; where a strategy cuts a parameter,
     a piece of it in one dimension. What torch keeps for a parameter lies in `state` under torch's
     name, in vectors as long as the parameters: a number per parameter is repeated, and a smaller
-    tensor stands in front. So checkpoints hold it, and a resumed training goes on to the bit; it
-    counts all steps for every parameter, also those in which one had no gradient.
+    tensor stands in front. So checkpoints hold it, and a resumed training goes on to the bit.
 
     Args:
         factory: makes the optimizer of a list of parameters, e.g.
@@ -55,7 +57,6 @@ class TorchOptimizer(Optimizer):
         self.groups = as_groups(groups, set(trial.settings))
         self.slots = trial.slots
         self._keeps_gradient = trial.keeps_gradient
-        self._is_first = True
         self._torch: torch.optim.Optimizer | None = None
         self._pieces: list[_Piece] = []
         self._bound: dict[str, Vector] = {}
@@ -75,34 +76,35 @@ class TorchOptimizer(Optimizer):
             for _, settings in self.groups
         ]
 
-    def step(self, params: Vector, grads: Vector, norm: float | None = None) -> None:
-        # Torch itself makes the first state, which is not 0 for every optimizer.
-        self._is_first = not any(name in self.state for name in self.slots)
-        super().step(params, grads, norm)
-
-    def apply_except(self, absent: list[slice], params: Vector, grads: Vector, lr: float) -> None:
+    def apply_all(self, params: Vector, grads: Vector, lr: float, absent: list[slice]) -> None:
         vector, gradient = _tensor(params), _tensor(grads)
         parts = self._parts_of(len(vector))
+        rates = [lr, *self._rates(lr)]
         if [part.size for part in parts] != [piece.size for piece in self._pieces]:
-            self._make(parts, vector)
-        if self.slots and self._is_first:
-            self._make(parts, vector)
-        elif any(self.state[name] is not self._bound.get(name) for name in self.slots):
-            self._make(parts, vector)
+            self._make(parts, vector, rates)
+        if self.slots and self._is_behind():
+            self._make(parts, vector, rates)
             self._restore()
         for piece in self._pieces:
             piece.parameter.data = piece.of(vector)
             piece.parameter.grad = None if piece.where in absent else piece.of(gradient)
-            if not self._is_first:
-                piece.write_numbers(self._bound)
+            piece.write_numbers(self._bound)
         assert self._torch is not None
-        for group, rate in zip(self._torch.param_groups, [lr, *self._rates(lr)]):
+        for group, rate in zip(self._torch.param_groups, rates):
             group["lr"] = rate
         self._torch.step()
-        self._bound = {name: self.state[name] for name in self.slots}
         for piece in self._pieces:
+            if piece.state and piece.parameter.grad is not None:
+                _tensor(self._bound[COUNTER])[piece.where] += 1
             piece.parameter.grad = None
             piece.keep(self._bound)
+
+    def _is_behind(self) -> bool:
+        """Whether `state` holds other vectors, or more, than torch's optimizer knows."""
+        if any(self.state[name] is not self._bound.get(name) for name in self.slots):
+            return True
+        counts = _tensor(self._bound[COUNTER])
+        return any(not piece.state and counts[piece.where.start] for piece in self._pieces)
 
     def _parts_of(self, length: int) -> list[Part]:
         """The parts of a vector that are not empty; one if nobody has told them."""
@@ -110,7 +112,7 @@ class TorchOptimizer(Optimizer):
         known = sum(part.size for part in parts) == length
         return parts if known else [Part("", length, None)]
 
-    def _make(self, parts: list[Part], like: Tensor) -> None:
+    def _make(self, parts: list[Part], like: Tensor, rates: list[float]) -> None:
         """Make torch's optimizer, without state."""
         pieces, at = [], 0
         for part in parts:
@@ -121,7 +123,9 @@ class TorchOptimizer(Optimizer):
         self._torch = self.factory([piece.parameter for piece in pieces])
         (of_all,) = self._torch.param_groups
         settings = [{}, *(settings for _, settings in self.groups)]
-        groups = [{**of_all, **each, "params": []} for each in settings]
+        groups = [
+            {**of_all, **each, "params": [], "lr": rate} for each, rate in zip(settings, rates)
+        ]
         for part, piece in zip(parts, pieces):
             group = group_of(part.name, self.groups)
             groups[0 if group is None else group + 1]["params"].append(piece.parameter)
@@ -131,14 +135,17 @@ class TorchOptimizer(Optimizer):
         self._pieces = pieces
 
     def _restore(self) -> None:
-        """Fill torch's state from `state`; a step of 0 makes it in its shapes and dtypes."""
+        """Fill torch's state from `state`; a step of 0 makes it in its shapes and dtypes.
+
+        Where there is none yet it is left to torch, whose first one is not 0 for every optimizer.
+        """
         for piece in self._pieces:
             piece.parameter.grad = torch.zeros_like(piece.parameter)
         assert self._torch is not None
         self._torch.step()
         self._bound = {name: self.state[name] for name in self.slots}
         for piece in self._pieces:
-            piece.load(self._bound, self.steps - 1)
+            piece.load(self._bound)
 
 
 class _Piece:
@@ -179,23 +186,23 @@ class _Piece:
             else:
                 place.copy_(value.reshape(-1).expand(len(place)))
 
-    def load(self, vectors: dict[str, Vector], steps: int) -> None:
-        """Take the values of torch's state from the vectors, and have it lie in them."""
-        places = [_tensor(vectors[name])[self.where] for name, _ in self._kept()]
-        if places and not any(place.any() for place in places):
-            del self.optimizer.state[self.parameter]  # it has had no gradient yet
+    def load(self, vectors: dict[str, Vector]) -> None:
+        """Take torch's state from the vectors, and have it lie in them."""
+        if not _tensor(vectors[COUNTER])[self.where.start]:
+            self.optimizer.state.pop(self.parameter, None)
             return
-        if isinstance(count := self.state.get(COUNTER), Tensor):
-            count.fill_(steps)
-        elif count is not None:
-            self.state[COUNTER] = steps
+        self.write_numbers(vectors)
         for name, value in self._kept():
             place = self._place(name, value, vectors)
             value.copy_((place if value.numel() > 1 else place[:1]).view(value.shape))
         self.keep(vectors)
 
     def write_numbers(self, vectors: dict[str, Vector]) -> None:
-        """Write the numbers per parameter, which torch keeps outside the vectors."""
+        """Write what torch keeps outside the vectors: its count of steps, and numbers."""
+        if isinstance(count := self.state.get(COUNTER), Tensor):
+            count.copy_(_tensor(vectors[COUNTER])[self.where.start])
+        elif count is not None:
+            self.state[COUNTER] = round(float(_tensor(vectors[COUNTER])[self.where.start]))
         for name, value in self._kept():
             if value is not self._views.get(name):
                 value.copy_(self._place(name, value, vectors)[: value.numel()].view(value.shape))
@@ -206,7 +213,7 @@ class _Trial:
 
     Attributes:
         settings: the settings of its group of parameters.
-        slots: names of what it keeps for each parameter, except its count of steps.
+        slots: names of what it keeps for each parameter.
         keeps_gradient: whether a step leaves the gradient as it was.
 
     Raises:
@@ -216,7 +223,7 @@ class _Trial:
     def __init__(self, factory: Factory):
         if not callable(factory):
             raise TypeError(f"factory is {type(factory).__name__}: {EXPECTED}")
-        kept: dict[str, None] = {}
+        kept: list[str] = []
         self.keeps_gradient, self.settings = True, {}
         failures = []
         for shape in SHAPES:
@@ -243,12 +250,12 @@ class _Trial:
                     "param_groups, where a checkpoint would lose them: expected one that keeps "
                     "what it needs for each parameter"
                 )
-            kept |= dict.fromkeys(_kept_names(made, parameter))
+            kept += _kept_names(made, parameter)
         if len(failures) == len(SHAPES):
             raise TypeError(
                 f"the optimizer takes no step on a small parameter ({failures[0]}): {EXPECTED}"
             ) from failures[0]
-        self.slots = tuple(kept)
+        self.slots = tuple(dict.fromkeys([*kept, COUNTER] if kept else []))
 
 
 def _settings(made: Any, parameter: torch.nn.Parameter) -> dict[str, Any]:
@@ -277,9 +284,9 @@ def _settings(made: Any, parameter: torch.nn.Parameter) -> dict[str, Any]:
 def _kept_names(made: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> list[str]:
     names = []
     for name, value in made.state.get(parameter, {}).items():
-        if name == COUNTER or value is None:
+        if value is None:
             continue
-        if not (
+        if name != COUNTER and not (
             isinstance(value, Tensor)
             and value.is_floating_point()
             and value.numel() <= parameter.numel()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn as tnn
 
-from nn import SGD, AdaGrad, Batch
+from nn import SGD, AdaGrad, AdamW, Batch
 from nn.torch import TorchModel, TorchOptimizer
 from strategies import DataParallel, Pipeline, Sequential
 from strategies.base import Refused
@@ -194,6 +194,10 @@ OPTIMIZERS: dict[str, Any] = {
         lambda params: torch.optim.Adagrad(params, 0.05, eps=1e-8, weight_decay=0.1),
     ),
 }
+OPTIMIZERS["our AdamW"] = (
+    lambda: AdamW(0.02, weight_decay=0.1, groups=[("*bias", {"weight_decay": 0.1})]),
+    lambda params: torch.optim.AdamW(params, 0.02, weight_decay=0.1),
+)
 for _name in ("AdamW", "NAdam", "Rprop"):
     _factory = partial(getattr(torch.optim, _name), lr=0.02)
     OPTIMIZERS[_name] = (partial(TorchOptimizer, _factory), _factory)
@@ -247,7 +251,7 @@ def test_they_are_named():
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("kind", EXACT)
 def test_every_strategy_leaves_them_as_they_are(comm, kind, name):
-    ours, theirs = OPTIMIZERS["AdamW" if name == "first" else "momentum"]
+    ours, theirs = OPTIMIZERS[{"first": "AdamW", "top_one": "our AdamW"}.get(name, "momentum")]
     try:
         strategy = EXACT[kind](model(name), ours(), comm)
     except Refused as refusal:

@@ -9,6 +9,7 @@ import torch
 
 from nn import EMA, lr_schedules
 from nn.optim import Part, why_not_elementwise
+from nn.parameters import NO_GRADIENT
 from nn.torch import TorchOptimizer
 
 pytestmark = pytest.mark.workers(1)
@@ -159,6 +160,40 @@ def test_a_copy_and_a_resumed_training_go_on_to_the_bit(name, dtype):
             np.testing.assert_array_equal(other.state[key], optimizer.state[key])
 
 
+@pytest.mark.parametrize("until", [1, 3, 5])
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_resumed_training_knows_which_parameters_had_a_gradient(name, until):
+    """One has none in some steps, and another zeros, which is not the same."""
+    factory = factory_of(name)
+    parts = [Part("a", 4, (2, 2), True), Part("b", 4, (2, 2)), Part("c", 4, (2, 2))]
+    steps = gradients(12, 8)
+    for i, grads in enumerate(steps):
+        grads[:4] = grads[:4] if i in (2, 5) else NO_GRADIENT
+        grads[4:8] *= i > 3
+    ours = [TorchOptimizer(factory) for _ in range(2)]
+    for each in ours:
+        each.assign(parts)
+    params, weights = start_of(12), []
+    theirs = [
+        torch.nn.Parameter(torch.tensor(params[at : at + 4].reshape(2, 2))) for at in (0, 4, 8)
+    ]
+    plain = factory(theirs)
+    moving = ours[0]
+    for i, grads in enumerate(steps):
+        if i == until:
+            moving = ours[1]
+            moving.state = {key: value.copy() for key, value in ours[0].state.items()}
+            moving.steps = i
+        for at, weight in zip((0, 4, 8), theirs):
+            weight.grad = torch.tensor(grads[at : at + 4].reshape(2, 2))
+        if i not in (2, 5):
+            theirs[0].grad = None
+        moving.step(params, grads.copy())
+        plain.step()
+        weights = np.concatenate([weight.detach().numpy().ravel() for weight in theirs])
+        np.testing.assert_allclose(params, weights, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["SGD", "NAdam", "ASGD"])
 def test_state_that_a_strategy_changes_in_place_is_what_torch_goes_on_with(name):
     """LocalSGD averages it over the ranks."""
@@ -274,7 +309,7 @@ def test_a_moment_of_one_group_alone_is_kept():
     params = start_of(length_for("SGD"))
     for grads in gradients(len(params), 3):
         optimizer.step(params, grads)
-    assert optimizer.slots == ("momentum_buffer",)
+    assert optimizer.slots == ("momentum_buffer", "step")
     moment = optimizer.state["momentum_buffer"]
     assert moment[-10:].all()
     assert not moment[:-10].any()
@@ -288,4 +323,4 @@ def test_an_average_of_the_weights_is_kept_beside_torchs_state():
         optimizer.step(params, grads)
         expected = params.copy() if expected is None else 0.5 * expected + 0.5 * params
     np.testing.assert_allclose(optimizer.state["average"], expected, rtol=1e-14)
-    assert set(optimizer.state) == {"exp_avg", "exp_avg_sq", "average"}
+    assert set(optimizer.state) == {"step", "exp_avg", "exp_avg_sq", "average"}

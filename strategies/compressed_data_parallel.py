@@ -91,10 +91,12 @@ class CompressedDataParallel(Strategy):
     def _absent(self) -> list[slice]:
         """Where the parameters lie that have a gradient on no rank. Collective if some may."""
         where = [slice(p.start, p.stop) for p in self.parameters if p.may_lack_gradient]
-        lack = np.array([lacks_gradient(self.model.grads[each]) for each in where], bool)
+        having = np.array(
+            [not lacks_gradient(self.model.grads[each]) for each in where], np.float64
+        )
         if where:
-            self.comm.Allreduce(MPI.IN_PLACE, lack, MPI.LAND)
-        return [each for each, lacks in zip(where, lack) if lacks]
+            self.comm.Allreduce(MPI.IN_PLACE, having, MPI.SUM)
+        return [each for each, ranks in zip(where, having) if not ranks]
 
     def state(self) -> dict[str, NDArray]:
         residual = self.residual / self.comm.size

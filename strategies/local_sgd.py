@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from nn.arguments import as_int
 from nn.batch import Batch
+from nn.parameters import NO_GRADIENT
 from strategies.base import (
     Refused,
     counted_rows,
@@ -38,7 +39,9 @@ class LocalSGD(DataParallel):
     gradient g of the whole batch, however uneven the shards. (A rank without rows steps on a
     gradient of 0, and its weight in this mean is 0.) All ranks must begin with the same v, so v
     is averaged too. Adam divides by the root of squared gradients, whose mean is not the square
-    of the mean, so with Adam the two differ.
+    of the mean, so with Adam the two differ. They also differ where the rows of one rank give a
+    parameter no gradient: it stays as it is there, as in a loop of torch on these rows. A parameter
+    that stayed as it is on every rank is left out of the mean.
 
     `step` returns the mean loss over this rank's own rows, nan if it has none: the global mean
     would need the communication that this strategy saves. `weights` returns the mean of the
@@ -91,6 +94,7 @@ class LocalSGD(DataParallel):
             if hasattr(outer, "assign"):
                 outer.assign(list(self._own_parts()), [p.name for p in self.parameters])
         self.period, self.warmup, self.outer = period, warmup, outer
+        self._may_stay = [slice(p.start, p.stop) for p in self.parameters if p.may_lack_gradient]
         self._restart()
 
     def _restart(self) -> None:
@@ -102,7 +106,7 @@ class LocalSGD(DataParallel):
         self._local = self.optimizer.steps >= self.warmup
         if not self._local:
             return super().gradients(batch)
-        if self.outer is not None and not self._steps:
+        if (self.outer is not None or self._may_stay) and not self._steps:
             self._start = 1 * self.model.params  # a copy, of numpy arrays and torch tensors alike
         loss, counted = own_gradients(self.model, batch, self.comm, parts=self.accumulate)
         self._steps += 1
@@ -130,13 +134,26 @@ class LocalSGD(DataParallel):
         """Give all ranks the mean of their weights and of their optimizers' state. Collective."""
         if not self._steps:
             return
-        params = self.model.params
+        params, unmoved = self.model.params, self._unmoved()
         for vector in (params, *self.optimizer.state.values()):
             self._average(vector)
+        for where in unmoved:
+            params[where] = self._start[where]  # a mean of equal numbers may be rounded
         if self.outer is not None:
-            self.outer.step(self._start, self._start - params)
+            gradient = self._start - params
+            for where in unmoved:
+                gradient[where] = NO_GRADIENT
+            self.outer.step(self._start, gradient)
             params[:] = self._start
         self._restart()
+
+    def _unmoved(self) -> list[slice]:
+        """Where the parameters lie that no rank has moved. Collective if some may stay."""
+        moved = [(self.model.params[each] != self._start[each]).any() for each in self._may_stay]
+        ranks = np.array(moved, np.float64)
+        if self._may_stay:
+            self.comm.Allreduce(MPI.IN_PLACE, ranks, MPI.SUM)
+        return [where for where, count in zip(self._may_stay, ranks) if not count]
 
     def _average(self, vector) -> None:
         vector *= self._own_count / self._all_count if self._all_count else 1 / self.comm.size

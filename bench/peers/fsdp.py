@@ -5,12 +5,20 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
 from bench.peers.base import GlooPeer, flat
+from strategies.base import Refused
 
 
 class FullyShardedDataParallel(GlooPeer):
-    """`fully_shard` (FSDP 2) of the whole module as one unit."""
+    """`fully_shard` (FSDP 2) of the whole module as one unit.
+
+    Raises:
+        Refused: the model has parameters that may get no gradient: where a rank has none, the
+            message that sums it is shorter than that of the others, and gloo ends the process.
+    """
 
     def _trained(self):
+        if lacking := [p.name for p in self.parameters if p.may_lack_gradient]:
+            raise Refused(f"{lacking[0]} may get no gradient: FSDP expected a net without such")
         mesh = DeviceMesh("cpu", torch.arange(self.comm.size))
         fully_shard(self.module, mesh=mesh)
         return super()._trained()

@@ -63,8 +63,8 @@ class EmbeddingBag(Layer):
             )
         if x.dtype.kind == "f" and (numbers >= 2 / np.finfo(x.dtype).eps).any():
             raise ValueError(
-                f"{self} is given numbers of rows as {x.dtype}, which rounds those that are as "
-                f"large as {numbers.max()}: expected whole numbers of an integer dtype"
+                f"numbers of rows reach {self} as {x.dtype}, the dtype of the model, which rounds "
+                f"those as large as {numbers.max()}: expected x of an integer dtype"
             )
         given = numbers >= 0
         named, columns = np.unique(numbers[given], return_inverse=True)

@@ -55,7 +55,7 @@ def _to_numbers(
         )
     if given.is_floating_point() and (numbers >= 2 / torch.finfo(given.dtype).eps).any():
         raise ValueError(
-            f"{module} is given numbers of rows as {given.dtype}, which rounds those that are as "
-            f"large as {numbers.max()}: expected whole numbers of an integer dtype"
+            f"numbers of rows reach {module} as {given.dtype}, the dtype of the model, which "
+            f"rounds those as large as {numbers.max()}: expected x of an integer dtype"
         )
     return (numbers, *others), {name: value for name, value in named.items() if name != "input"}

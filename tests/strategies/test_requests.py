@@ -29,12 +29,14 @@ def tied():
 
 
 KINDS = EXACT | {"interleaved": partial(Pipeline, micro_batches=3, schedule="interleaved")}
+WITH_REQUESTS = ("DataParallel-2-buckets", "Pipeline", "GPipe", "interleaved")
 
 
 @pytest.mark.parametrize("build", [deep, tied])
 @pytest.mark.parametrize("kind", KINDS)
 def test_transfers_may_end_as_late_as_mpi_allows(comm, kind, build):
     Late.unfinished.clear()
+    Late.made.clear()
     weights = []
     for each in (comm, Late(comm)):
         try:
@@ -47,3 +49,5 @@ def test_transfers_may_end_as_late_as_mpi_allows(comm, kind, build):
         strategy.close()
     np.testing.assert_array_equal(*weights)
     assert not Late.unfinished
+    if comm.size > 1 and kind in WITH_REQUESTS:
+        assert Late.made

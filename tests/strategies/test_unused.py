@@ -13,8 +13,9 @@ import torch
 from torch import nn as tnn
 
 from nn import SGD, AdaGrad, AdamW, Batch
+from nn.loss import MeanSquaredError
 from nn.torch import TorchModel, TorchOptimizer
-from strategies import DataParallel, Pipeline, Sequential
+from strategies import DataParallel, LocalSGD, Pipeline, Sequential
 from strategies.base import Refused
 from tests.support.exact import EXACT
 
@@ -174,12 +175,8 @@ class Cut(tnn.Module):
 
 def cut():
     torch.manual_seed(0)
-    net = tnn.Sequential(
-        tnn.Linear(4, 4), Cut(), tnn.Linear(4, 4), tnn.Tanh(), tnn.Linear(4, CLASSES)
-    )
-    with torch.no_grad():
-        net[0].weight.copy_(torch.eye(4))
-    return net.double()
+    before = tnn.Linear(4, 5), tnn.Tanh(), tnn.Linear(5, 4)
+    return tnn.Sequential(*before, Cut(), tnn.Linear(4, 4), tnn.Linear(4, CLASSES)).double()
 
 
 NETS |= {"first": first, "dead": dead, "top_one": top_one, "tied": tied, "cut": cut}
@@ -315,3 +312,49 @@ def test_a_parameter_that_lacks_a_gradient_unexpectedly_is_named(caplog):
     for x in (np.ones((2, 4)), np.full((2, 4), 1e7), np.full((2, 4), 1e7)):
         strategy.step(Batch(x, np.zeros(2, int)))
     assert [each.split()[0] for each in caplog.messages] == ["rare.weight", "rare.bias"]
+
+
+@pytest.mark.parametrize("outer", [None, lambda: SGD(0.7, momentum=0.9, weight_decay=0.1)])
+def test_averages_leave_what_no_rank_has_moved(comm, outer):
+    """Shards are uneven, and a mean of equal numbers would be rounded."""
+    start = model("experts").params.copy()
+    decaying = OPTIMIZERS["momentum"][0]
+    strategy = LocalSGD(model("experts"), decaying(), comm, 2, outer=outer and outer())
+    for batch in batches():
+        strategy.step(batch)
+    unused = np.zeros(len(start), bool)
+    for each in strategy.parameters:
+        if each.name in strategy.model.unused:
+            unused[each.start : each.stop] = True
+    weights = strategy.weights()
+    np.testing.assert_array_equal(weights[unused], start[unused])
+    assert (weights[~unused] != start[~unused]).all()
+
+
+class Nothing(tnn.Module):
+    """Multiplies by -0, so that the gradient of its input is -0 where that of its output is > 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = tnn.Parameter(torch.zeros(4))
+
+    def forward(self, x):
+        return self.bias + x * -0.0
+
+
+@pytest.mark.workers(1, 2)
+@pytest.mark.parametrize("kind", ["buckets", "stages"])
+def test_a_gradient_of_negative_zeros_is_not_cut_off(comm, kind):
+    torch.manual_seed(0)
+    module = tnn.Sequential(tnn.Linear(4, 4), Cut(), Nothing()).double()
+    with torch.no_grad():
+        module[0].bias += 10  # all rows are above 0
+    net = TorchModel(module, seed=None, input_shape=(4,), loss=MeanSquaredError())
+    start, optimizer = net.params[:16].copy(), SGD(0.1, weight_decay=0.1)
+    if kind == "buckets":
+        strategy = DataParallel(net, optimizer, comm, buckets=2)
+    else:
+        strategy = Pipeline(net, optimizer, comm, cuts=[1][: comm.size - 1])
+    strategy.step(Batch(np.ones((2, 4)), np.full((2, 4), -100.0)))
+    np.testing.assert_allclose(strategy.weights()[:16], 0.99 * start, rtol=1e-14)
+    strategy.close()

@@ -19,6 +19,8 @@ class Late(MPI.Intracomm):
     unfinished: ClassVar[list["LateRequest"]] = []
     """Requests that nobody has waited for."""
 
+    made: ClassVar[list["LateRequest"]] = []
+
     def Split(self, color=0, key=0):
         part = super().Split(color, key)
         return Late(part) if part != MPI.COMM_NULL else part
@@ -41,6 +43,7 @@ class LateRequest:
 
     def __init__(self, request: Any, buffer: NDArray, kept: NDArray, finish: Callable[[], None]):
         self._request, self._buffer, self._kept, self._finish = request, buffer, kept, finish
+        Late.made.append(self)
         Late.unfinished.append(self)
 
     def Test(self) -> bool:

@@ -12,7 +12,13 @@ import torch
 import torch.distributed as dist
 from mpi4py import MPI
 
-from bench.peers import PEERS, PIPELINES, DistributedDataParallel, Peer
+from bench.peers import (
+    PEERS,
+    PIPELINES,
+    DistributedDataParallel,
+    FullyShardedDataParallel,
+    Peer,
+)
 from bench.peers.base import torch_optimizer
 from bench.user_code.nets import Net
 from nn import SGD, AdaGrad, Adam, AdamW, Batch, lr_schedules, mlp
@@ -239,6 +245,8 @@ def test_ddp_trains_parameters_that_some_ranks_do_not_use(comm):
     peer = DistributedDataParallel(model(), decaying(), comm)
     assert_trains_like(Sequential(model(), decaying()), peer, batches, comm)
     peer.close()
+    with pytest.raises(Refused, match=r"^choices.0.weight may get no gradient: FSDP expected"):
+        FullyShardedDataParallel(model(), decaying(), comm)
 
 
 @pytest.mark.workers(2)

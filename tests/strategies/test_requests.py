@@ -1,6 +1,7 @@
 """Strategies wait for what they send and receive, and leave buffers alone until then."""
 
-from functools import partial
+import copy
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -21,11 +22,16 @@ def deep():
     return mlp([6, 5, 4, 5, 3, 3], activation="tanh", dtype="float64", seed=1)
 
 
-def tied():
+@cache
+def tried():
     """The first and the last layer have the same weights."""
     net = tnn.Sequential(*(layer for _ in range(4) for layer in (tnn.Linear(5, 5), tnn.Tanh())))
     net[6].weight = net[0].weight
     return TorchModel(net, dtype="float64", seed=1, input_shape=(5,))
+
+
+def tied():
+    return copy.deepcopy(tried())  # to try a module takes long
 
 
 KINDS = EXACT | {"interleaved": partial(Pipeline, micro_batches=3, schedule="interleaved")}

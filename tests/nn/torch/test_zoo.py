@@ -112,6 +112,7 @@ def assert_one_step(name, strategy, comm, norm=None, parts=1, sync=None):
     parallel.close()
 
 
+@pytest.mark.workers(2, 3)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", NETS)
 def test_every_strategy_trains_every_net(comm, name, strategy):

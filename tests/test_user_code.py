@@ -4,8 +4,9 @@ Run by `pytest tests --model file.py:factory --strategy file.py:Class` (bench/us
 What is not given is ours: nets, optimizers, and all exact strategies.
 """
 
+import copy
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,7 +19,7 @@ from nn import Batch, Model
 from strategies import Sequential
 from strategies.base import Refused
 from tests.support.optimizers import optimizers
-from tests.support.oracles import STEP_TOLERANCE, assert_trains_like
+from tests.support.oracles import STEP_TOLERANCE, Recorded, assert_trains_like
 from tests.support.small_nets import NETS
 from tests.support.watched import Watched
 
@@ -32,6 +33,15 @@ def _ours(name: str, dtype: str) -> Model:
 
 OURS = {name: Net(name, partial(_ours, name)) for name in ("two", "four_tanh", "cnn", "residual")}
 """The nets that a user's strategy is tried with, in float64."""
+
+
+SMALL = 2**16
+"""Nets of at most so many parameters are trained by `Sequential` once, and kept step by step."""
+
+
+@lru_cache(maxsize=24)  # as many as `test_even_shards` has for each strategy
+def _recorded(net: Net, optimizer: Callable[[], Any], sizes: tuple[int, ...]) -> Recorded:
+    return Recorded(Sequential(net.build("float64"), optimizer()), net.batches(sizes))
 
 
 class Trial:
@@ -55,28 +65,47 @@ class Trial:
         self._build, self.net, self.comm, self._theirs = build, net, comm, theirs
         self.optimizers = optimizers
 
-    def _optimizer(self, name: str | None) -> Any:
+    def _named(self, name: str | None) -> Callable[[], Any]:
         usual = "decay" if "decay" in self.optimizers else next(iter(self.optimizers))
-        return self.optimizers[name or usual]()
+        return self.optimizers[name or usual]
 
     def strategy(self, optimizer: str | None = None, comm: MPI.Intracomm | None = None) -> Any:
         try:
             return self._build(
-                self.net.build("float64"), self._optimizer(optimizer), comm or self.comm
+                self.net.build("float64"), self._named(optimizer)(), comm or self.comm
             )
         except Refused as refusal:
             self._refused(refusal)
 
     def oracle(self, optimizer: str | None = None) -> Sequential:
-        return Sequential(self.net.build("float64"), self._optimizer(optimizer))
+        return Sequential(self.net.build("float64"), self._named(optimizer)())
+
+    def _recorded(self, optimizer: str | None, sizes: tuple[int, ...]) -> Sequential | Recorded:
+        """Plain training: of a small net, taken once for all strategies and their rounding."""
+        shown = getattr(self.net.build, "shown", self.net.build)
+        if len(shown("float64").params) > SMALL:
+            return self.oracle(optimizer)
+        return copy.copy(_recorded(self.net, self._named(optimizer), sizes))
 
     def compare(
         self, *sizes: int, optimizer: str | None = None, tolerance: float = STEP_TOLERANCE
     ) -> None:
         """Train both on batches of these sizes, and compare them after every step."""
-        strategy, batches = self.strategy(optimizer), self.batches(*sizes)
+        self.compare_with(
+            self.strategy(optimizer), *sizes, optimizer=optimizer, tolerance=tolerance
+        )
+
+    def compare_with(
+        self,
+        strategy: Any,
+        *sizes: int,
+        optimizer: str | None = None,
+        tolerance: float = STEP_TOLERANCE,
+    ) -> None:
+        """Compare a strategy that has taken no step yet, as `compare` does, and close it."""
+        oracle, batches = self._recorded(optimizer, sizes), self.batches(*sizes)
         try:
-            assert_trains_like(self.oracle(optimizer), strategy, batches, self.comm, tolerance)
+            assert_trains_like(oracle, strategy, batches, self.comm, tolerance)
         except Refused as refusal:
             strategy.close()
             self._refused(refusal)
@@ -146,16 +175,22 @@ def test_many_steps(trial):
 def test_two_at_once(trial, workers):
     """Two objects of one strategy must not disturb each other."""
     names = ("sgd", "adam") if "sgd" in trial.optimizers else (None, None)
-    one, other = map(trial.strategy, names)
-    oracles = [trial.oracle(name) for name in names]
-    for batch in trial.batches(2 * workers, 3 * workers):
-        for strategy, oracle in zip((one, other), oracles):
-            strategy.step(batch)
-            oracle.step(batch)
-    for strategy, oracle in zip((one, other), oracles):
-        np.testing.assert_allclose(strategy.weights(), oracle.weights(), rtol=1e-9, atol=1e-12)
-    one.close()
-    other.close()
+    for name, beside in (names, names[::-1]):
+        one, other = trial.strategy(name), trial.strategy(beside)
+        _step_together(one, other)
+        trial.compare_with(one, 2 * workers, 3 * workers, optimizer=name)
+        other.close()
+
+
+def _step_together(one: Any, other: Any) -> None:
+    """Let `other` take each step before `one` takes it."""
+    alone = one.step
+
+    def step(batch: Batch) -> float:
+        other.step(batch)
+        return alone(batch)
+
+    one.step = step
 
 
 def test_closing_twice(trial, workers):

@@ -70,7 +70,10 @@ class Recorded:
         return self._weights[self._steps]
 
     def step(self, batch: Batch) -> float:
-        assert batch is self.batches[self._steps], "another batch than was recorded"
+        recorded = self.batches[self._steps]
+        assert batch is recorded or np.array_equal(batch.y, recorded.y), (
+            "another batch than was recorded"
+        )
         self._steps += 1
         return self._losses[self._steps - 1]
 

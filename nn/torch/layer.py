@@ -113,12 +113,21 @@ class TorchLayer(Layer):
         names = self.all_names if self._unique else None
         twin = type(self)(module, self.device, self.compute, names)
         twin.share(self.borrowed, self._adds)
-        twin.row_shapes, twin.rows_each = self.row_shapes, self.rows_each
-        twin.kinds_of = self.kinds_of
-        twin.note_gradients(never=self.unused, sometimes=self.may_lack_gradient, like=self)
+        twin.know(self)
         # What a derived class keeps besides.
         vars(twin).update({name: own for name, own in vars(self).items() if name not in vars(twin)})
         return twin
+
+    def know(self, like: "TorchLayer") -> None:
+        """Take over what was found when `like` was tried, a layer of equal modules and dtype."""
+        self.row_shapes, self.rows_each = like.row_shapes, like.rows_each
+        self.kinds_of, self.drops = like.kinds_of, like.drops
+        named = list(zip(like.all_names, self.all_names))
+        self.note_gradients(
+            never=[name for other, name in named if other in like.unused],
+            sometimes=[name for other, name in named if other in like.may_lack_gradient],
+            like=like,
+        )
 
     def rename(self, names: Sequence[str]) -> None:
         """Give the module's parameters other names, in the order of `module.parameters()`."""

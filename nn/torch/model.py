@@ -100,6 +100,8 @@ class TorchModel(Model):
         sync_batch_norm: Any = None,
         compute: str | None = None,
         loss: Any = None,
+        *,
+        _tried: Sequence[TorchLayer] = (),  # of a model of equal modules; see `converted`
     ):
         drawn = isinstance(modules, torch.nn.Module) or not callable(modules)
         if seed is ...:
@@ -138,18 +140,21 @@ class TorchModel(Model):
             else TorchLayer
             for module, of_layer in zip(net, names)
         ]
+        its_layers = [
+            kind(module, place, precision, of_layer)
+            for kind, module, of_layer in zip(kinds, net, names)
+        ]
+        for layer, like in zip(its_layers, _tried):
+            layer.know(like)
         super().__init__(
-            [
-                kind(module, place, precision, of_layer)
-                for kind, module, of_layer in zip(kinds, net, names)
-            ],
+            its_layers,
             dtype,
             input_shape=input_shape_of(net) if input_shape is None else input_shape,
             params=params,
             loss=loss,
         )
-        for i, (layer, module) in enumerate(zip(self.layers, net)):
-            if layer.drops:  # type: ignore[attr-defined]  # found by the trial of its rows
+        for i, (layer, module) in enumerate(zip(its_layers, net)):
+            if layer.drops:  # found by the trial of its rows
                 draw_masks(module, (self.seed or 0, i), self.dropout_clock.step)
                 self._whole.drops = True
         self._find_unused()
@@ -240,16 +245,22 @@ class TorchModel(Model):
             ValueError: a function that is no method was assigned to the model in the place of a
                 method, so that the copy would compute with the parameters of this model.
         """
+        compute = self.compute if dtype == "float32" else None
+        own = str(self._whole.device), str(self.dtype), self.compute
+        device = device or own[0]
+        # Of equal modules in the same dtype and place, a new trial would find the same.
+        tried: Any = self.layers if (device, dtype, compute) == own else ()
         twin = TorchModel(
             self.module,
-            device or str(self._whole.device),
+            device,
             dtype,
             self.seed,
             self.input_shape,
             self.params.astype(dtype),
             sync_batch_norm=self.sync_batch_norm,
-            compute=self.compute if dtype == "float32" else None,
+            compute=compute,
             loss=self.loss,
+            _tried=tried,
         )
         for ours, theirs in zip((*self.layers, self._whole), (*twin.layers, twin._whole)):
             theirs.rename(ours.all_names)  # type: ignore[attr-defined]

@@ -84,6 +84,8 @@ def as_rows(x: Any, shape: Any, dtype: np.dtype, kinds: Any = FLOATS, name: str 
         ValueError: the rows of x have another shape, or inputs are too many, too few, or of other
             names; or a whole number is none of dtype.
     """
+    if isinstance(x, np.ndarray) and x.shape[1:] == shape:
+        return _as_rows(x, shape, dtype, kinds, name)
     if not has_several(shape):
         if not hasattr(x, "shape"):
             raise ValueError(f"{len(x)} inputs: the model takes one array of rows {shape}")
@@ -103,11 +105,12 @@ def as_rows(x: Any, shape: Any, dtype: np.dtype, kinds: Any = FLOATS, name: str 
 
 
 def _as_rows(x: NDArray, shape: Any, dtype: np.dtype, kinds: str, name: str) -> NDArray:
-    given, wanted = ([n for n in sides if n != 1] for sides in (x.shape[1:], shape))
-    flat = min(len(given), len(wanted)) <= 1 and math.prod(given) == math.prod(wanted)
-    if given != wanted and not flat:
-        of = "" if name == "x" else f" of {name}"
-        raise ValueError(f"rows{of} of shape {x.shape[1:]}: expected {shape}, flattened or not")
+    if x.shape[1:] != shape:
+        given, wanted = ([n for n in sides if n != 1] for sides in (x.shape[1:], shape))
+        flat = min(len(given), len(wanted)) <= 1 and math.prod(given) == math.prod(wanted)
+        if given != wanted and not flat:
+            of = "" if name == "x" else f" of {name}"
+            raise ValueError(f"rows{of} of shape {x.shape[1:]}: expected {shape}, flattened or not")
     if x.dtype.kind in "iu":
         if INTEGERS in kinds:
             if x.dtype.kind == "u" and x.size and x.max() > np.iinfo(np.int64).max:

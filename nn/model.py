@@ -1,6 +1,7 @@
 """The model: consecutive layers over one flat vector of parameters and one of gradients."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -145,7 +146,7 @@ class Model:
         self.__dict__.update(state)
         self.bind(self._params, self._grads)
 
-    @property
+    @cached_property
     def first_trained(self) -> int:
         """The first layer with parameters, below which backward computes nothing."""
         trained = (i for i, layer in enumerate(self.layers) if layer.is_trained)

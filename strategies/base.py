@@ -234,7 +234,7 @@ class Strategy:
         if self._steps_to_compare:
             self._steps_to_compare -= 1
             check_same_batch(batch, self.comm)
-        if self._loss is not None:
+        if self._loss is not None and self.comm.size > 1:  # or else the loss itself checks them
             check_targets(batch, self._loss, self._outputs)
         self.take_dropout_clock()
         self._grad_norm = None
@@ -278,7 +278,7 @@ class Strategy:
             optimizer.step(params, grads, self._grad_norm)
             return
         self._own_norm = None
-        if not optimizer.keeps_gradient and self._norms_to_take:
+        if self._norms_to_take and not optimizer.keeps_gradient:
             self._norms_to_take -= 1
             self._own_norm = own_part(self._counted(), order, len(self.parameters))
         optimizer.step(params, grads)

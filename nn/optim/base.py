@@ -101,6 +101,7 @@ class Optimizer:
         self.steps = 0
         self._parts: list[Part] | None = None
         self._runs: list[Run] = []
+        self._may_lack = False
         self._variants: list[Any] = []
 
     @property
@@ -130,10 +131,11 @@ class Optimizer:
             check_used(self.groups, names)
         self._parts = list(parts)
         self._runs = runs_of(self._parts, self.groups)
+        self._may_lack = any(part.may_lack_gradient for part in self._parts)
         self._variants = self.variants()
         # A group may keep state that the others need not, e.g. a velocity.
         slots = [*self.slots, *(slot for each in self._variants for slot in each.slots)]
-        if self.corrects_by_steps and any(part.may_lack_gradient for part in self._parts):
+        if self.corrects_by_steps and self._may_lack:
             slots.append(MISSED)
         if (found := tuple(dict.fromkeys(slots))) != self.slots:
             self.slots = found
@@ -167,13 +169,7 @@ class Optimizer:
                     f"{name} was kept for {len(self.state[name])} parameters and {len(params)} "
                     "are given: one optimizer object serves one slice of one model"
                 )
-        if self._runs and self._runs[-1].where.stop != len(params):
-            self._runs = []  # a vector of other parts than those that were assigned
-        absent = [
-            run.where
-            for run in self._runs
-            if run.may_lack_gradient and lacks_gradient(grads[run.where])
-        ]
+        absent = self._absent(grads) if self._may_lack else []
         if self.clip_norm is not None or self.clip_value is not None:
             self._clip(grads, norm)
         lr = self.lr(self.steps) if callable(self.lr) else self.lr
@@ -181,13 +177,24 @@ class Optimizer:
         if len(params):
             self.apply_all(params, grads, float(lr), absent)
 
+    def _absent(self, grads: Vector) -> list[slice]:
+        """Where the parameters lie that have no gradient."""
+        if self._runs[-1].where.stop != len(grads):  # not the vector that was assigned
+            self._may_lack = False
+            return []
+        return [
+            run.where
+            for run in self._runs
+            if run.may_lack_gradient and lacks_gradient(grads[run.where])
+        ]
+
     def apply_all(self, params: Vector, grads: Vector, lr: float, absent: list[slice]) -> None:
         """Call `apply`, or that of each group with its slices and settings.
 
         Parameters without a gradient, which are `absent`, stay as they are, and so does their
         state. So it is in torch, where weight decay and momentum do not move them either.
         """
-        if not self.groups and not any(run.may_lack_gradient for run in self._runs):
+        if not self.groups and not self._may_lack:
             self.apply(params, grads, lr)
             return
         state, steps, rates = self.state, self.steps, self._rates(lr)

@@ -1,11 +1,13 @@
 """The collective through which the ranks take every decision, and the list of ranks still alive."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
 
 from .mpi import MPI, fault_tolerant
 from .waiting import wait
+from .world import LAUNCHED, prepare, renew
 
 Meanwhile = Callable[[float], object]
 
@@ -35,15 +37,17 @@ def allgather(comm: MPI.Comm, message: Any, meanwhile: Meanwhile | None = None) 
 class Control:
     """A communicator that no test sees, shrunk to the surviving ranks whenever one dies.
 
-    Ranks are always named by their rank in COMM_WORLD.
+    Ranks are always named by their rank in the world of the launch.
     """
 
     def __init__(self) -> None:
-        self.comm: MPI.Comm = MPI.COMM_WORLD.Dup()
+        self.comm: MPI.Comm = LAUNCHED.Dup()
+        prepare(LAUNCHED)
         self.rank = self.comm.rank
         self.alive = list(range(self.comm.size))  # world ranks, in the order of self.comm
         self.tolerant = fault_tolerant()
-        self.revoked = False  # whether this rank has revoked communicators in the current test
+        self.revoked = False  # whether this rank has revoked communicators since the last renewal
+        self.broken = False  # whether any rank has, or has died; the same on all ranks
         self.can_finalize = True  # false once a rank has died or a communicator was revoked
 
     @property
@@ -77,19 +81,17 @@ class Control:
                 return dict(zip(self.alive, messages, strict=True))
             self._shrink()
 
-    def unblock(self, world: bool = False) -> None:
+    def unblock(self) -> None:
         """Revoke every communicator in which a rank may be stuck in a test, on all ranks.
 
         Walks MPI's table of handles, because mpi4py's pickling collectives use hidden duplicates
-        and tests split communicators of their own. COMM_WORLD is revoked only if ``world`` is
-        true, since nothing can replace it. Does nothing without fault tolerance.
+        and tests split communicators of their own. `renew_world` then replaces COMM_WORLD. Does
+        nothing without fault tolerance.
         """
         if not self.tolerant:
             return
-        self.revoked = True
+        self.revoked, self.can_finalize = True, False
         keep = {self.comm.py2f(), MPI.COMM_SELF.py2f()}
-        if not world:
-            keep.add(MPI.COMM_WORLD.py2f())
         handle = misses = 0
         while misses < 100:
             comm = _communicator(handle)
@@ -98,17 +100,32 @@ class Control:
                 comm.Revoke()
             handle += 1
 
+    def renew_world(self) -> None:
+        """Make MPI.COMM_WORLD usable again, by the ranks alive. Collective over them."""
+        self.revoked = self.broken = False
+        # If a rank dies at this moment, the next exchange notices it, and the world is renewed.
+        with contextlib.suppress(MPI.Exception):
+            renew(self.comm)
+
     def _agree(self, complete: bool) -> bool:
-        """Return whether all ranks are ``complete``; false on all ranks if one has died."""
+        """Return whether all ranks are ``complete``; false on all ranks if one has died.
+
+        They learn here whether one has revoked communicators, which it may have done after its
+        message: while it waited for the others.
+        """
         try:
-            return bool(self.comm.Agree(int(complete)))
+            flags = self.comm.Agree(complete | (not self.revoked) << 1)
         except MPI.Exception:
-            return False
+            flags = 0
+        if not flags & 2:
+            self.broken, self.can_finalize = True, False
+        return bool(flags & 1)
 
     def _shrink(self) -> None:
+        self.broken, self.can_finalize = True, False
         self.comm.Revoke()
         self.comm = self.comm.Shrink()
-        everyone = MPI.COMM_WORLD.Get_group()
+        everyone = LAUNCHED.Get_group()
         self.alive = self.comm.Get_group().Translate_ranks(None, everyone)
 
 

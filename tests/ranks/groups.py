@@ -9,6 +9,7 @@ import pytest
 
 from .control import Control
 from .mpi import MPI
+from .world import prepare
 
 
 @dataclass
@@ -79,19 +80,13 @@ def form_group(control: Control, size: int) -> Group:
     taking_part = control.comm.rank < size
     comm = control.comm.Split(0 if taking_part else MPI.UNDEFINED)
     if taking_part:
-        # The first pickling collective makes mpi4py's hidden duplicate, and holds the interpreter
-        # meanwhile. In a test, waiting for a missing rank, that would stop the watchdog.
-        comm.allreduce(None, op=_nothing)
+        prepare(comm)
     return Group(size, comm)
 
 
 def solo_group() -> Group:
     """Make a new communicator that contains this rank only."""
     return Group(1, MPI.COMM_SELF.Dup())
-
-
-def _nothing(a: None, b: None) -> None:
-    """Reduce nothing: only the side effect of the collective is wanted."""
 
 
 def uses_comm(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> bool:

@@ -1,6 +1,7 @@
 """The pytest hooks. A conftest loads them by ``pytest_plugins = ["tests.ranks.plugin"]``."""
 
 import gc
+import warnings
 from collections.abc import Generator
 from typing import Any
 
@@ -113,6 +114,7 @@ class RankAware:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         # Not in a wrapper: a skip raised before a wrapper's yield leaves other plugins half set up.
+        self._tear_down_broken_fixtures(item.session)
         if shares.block_of(item):
             return
         left = len(self.run.control.alive)
@@ -123,6 +125,25 @@ class RankAware:
         if need > left:
             pytest.skip(f"needs {need} ranks, this run has {left}")
         item.stash[groups.GROUP] = groups.form_group(self.run.control, need)
+
+    def _tear_down_broken_fixtures(self, session: pytest.Session) -> None:
+        """After a fault, have fixtures of all scopes set up again: they may hold communicators.
+
+        Their teardown may use those communicators, which are revoked, and fail.
+        """
+        if not self.run.fixtures_broken:
+            return
+        self.run.fixtures_broken = False
+        try:
+            session._setupstate.teardown_exact(None)
+        except MPI.Exception:
+            pass
+        except Exception as error:
+            warnings.warn(
+                f"after the fault in {self.run.latest_fault}, the teardown of fixtures failed: "
+                f"{error!r}",
+                stacklevel=1,
+            )
 
     @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_runtest_setup")
     def pytest_runtest_setup_in_time(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -166,6 +187,7 @@ class RankAware:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         run, topic = self.run, f"{item.nodeid} {call.when}"
+        fault_before = run.latest_fault
         run.watchdog.disarm()
         group = item.stash.get(groups.GROUP, None)
         idle = group is not None and not group.active
@@ -175,7 +197,7 @@ class RankAware:
             self.sharing.record(block, item, own, report)
         else:
             reports, dead = run.agree(topic, own, run.deadline_of(item))
-        verdict.apply(verdict.agree(reports, dead, item.location[0]), report)
+        verdict.apply(verdict.agree(reports, dead, item.location[0], fault_before), report)
         if 0 in dead:
             run.exit_without_rank_0(f"{topic}\n{report.longrepr}")
         if call.when == "teardown":
@@ -212,6 +234,7 @@ class RankAware:
             output.stop_caching(session.config)
         # pytest now tears down the fixtures that are left.
         with run.watchdog.phase(run.deadline):
+            self._tear_down_broken_fixtures(session)
             result = yield
         run.code = int(session.exitstatus)
         return result

@@ -31,6 +31,8 @@ class Run:
         meeting: exchanges messages with the other ranks.
         communicators_broken: whether the communicators of the current test are revoked or have
             lost ranks; then they must not be freed.
+        fixtures_broken: whether there may be fixtures that hold communicators of before a fault.
+        latest_fault: the phase in which communicators were last revoked or lost ranks.
         end_reason: what is shown at the end if the ranks could not go on together.
         code: the exit code.
     """
@@ -43,8 +45,10 @@ class Run:
         faulthandler.cancel_dump_traceback_later()
         self.meeting = Meeting(self.control, self.watchdog)
         self.communicators_broken = False
+        self.fixtures_broken = False
+        self.latest_fault = ""
         self.end_reason = ""
-        self.code = 0
+        self.code = int(pytest.ExitCode.INTERNAL_ERROR)  # until the session says another
 
     def deadline_of(self, item: pytest.Item) -> float:
         """Return the seconds that each phase of a test may take."""
@@ -60,19 +64,21 @@ class Run:
             By rank, the reports of the survivors, and what is known about the end of each rank
             that has died since the last exchange.
         """
-        message = {"report": asdict(own), "revoked": self.control.revoked}
+        message = {"report": asdict(own)}
         messages, dead = self.exchange_and_bury(topic, message, deadline, _GRACE.get(own.outcome))
         return {rank: PhaseReport(**m["report"]) for rank, m in messages.items()}, dead
 
     def exchange_and_bury(
         self, topic: str, message: dict[str, Any], deadline: float, grace: float | None = None
     ) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
-        """Exchange messages; also return the new deaths, and note broken communicators."""
+        """Exchange messages, also return the new deaths, and renew COMM_WORLD if it is broken."""
         known = set(self.meeting.dead)
         messages = self.exchange(topic, message, deadline, grace)
         dead = {rank: text for rank, text in self.meeting.dead.items() if rank not in known}
-        if dead or any(m["revoked"] for m in messages.values()):
-            self.communicators_broken, self.control.can_finalize = True, False
+        if self.control.broken:
+            self.control.renew_world()
+            self.latest_fault = topic
+            self.communicators_broken = self.fixtures_broken = True
         return messages, dead
 
     def exchange(
@@ -86,9 +92,9 @@ class Run:
 
     def finish_test(self, group: Group | None = None) -> None:
         """Free the communicators of a test that is over, unless they are broken."""
-        if group is not None and not self.communicators_broken:
+        if group is not None and not (self.communicators_broken or self.control.revoked):
             group.free()
-        self.communicators_broken = self.control.revoked = False
+        self.communicators_broken = False
 
     def exit_without_rank_0(self, details: str) -> NoReturn:
         """End the session, because the rank that prints and saves has died."""

@@ -33,7 +33,6 @@ class SharedBlock:
     after: pytest.Item | None  # the next test, which all ranks run
     owners: dict[int, int] = field(default_factory=dict)  # index of a test that is left -> its rank
     reports: list[dict[str, Any]] = field(default_factory=list)
-    revoked: bool = False  # whether this rank has revoked a communicator of its own
     interrupted: bool = False  # whether this rank had to leave a test because another rank died
 
     def assign(self, left: Iterable[int], alive: Sequence[int]) -> None:
@@ -77,11 +76,11 @@ class SharedBlock:
         failures = [report["text"] for report in reports if report["outcome"] == "failed"]
         # The meeting prints this text if the ranks cannot meet any more.
         report = {"text": "\n".join(failures)}
-        return {"reports": self.reports, "revoked": self.revoked, "report": report}
+        return {"reports": self.reports, "report": report}
 
     def reset(self) -> None:
         """Begin anew after a meeting."""
-        self.reports, self.revoked, self.interrupted = [], False, False
+        self.reports, self.interrupted = [], False
 
     def merge(
         self, messages: dict[int, dict[str, Any]], dead: dict[int, str]

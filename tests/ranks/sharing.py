@@ -62,9 +62,6 @@ class Sharing:
         overrun = self.run.watchdog.overrun
         if overrun and overrun.forced:
             block.interrupted = True
-        if self.run.control.revoked:
-            self.run.communicators_broken = block.revoked = True
-            self.run.control.can_finalize = False
 
     def patience(self) -> float:
         """Return how many seconds another rank may take to come to a meeting."""

@@ -21,6 +21,11 @@ _CONSEQUENCE = {
     MPI.ERR_OTHER,
 }
 
+_STALE = """\
+A fault revokes all communicators that were made before it: MPI has no other way to free ranks that
+wait for a rank that never comes. MPI.COMM_WORLD has been renewed since, and fixtures of all scopes
+are set up again. This communicator is held elsewhere, e.g. by a module: make it in a fixture."""
+
 
 @dataclass(frozen=True)
 class PhaseReport:
@@ -111,17 +116,20 @@ class Verdict:
     failure: Failure | None = None
 
 
-def agree(reports: dict[int, PhaseReport], dead: dict[int, str], path: str = "") -> Verdict:
+def agree(
+    reports: dict[int, PhaseReport], dead: dict[int, str], path: str = "", fault: str = ""
+) -> Verdict:
     """Return the verdict on a phase.
 
     Args:
         reports: by rank, the reports of the survivors.
         dead: by rank, what is known about the end of each rank that died in the phase.
         path: the file of the test.
+        fault: the phase of an earlier fault, which revoked all communicators of its time.
     """
     failed = {rank: r for rank, r in reports.items() if r.outcome == "failed"}
     if dead or failed:
-        return Verdict("failed", failure=_all_failures(reports, failed, dead, path))
+        return Verdict("failed", failure=_all_failures(reports, failed, dead, path, fault))
     # Idle ranks run no body, so their outcome counts only if all ranks are idle.
     counted = {rank: r for rank, r in reports.items() if not r.idle} or reports
     outcomes = {r.outcome for r in counted.values()}
@@ -134,13 +142,21 @@ def agree(reports: dict[int, PhaseReport], dead: dict[int, str], path: str = "")
 
 
 def _all_failures(
-    reports: dict[int, PhaseReport], failed: dict[int, PhaseReport], dead: dict[int, str], path: str
+    reports: dict[int, PhaseReport],
+    failed: dict[int, PhaseReport],
+    dead: dict[int, str],
+    path: str,
+    fault: str,
 ) -> Failure:
     sections = [(f"rank {rank} died", notes) for rank, notes in dead.items()]
     summaries = [f"rank {rank} died" for rank in dead]
     causes = {rank: r for rank, r in failed.items() if not r.consequence}
     if not causes and not dead:
         causes = failed
+        if fault:
+            # No rank has failed by itself: they used what an earlier fault has revoked.
+            summaries.append(f"a communicator made before the fault in {fault}")
+            sections.append((summaries[-1], _STALE))
     for summary in dict.fromkeys(r.summary for r in causes.values()):
         ranks = ", ".join(str(rank) for rank, r in causes.items() if r.summary == summary)
         summaries.append(f"rank {ranks}: {summary}")

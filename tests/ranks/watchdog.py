@@ -5,7 +5,6 @@ deadline the stack of this rank is saved
 + 0.2 s  every communicator of the test is revoked on all ranks (all have saved their stacks by now)
 + 0.5 s  Interrupted is raised in the main thread, which ends Python loops and sleeps
 + 1.5 s  the stack once more, written from C, for a rank whose C code holds the interpreter
-+ 2 s    COMM_WORLD is revoked too: later tests that use it directly will fail
 + 4 s    the guard kills this rank; the others go on without it
 ======== ===========================================================================================
 
@@ -28,6 +27,7 @@ from typing import NoReturn
 from . import guard, stacks
 from .control import Control, allgather
 from .mpi import MPI
+from .world import LAUNCHED
 
 _KILL_AFTER = 4.0
 _CHECK_EVERY = 0.25  # seconds between two checks for ranks that have ended
@@ -75,14 +75,14 @@ class Watchdog:
 
     def _join_node(self) -> None:
         """Open the table of this node. The first rank of the node starts the guard."""
-        node = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
+        node = LAUNCHED.Split_type(MPI.COMM_TYPE_SHARED)
         self._row = node.rank
         folder = allgather(node, guard.Table.create(node.size) if node.rank == 0 else None)[0]
         self.table = guard.Table(folder)
         self.kill_in(None)
         node.Barrier()
         if node.rank == 0:
-            launcher = os.getppid() if MPI.COMM_WORLD.size > 1 else 0
+            launcher = os.getppid() if LAUNCHED.size > 1 else 0
             guard.start(folder, self._stderr, launcher)
         node.Free()
 
@@ -145,7 +145,7 @@ class Watchdog:
         else:
             for rank in self._control.alive:
                 self.print_now(self.table.read_notes(rank), rank)
-        MPI.COMM_WORLD.Abort(1)
+        LAUNCHED.Abort(1)
         raise SystemExit(1)
 
     def leave(self) -> None:
@@ -163,7 +163,6 @@ class Watchdog:
                 (0.0, self._save_stack),
                 (0.2, self._control.unblock),
                 (0.5, self._interrupt),
-                (2.0, lambda: self._control.unblock(world=True)),
             ]
         return [(0.0, self._save_stack), (0.0, self._print_stack), (2.0, self.abort)]
 

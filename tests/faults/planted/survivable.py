@@ -1,6 +1,11 @@
-"""Faults that all ranks survive, each followed by a test that must pass."""
+"""Faults that all ranks survive, each followed by a test that must pass.
+
+PLANTED_COMM says by which communicator the ranks talk to each other: the fixture `comm`,
+`MPI.COMM_WORLD` ("world"), or a duplicate of it that a fixture of the module holds ("module").
+"""
 
 import ctypes
+import os
 import resource
 import sys
 import time
@@ -15,6 +20,19 @@ ALL = MPI.COMM_WORLD.size
 pytestmark = pytest.mark.workers(ALL)
 # For faults that must be reported long before any deadline.
 at_once = pytest.mark.deadline(30.0)
+COMM = os.environ["PLANTED_COMM"]
+
+
+@pytest.fixture(scope="module")
+def of_module() -> MPI.Intracomm:
+    return MPI.COMM_WORLD.Dup()
+
+
+if COMM != "comm":
+
+    @pytest.fixture
+    def comm(request: pytest.FixtureRequest) -> MPI.Intracomm:
+        return MPI.COMM_WORLD if COMM == "world" else request.getfixturevalue("of_module")
 
 
 def healthy(comm: MPI.Comm) -> None:
@@ -215,11 +233,6 @@ def test_after_alone(comm: MPI.Comm) -> None:
     healthy(comm)
 
 
-def test_after_world_untouched(comm: MPI.Comm) -> None:
-    """COMM_WORLD still works: no fault so far has used it."""
-    healthy(MPI.COMM_WORLD)
-
-
 def test_deadlock_world(comm: MPI.Comm, faulty: bool) -> None:
     if faulty:
         MPI.COMM_WORLD.Recv(np.zeros(1), source=MPI.ANY_SOURCE)
@@ -228,3 +241,4 @@ def test_deadlock_world(comm: MPI.Comm, faulty: bool) -> None:
 
 def test_after_world(comm: MPI.Comm) -> None:
     healthy(comm)
+    healthy(MPI.COMM_WORLD)

@@ -6,8 +6,11 @@ import pytest
 
 from tests.faults.launch import Launch, launch
 
+RAISING = ("test_raise", "test_raise_again", "test_free_in_teardown", "test_wait_in_teardown")
 HEALTHY = (
+    "test_after_teardown",
     "test_before",
+    "test_nothing_is_revoked",
     "test_everything_works",
     "test_fixture_is_made_again",
     "test_fixture_is_made_a_third_time",
@@ -20,7 +23,7 @@ HEALTHY = (
 )
 def test_faults_on_the_world(tmp_path: Path, ranks: int, victim: int) -> None:
     result = launch("world", tmp_path, ranks, victim=victim)
-    for test in ("test_raise", "test_raise_again"):
+    for test in RAISING:
         failure = result.failure(test)
         assert f"rank {victim} failed" in failure["text"]
         assert failure["seconds"] < 2.0

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from .guard import Table
 from .mpi import MPI, fault_tolerant
 from .waiting import wait
 from .world import LAUNCHED, prepare, renew
@@ -48,6 +49,7 @@ class Control:
         self.tolerant = fault_tolerant()
         self.revoked = False  # whether this rank has revoked communicators since the last renewal
         self.broken = False  # whether any rank has, or has died; the same on all ranks
+        self.table: Table | None = None  # of this node, once there is one
         self.can_finalize = True  # false once a rank has died or a communicator was revoked
 
     @property
@@ -85,11 +87,15 @@ class Control:
         """Revoke every communicator in which a rank may be stuck in a test, on all ranks.
 
         Walks MPI's table of handles, because mpi4py's pickling collectives use hidden duplicates
-        and tests split communicators of their own. `renew_world` then replaces COMM_WORLD. Does
-        nothing without fault tolerance.
+        and tests split communicators of their own. The other ranks of the node walk their tables
+        too: this rank may have freed a communicator in which they wait. `renew_world` then replaces
+        COMM_WORLD. Does nothing without fault tolerance.
         """
         if not self.tolerant:
             return
+        if self.table:
+            with contextlib.suppress(OSError):  # a full disk must not keep it from the rest
+                self.table.revoking.touch()
         self.revoked, self.can_finalize = True, False
         keep = {self.comm.py2f(), MPI.COMM_SELF.py2f()}
         handle = misses = 0
@@ -103,6 +109,8 @@ class Control:
     def renew_world(self) -> None:
         """Make MPI.COMM_WORLD usable again, by the ranks alive. Collective over them."""
         self.revoked = self.broken = False
+        if self.table:
+            self.table.revoking.unlink(missing_ok=True)
         # If a rank dies at this moment, the next exchange notices it, and the world is renewed.
         with contextlib.suppress(MPI.Exception):
             renew(self.comm)

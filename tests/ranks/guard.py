@@ -82,10 +82,19 @@ class Table:
         lines = path.read_text().splitlines() if path.exists() else []
         return "\n".join(line for line in lines if not any(part in line for part in _MACHINERY))
 
+    def failed(self, rank: int) -> Path:
+        """The file that exists while a rank cleans up after it has failed."""
+        return self.folder / f"failed{rank}"
+
     @property
     def leaving(self) -> Path:
         """The file that exists if a rank ends its session before the others."""
         return self.folder / "leaving"
+
+    @property
+    def revoking(self) -> Path:
+        """The file that exists while the ranks of the node are to revoke their communicators."""
+        return self.folder / "revoking"
 
     @property
     def printed(self) -> Path:

@@ -2,10 +2,12 @@
 
 import gc
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import pytest
+from _pytest.unittest import TestCaseFunction
 
 from . import collected, examples, groups, output, post_mortem, shares, shutdown, verdict
 from .meeting import RunEnds
@@ -58,6 +60,20 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_terminal(config: pytest.Config) -> None:
     if MPI.COMM_WORLD.rank > 0:
         output.silence_terminal(config)
+
+
+def call_at_once(item: TestCaseFunction, on_failure: Callable[[], None]) -> None:
+    """Call a function as soon as a unittest.TestCase has failed, before its `tearDown`.
+
+    `tearDown` runs in the same phase, and may free communicators or wait for other ranks.
+    """
+
+    def first(report: Callable[..., None], *error: Any) -> None:
+        on_failure()
+        report(*error)
+
+    for name in ("addError", "addFailure"):
+        setattr(item, name, partial(first, getattr(item, name)))
 
 
 class RankAware:
@@ -152,6 +168,8 @@ class RankAware:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        if isinstance(item, TestCaseFunction):
+            call_at_once(item, self.run.watchdog.failed)
         with self.run.watchdog.phase(self.run.deadline_of(item)):
             return (yield)
 

@@ -10,11 +10,8 @@ from .control import Control
 from .groups import Group
 from .meeting import Meeting, RunEnds
 from .verdict import PhaseReport
-from .watchdog import Watchdog
+from .watchdog import GRACE, Watchdog
 
-# How long a rank that failed waits for the others before it revokes their communicators. A skip
-# waits longer: if all ranks skip, the test is skipped, but after a revocation it would fail.
-_GRACE = {"failed": 0.25, "xfailed": 0.25, "skipped": 1.0}
 # Seconds until all ranks are there for the first time: a rank may have failed before it got here.
 _START_TIME = 60.0
 
@@ -65,7 +62,7 @@ class Run:
             that has died since the last exchange.
         """
         message = {"report": asdict(own)}
-        messages, dead = self.exchange_and_bury(topic, message, deadline, _GRACE.get(own.outcome))
+        messages, dead = self.exchange_and_bury(topic, message, deadline, GRACE.get(own.outcome))
         return {rank: PhaseReport(**m["report"]) for rank, m in messages.items()}, dead
 
     def exchange_and_bury(

@@ -29,6 +29,12 @@ from .control import Control, allgather
 from .mpi import MPI
 from .world import LAUNCHED
 
+GRACE = {"failed": 0.25, "xfailed": 0.25, "skipped": 1.0}
+"""Seconds for which a rank that failed waits for the others before it revokes communicators.
+
+A skip waits longer: if all ranks skip, the test is skipped, but after a revocation it would fail.
+"""
+
 _KILL_AFTER = 4.0
 _CHECK_EVERY = 0.25  # seconds between two checks for ranks that have ended
 _MPI_REPORTS = 0.5  # if MPI reports a death, it does so in less time
@@ -78,7 +84,7 @@ class Watchdog:
         node = LAUNCHED.Split_type(MPI.COMM_TYPE_SHARED)
         self._row = node.rank
         folder = allgather(node, guard.Table.create(node.size) if node.rank == 0 else None)[0]
-        self.table = guard.Table(folder)
+        self.table = self._control.table = guard.Table(folder)
         self.kill_in(None)
         node.Barrier()
         if node.rank == 0:
@@ -97,6 +103,8 @@ class Watchdog:
 
     def arm(self, seconds: float) -> None:
         """Begin a phase that may take ``seconds``."""
+        # Not at the end of the last phase: the other ranks look whether all have failed.
+        self.table.failed(self.rank).unlink(missing_ok=True)
         with self._changed:
             if self.overrun is not None:
                 self.reset_notes(self._heading)  # drop the stack of the last phase
@@ -116,6 +124,30 @@ class Watchdog:
         with self._changed:
             self._steps = []
             self.kill_in(None)
+
+    def failed(self) -> None:
+        """Take the other ranks out of a phase in which this rank has failed, before it cleans up.
+
+        If it frees a communicator before it has refused what others are sending by it, MPI can no
+        longer stop them.
+        """
+        self.table.failed(self.rank).touch()
+        if not self._progress(GRACE["failed"], self._all_have_failed):
+            self._control.unblock()
+            self._progress(GRACE["failed"])
+
+    def _all_have_failed(self) -> bool:
+        return all(self.table.failed(rank).exists() for rank in self._control.alive)
+
+    def _progress(self, seconds: float, done: Callable[[], bool] = lambda: False) -> bool:
+        """Have MPI receive and answer for some seconds, or until ``done()``; return whether it is."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if done():
+                return True
+            MPI.COMM_SELF.Iprobe()
+            time.sleep(0.005)
+        return False
 
     def kill_in(self, seconds: float | None) -> None:
         """Have the guard kill this rank after ``seconds`` (None: never), unless called again."""
@@ -174,6 +206,8 @@ class Watchdog:
                     self._steps.pop(0)[1]()
                 if self._steps and self.overrun is None:
                     self._check_for_deaths()
+                if self._steps and self.table.revoking.exists() and not self._control.revoked:
+                    self._control.unblock()
 
     def _pause(self) -> float | None:
         return min(max(self._due(), 0.0), _CHECK_EVERY) if self._steps else None
@@ -186,7 +220,7 @@ class Watchdog:
         seconds = _MPI_REPORTS if self._control.tolerant else 0.0
         gone = [rank for rank in self.table.gone(seconds) if rank in self._control.alive]
         if gone:
-            self._steps.pop(0)
+            self._steps = self._escalation()[1:]
             self._save_stack(f"interrupted, because rank {gone[0]} has ended")
             self.deadline = time.monotonic()
             self.kill_in(_KILL_AFTER)

@@ -2,6 +2,7 @@
 
 import copyreg
 import ctypes
+from typing import Any
 
 from .mpi import MPI
 
@@ -12,8 +13,8 @@ LAUNCHED = MPI.Intracomm(MPI.COMM_WORLD)
 def renew(survivors: MPI.Comm) -> None:
     """Make `MPI.COMM_WORLD` a communicator of the surviving ranks. Collective over them.
 
-    Its name and error handler stay. Attributes are dropped: libraries keep communicators in them,
-    which the fault has revoked.
+    Its name and error handler stay. Attributes (also MPI.LASTUSEDCODE) are dropped: libraries keep
+    communicators in them, which the fault has revoked.
     """
     world = MPI.COMM_WORLD
     new = survivors.Dup()
@@ -38,6 +39,10 @@ def _nothing(a: None, b: None) -> None:
     """Reduce nothing: only the side effect of the collective is wanted."""
 
 
-def _pickled(comm: MPI.Intracomm) -> object:
+def _pickled(comm: MPI.Intracomm) -> Any:
     """Pickle `MPI.COMM_WORLD` by name, as mpi4py does, though its handle is another by now."""
-    return "COMM_WORLD" if comm is MPI.COMM_WORLD else MPI.Comm.__reduce__(comm)
+    if comm is MPI.COMM_WORLD:
+        return "COMM_WORLD"
+    if comm == MPI.COMM_WORLD:
+        return MPI.Intracomm, (MPI.COMM_WORLD,)
+    return MPI.Comm.__reduce__(comm)

@@ -140,7 +140,7 @@ class Watchdog:
         return all(self.table.failed(rank).exists() for rank in self._control.alive)
 
     def _progress(self, seconds: float, done: Callable[[], bool] = lambda: False) -> bool:
-        """Have MPI receive and answer for some seconds, or until ``done()``; return whether it is."""
+        """Have MPI receive and answer for some seconds, or until ``done()``; return that."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if done():

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -19,6 +18,7 @@ from nn.optim import Part, why_not_elementwise
 from nn.parameters import Parameter
 from strategies.accumulation import gradients_in_parts
 from strategies.gradient_norm import Places, joined, own_part
+from strategies.same_arguments import compares_arguments
 from strategies.same_batch import check_same_batch, check_targets
 
 COMM_DTYPES = ("float32", "float64")
@@ -106,8 +106,8 @@ class Strategy:
         TypeError: an argument has the wrong type.
         Refused: parameters of a dtype that is not sent; an optimizer whose update of an element
             depends on others, where a rank updates a part of the parameters.
-        ValueError: parameters that are not the same on every rank; a group of the optimizer that
-            no parameter belongs to.
+        ValueError: the ranks' arguments differ: on every rank, naming the argument and the ranks;
+            a group of the optimizer that no parameter belongs to.
     """
 
     closed = False
@@ -124,6 +124,15 @@ class Strategy:
     steps_together = True
     """Whether all ranks take a step at the same time, so that they can compare their batches."""
 
+    same_arguments = True
+    """Whether all ranks must build it from the same arguments, which are compared."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__init__ = compares_arguments(cls.__init__)  # type: ignore[method-assign]
+
+    @compares_arguments
     def __init__(self, model: Trainable, optimizer: Any, comm: MPI.Intracomm):
         for name in ("params", "grads", "bind", "gradients"):
             if not hasattr(model, name):
@@ -137,7 +146,6 @@ class Strategy:
         dtype = str(model.params.dtype).removeprefix("torch.")
         if dtype not in COMM_DTYPES:
             raise Refused(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
-        self._check_start(model, comm)
         if self.splits_update and (reason := why_not_elementwise(optimizer)):
             raise Refused(
                 f"{type(self).__name__} lets a rank update a part of the parameters, and this "
@@ -185,20 +193,6 @@ class Strategy:
                 f"accumulate={accumulate} and sync_batch_norm=...: no part knows the mean and "
                 "variance of the whole batch, which synchronised batch norm takes; expected one of "
                 "the two"
-            )
-
-    def _check_start(self, model: Any, comm: MPI.Intracomm) -> None:
-        """Raise ValueError if the ranks begin with different parameters. Collective."""
-        vector = np.asarray(model.params)
-        found = zlib.crc32(vector.data)
-        for value in getattr(model, "frozen", {}).values():
-            found = zlib.crc32(np.ascontiguousarray(value).data, found)
-        starts = comm.allgather((len(vector), str(vector.dtype), found))
-        if len(set(starts)) > 1:
-            lengths = ", ".join(str(length) for length, _, _ in starts)
-            raise ValueError(
-                f"the ranks' models differ ({lengths} parameters): build them from the same "
-                "arguments and the same seed on every rank"
             )
 
     @staticmethod

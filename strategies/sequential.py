@@ -23,13 +23,11 @@ class Sequential(Strategy):
     """
 
     steps_together = False
+    same_arguments = False  # some ranks may run it and others not
 
     def __init__(self, model, optimizer, comm: MPI.Intracomm | None = None, *, accumulate: int = 1):
         super().__init__(model, optimizer, comm or MPI.COMM_SELF)
         self._accumulate(accumulate)
-
-    def _check_start(self, model, comm) -> None:
-        """Check nothing, since some ranks may run it and others not."""
 
     def gradients(self, batch: Batch) -> float:
         return gradients_in_parts(self.model.gradients, batch, self.accumulate)

@@ -18,6 +18,7 @@ from nn.local_batch import LocalBatch
 from nn.optim import Part, why_not_elementwise
 from nn.parameters import Parameter
 from strategies.accumulation import gradients_in_parts
+from strategies.comm.raise_together import raise_together
 from strategies.gradient_norm import Places, joined, own_part
 from strategies.same_batch import check_same_batch, check_targets
 
@@ -86,6 +87,7 @@ class Statistics(Protocol):
 
     def gather(self, comm: Any) -> None: ...
     def arrays(self) -> dict[str, NDArray]: ...
+    def check(self, arrays: dict[str, NDArray]) -> None: ...
     def load(self, arrays: dict[str, NDArray]) -> None: ...
 
 
@@ -366,27 +368,33 @@ class Strategy:
         return state
 
     def load_state(self, state: dict[str, NDArray]) -> None:
-        """Go on from a state that `state` returned, there on any number of ranks.
+        """Go on from a state that `state` returned, there on any number of ranks. Collective.
+
+        The arrays are copied.
 
         Raises:
-            ValueError: the state is of another model, dtype or kind of optimizer, or the strategy
-                has been closed. Nothing has changed then.
+            ValueError: the state is of another model, dtype or kind of optimizer, or incomplete, or
+                the strategy has been closed; on every rank. Nothing has changed then.
         """
         if self.closed:
             raise ValueError("this strategy has been closed: make a new one")
-        vectors, statistics = with_prefix("optimizer.", state), with_prefix("statistics.", state)
-        slots = set(getattr(self.optimizer, "slots", vectors))
-        if not {"params", "steps"} <= state.keys() or (vectors and set(vectors) != slots):
-            raise ValueError(
-                f"a state of {sorted(state)}: this optimizer keeps {sorted(slots) or 'nothing'}"
-            )
+        self._together(lambda: self._check_state(state))
+        self._take_state(state)
+
+    def _together(self, check: Callable[[], None]) -> None:
+        """Call `check`, and raise what it raises on any rank. Collective."""
+        raise_together(self.comm, check)
+
+    def _check_state(self, state: dict[str, NDArray]) -> None:
+        """Raise ValueError if `_take_state` cannot take over all of a state; change nothing.
+
+        A subclass with a state of its own checks it here, and does not communicate.
+        """
         dtype = str(self.model.params.dtype).removeprefix("torch.")
-        for name, vector in {"params": state["params"], **vectors}.items():
-            if vector.shape != (self.length,) or str(vector.dtype) != dtype:
-                raise ValueError(
-                    f"state {name!r} of shape {vector.shape} and {vector.dtype}: "
-                    f"the model has {self.length} parameters of {dtype}"
-                )
+        if "params" not in state:
+            raise ValueError(f"a state of {sorted(state)}: expected 'params' among them")
+        check_vector("params", state["params"], self.length, dtype)
+        check_optimizer_state(self.optimizer, state, self.length, dtype)
         frozen = with_prefix("frozen.", state)
         shapes = {name: array.shape for name, array in frozen.items()}
         if shapes != self._frozen_shapes or any(str(a.dtype) != dtype for a in frozen.values()):
@@ -394,17 +402,25 @@ class Strategy:
                 f"a state with the frozen parameters {shapes}: the model has {self._frozen_shapes} "
                 f"of {dtype}"
             )
+        statistics = with_prefix("statistics.", state)
         if self._statistics:
-            self._statistics.load(statistics)
+            self._statistics.check(statistics)
         elif statistics:
             raise ValueError(f"a state with {sorted(statistics)}: the model has no batch norm")
+
+    def _take_state(self, state: dict[str, NDArray]) -> None:
+        """Take over a state that `_check_state` has passed."""
+        vectors = {
+            name: np.array(self._own(vector))  # made first, since there may be no memory for them
+            for name, vector in with_prefix("optimizer.", state).items()
+        }
+        if self._statistics:
+            self._statistics.load(with_prefix("statistics.", state))
         self._set_weights(state["params"])
         for name, value in self._frozen.items():
-            value[...] = frozen[name]
+            value[...] = state[f"frozen.{name}"]
         self.optimizer.steps = int(state["steps"])
-        self.optimizer.state = {
-            name: np.array(self._own(vector)) for name, vector in vectors.items()
-        }
+        self.optimizer.state = vectors
 
     def _frozen_arrays(self) -> dict[str, NDArray]:
         """Return copies of all that is frozen, by name, on every rank."""
@@ -426,6 +442,42 @@ class Strategy:
 def with_prefix(prefix: str, state: dict[str, NDArray]) -> dict[str, NDArray]:
     """Return the arrays whose names begin with `prefix`, under the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def check_optimizer_state(
+    optimizer: Any, state: dict[str, NDArray], length: int, dtype: str, outer: bool = False
+) -> None:
+    """Raise ValueError if a state lacks what an optimizer needs to go on, or has something else.
+
+    Args:
+        length: parameters of the model.
+        outer: whether it is the outer optimizer of LocalSGD.
+    """
+    kind, steps_name = ("outer", "outer.steps") if outer else ("optimizer", "steps")
+    if steps_name not in state:
+        raise ValueError(f"a state of {sorted(state)}: expected {steps_name!r} among them")
+    steps = np.asarray(state[steps_name])
+    if steps.shape or steps.dtype.kind not in "iu" or steps < 0:
+        raise ValueError(f"state {steps_name!r} is {steps}: expected a whole number from 0 on")
+    vectors = with_prefix(f"{kind}.", state)
+    vectors.pop("steps", None)
+    slots = set(getattr(optimizer, "slots", vectors))
+    if vectors.keys() != slots and (vectors or steps):  # a new optimizer has no vectors yet
+        raise ValueError(
+            f"a state of {sorted(state)} after {steps} steps: this {'outer ' * outer}optimizer "
+            f"keeps {sorted(slots) or 'nothing'}"
+        )
+    for name, vector in vectors.items():
+        check_vector(f"{kind}.{name}", vector, length, dtype)
+
+
+def check_vector(name: str, vector: NDArray, length: int, dtype: str) -> None:
+    """Raise ValueError if part of a state is no vector of as many elements as the parameters."""
+    if vector.shape != (length,) or str(vector.dtype) != dtype:
+        raise ValueError(
+            f"state {name!r} of shape {vector.shape} and {vector.dtype}: "
+            f"the model has {length} parameters of {dtype}"
+        )
 
 
 def refuse_sync_batch_norm(model: Any) -> None:

@@ -31,5 +31,9 @@ class Sequential(Strategy):
     def _check_start(self, model, comm) -> None:
         """Check nothing, since some ranks may run it and others not."""
 
+    def _together(self, check) -> None:
+        """Check by itself, for the same reason."""
+        check()
+
     def gradients(self, batch: Batch) -> float:
         return gradients_in_parts(self.model.gradients, batch, self.accumulate)

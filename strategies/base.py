@@ -475,8 +475,8 @@ def check_vector(name: str, vector: NDArray, length: int, dtype: str) -> None:
     """Raise ValueError if part of a state is no vector of as many elements as the parameters."""
     if vector.shape != (length,) or str(vector.dtype) != dtype:
         raise ValueError(
-            f"state {name!r} of shape {vector.shape} and {vector.dtype}: "
-            f"the model has {length} parameters of {dtype}"
+            f"state {name!r} of shape {vector.shape}: the model has {length} parameters of "
+            f"{dtype}, and these are {vector.dtype}"
         )
 
 

@@ -117,9 +117,9 @@ class CompressedDataParallel(Strategy):
         for name, value in kept.items():
             if state[name].shape != value.shape or state[name].dtype != value.dtype:
                 raise ValueError(
-                    f"state {name!r} of shape {state[name].shape} and {state[name].dtype}: "
-                    f"expected {value.shape} and {value.dtype}; was it saved of another model, or "
-                    "with another rank of PowerSGD?"
+                    f"state {name!r} of shape {state[name].shape}: expected {value.shape} of "
+                    f"{value.dtype}, and this is {state[name].dtype}; was it saved of another "
+                    "model, or with another rank of PowerSGD?"
                 )
 
     def _take_state(self, state: dict[str, NDArray]) -> None:

@@ -22,7 +22,8 @@ class SharedDataParallel(Strategy):
 
     Raises:
         TypeError, ValueError: accumulate is not a whole number of at least 1.
-        Refused: the ranks of `comm` do not share one node; accumulate with sync_batch_norm.
+        Refused: the ranks of `comm` do not share one node, or its shared memory is too small;
+            accumulate with sync_batch_norm.
     """
 
     splits_rows = splits_update = True

@@ -257,7 +257,7 @@ def cut_short(comm):
     [
         (without_outer, "without outer"),
         (of_another_kind, r"outer optimizer keeps \['velocity'\]"),
-        (cut_short, r"'outer.velocity' of shape \(\d+,\) and float64: the model has \d+"),
+        (cut_short, r"'outer.velocity' of shape \(\d+,\): the model has \d+ parameters"),
     ],
 )
 def test_a_state_of_another_outer_optimizer_is_refused_and_changes_nothing(comm, make, message):

@@ -9,7 +9,16 @@ import pytest
 
 from nn import EMA, SGD, Adam, Model
 from nn.layers import Frozen, Linear, Tanh
-from strategies import DataParallel, LocalSGD, Strategy
+from strategies import (
+    CompressedDataParallel,
+    DataParallel,
+    LocalSGD,
+    PowerSGD,
+    Sequential,
+    SharedDataParallel,
+    Strategy,
+    ZeRO,
+)
 from strategies.catalog import CATALOG
 from tests.support.oracles import random_batches
 
@@ -139,6 +148,40 @@ def test_a_state_serves_an_object_that_has_trained(comm, name):
         train(strategy, 3, 4, 5)
     assert_equal(other.state(), one.state())
     np.testing.assert_array_equal(other.weights(), one.weights())
+
+
+ACCUMULATING: dict[str, Callable[..., Strategy]] = {
+    "Sequential": Sequential,
+    "DataParallel": partial(DataParallel, buckets=2),
+    "SharedDataParallel": SharedDataParallel,
+    "ZeRO-1": ZeRO,
+    "ZeRO-3": partial(ZeRO, stage=3),
+    "PowerSGD": lambda *args, **more: CompressedDataParallel(*args, PowerSGD(2), **more),
+}
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("name", ACCUMULATING)
+def test_a_state_taken_within_a_step_of_several_parts_disturbs_nothing(comm, name):
+    def made():
+        return ACCUMULATING[name](net(), Adam(), comm, accumulate=3)
+
+    one, other, resumed = made(), made(), made()
+    for batch in BATCHES[:3]:
+        before = other.state()
+        loss = one.gradients(batch)
+        state = one.state()
+        assert_equal(state, before)
+        loss = one.reduce(loss)
+        one.update()
+        assert other.step(batch) == loss
+        assert_equal(one.state(), other.state())
+    if name != "PowerSGD":  # whose residuals are a mean
+        resumed.load_state(state)
+        resumed.step(batch)
+        assert_equal(resumed.state(), other.state())
+    for strategy in (one, other, resumed):
+        strategy.close()
 
 
 @pytest.mark.workers(4)

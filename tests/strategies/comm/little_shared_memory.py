@@ -23,7 +23,7 @@ class Filling(MPI.Win):
     """A window in whose folder another program takes the last room before it is touched."""
 
     @classmethod
-    def Allocate_shared(cls, *args: Any, **kwargs: Any) -> MPI.Win:
+    def Allocate_shared(cls, *args, **kwargs):
         made = super().Allocate_shared(*args, **kwargs)
         if MPI.COMM_WORLD.rank == 0:
             there = os.statvfs("/dev/shm")

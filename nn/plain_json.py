@@ -92,6 +92,8 @@ def _typed(hint: Any, value: Any) -> Any:
     if hint is float:
         if isinstance(value, bool):
             raise ValueError(f"expected a number, not {value}")
+        if isinstance(value, str) and value not in ("inf", "-inf", "nan"):
+            raise ValueError(f"could not convert {value!r:.40}: expected a number")
         return float(value)
     if is_dataclass(hint):
         if not isinstance(value, Mapping):

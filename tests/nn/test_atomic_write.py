@@ -2,12 +2,9 @@
 
 import fcntl
 import os
-import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ import pytest
 
 from nn import checkpoint
 from nn.atomic_write import PATIENCE, atomic_write
+from tests.support.full_disk import full_disk
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
 
@@ -116,17 +114,6 @@ def test_permissions_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # of root it would not be true
     with pytest.raises(PermissionError, match="secret is read-only"):
         write(path, "new")
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file can grow beyond `size` bytes."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_a_full_disk_leaves_the_old_file_and_is_said_of_the_file(tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ WANTED_STEPS = 10
 """Steps in which the norm of the gradient is taken after somebody has asked for it."""
 
 
+SHARED: set[int] = set()
+"""Addresses of parameters in memory that ranks share, of strategies that have not been closed."""
+
+
 class Refused(ValueError, TypeError):
     """A strategy cannot train this model or this batch, or not on these ranks.
 
@@ -108,8 +112,8 @@ class Strategy:
         TypeError: an argument has the wrong type.
         Refused: parameters of a dtype that is not sent; an optimizer whose update of an element
             depends on others, where a rank updates a part of the parameters.
-        ValueError: parameters that are not the same on every rank; a group of the optimizer that
-            no parameter belongs to.
+        ValueError: parameters that are not the same on every rank, or that another strategy has in
+            memory that ranks share; a group of the optimizer that no parameter belongs to.
     """
 
     closed = False
@@ -135,6 +139,11 @@ class Strategy:
         if not isinstance(comm, Communicator) or comm == MPI.COMM_NULL:
             raise TypeError(
                 f"comm is {comm!r}: expected an MPI intracommunicator, or a TorchComm, not null"
+            )
+        if SHARED and _address(model.params) in SHARED:
+            raise ValueError(
+                "another strategy trains this model, in memory that the ranks share: close() it "
+                "first, or give each strategy a model of its own"
             )
         dtype = str(model.params.dtype).removeprefix("torch.")
         if dtype not in COMM_DTYPES:
@@ -165,6 +174,8 @@ class Strategy:
         self.take_dropout_clock()
         self._steps_to_compare = COMPARED_STEPS if self.steps_together and comm.size > 1 else 0
         self._has_stepped = False
+        self._bound: Any = None
+        """The gradient of the model, where this strategy has given it memory."""
         self._outputs = _outputs(model) if self._loss is not None else 0
         statistics = getattr(model, "statistics", None)
         self._statistics = statistics if isinstance(statistics, Statistics) else None
@@ -173,6 +184,19 @@ class Strategy:
         self._frozen_shapes = {name: tuple(value.shape) for name, value in self._frozen.items()}
         self.length = len(model.params)
         """Parameters of the whole model, however many of them this rank holds."""
+
+    def _bind(self, params: Any, grads: Any) -> None:
+        """Have the model compute in memory that this strategy knows."""
+        self.model.bind(params, grads)
+        self._bound = self.model.grads
+
+    def _check_bound(self) -> None:
+        """Raise ValueError if the model computes in other memory, so that steps would be wrong."""
+        if _address(self.model.grads) != _address(self._bound):
+            raise ValueError(
+                "this model has been given other memory since, as another strategy does that is "
+                "made of it: give each strategy a model of its own"
+            )
 
     def _accumulate(self, accumulate: int) -> None:
         """Take over the number of parts in which this strategy's `gradients` computes the rows.
@@ -218,12 +242,14 @@ class Strategy:
         Raises:
             TypeError: `batch` is not a Batch.
             Refused: a `Batch.local`, where a rank needs the rows of others.
-            ValueError: the batch has no rows, a label is out of range, or the strategy has been
-                closed; in the first steps also if the ranks were given different batches. On
-                every rank.
+            ValueError: the batch has no rows, a label is out of range, the strategy has been
+                closed, or another one has taken its model; in the first steps also if the ranks
+                were given different batches. On every rank.
         """
         if self.closed:
             raise ValueError("this strategy has been closed: make a new one")
+        if self._bound is not None and self.model.grads is not self._bound:
+            self._check_bound()
         if not isinstance(batch, Batch):
             raise TypeError(f"step() takes an nn.Batch, not {type(batch).__name__}")
         if not batch.global_rows:
@@ -351,6 +377,17 @@ class Strategy:
         if self._statistics:
             self._statistics.gather(self.comm)
         return np.array(self.model.params)
+
+    def _bind_shared(self, params: Any, grads: Any) -> None:
+        """Have the model compute in memory that the ranks share, until `_bind_private`."""
+        self._bind(params, grads)
+        SHARED.add(_address(params))
+
+    def _bind_private(self, grads: Any) -> None:
+        """Move the model back into private memory, with this gradient."""
+        params = self.model.params
+        SHARED.discard(_address(params))
+        self.model.bind(np.array(params), grads)
 
     def close(self) -> None:
         """Give back what the strategy holds; the model stays usable. May be called again."""
@@ -492,6 +529,12 @@ def refuse_sync_batch_norm(model: Any) -> None:
             "the same weights, each on its rows: DataParallel, SharedDataParallel, ZeRO, "
             "CompressedDataParallel"
         )
+
+
+def _address(vector: Any) -> int:
+    """Where a vector begins in memory: a numpy array or a torch tensor."""
+    found = getattr(vector, "data_ptr", None)
+    return found() if found else vector.__array_interface__["data"][0]
 
 
 def _outputs(model: Any) -> int:

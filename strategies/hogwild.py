@@ -83,7 +83,7 @@ class Hogwild(Strategy):
         self._updates = self._window.scalars
         if comm.rank == 0:
             self._window.rows[0][:] = params
-        model.bind(self._window.rows[0], model.grads)
+        self._bind_shared(self._window.rows[0], model.grads)
         model.grads[:] = 0
         self._window.fence()
 
@@ -146,7 +146,7 @@ class Hogwild(Strategy):
         if self._window.is_open:
             self._window.fence()
             # Freeing memory that views still point to would crash the process.
-            self.model.bind(np.array(self.model.params), self.model.grads)
+            self._bind_private(self.model.grads)
             self._updates = np.array(self._updates)
             self._window.close()
             self.closed = True

@@ -145,6 +145,21 @@ def test_every_rank_learns_that_loading_failed(comm, path):
         load(mine, DataParallel(build(), SGD(0.1), comm))
 
 
+@pytest.mark.parametrize("position", [None, -1, 2.5, np.nan, [3]])
+def test_a_file_without_a_position_is_refused_and_changes_nothing(comm, path, position):
+    """It would go on from the first batch."""
+    strategy = DataParallel(build(), SGD(0.1), comm)
+    before = strategy.weights()
+    state = {"params": before + 1, "steps": np.array(3)}
+    if comm.rank == 0:
+        given = {} if position is None else {"position": np.array(position)}
+        checkpoint.write(path, state | given)
+    comm.Barrier()
+    with pytest.raises(ValueError, match=r"run\.npz: its position is .*: expected a whole number"):
+        load(path, strategy)
+    np.testing.assert_array_equal(strategy.weights(), before)
+
+
 def test_another_dtype_is_refused_and_changes_nothing(comm):
     strategy = DataParallel(build(), SGD(0.1), comm)
     before = strategy.weights()

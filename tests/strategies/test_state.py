@@ -12,6 +12,7 @@ from nn.layers import Frozen, Linear, Tanh
 from strategies import (
     CompressedDataParallel,
     DataParallel,
+    Hogwild,
     LocalSGD,
     PowerSGD,
     Sequential,
@@ -150,13 +151,48 @@ def test_a_state_serves_an_object_that_has_trained(comm, name):
     np.testing.assert_array_equal(other.weights(), one.weights())
 
 
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("second", [DataParallel, SharedDataParallel, LocalSGD])
+def test_a_model_that_another_strategy_has_taken_is_not_trained_by_the_first(comm, second):
+    """It would sum a gradient that nobody has computed."""
+    model = net()
+    first = DataParallel(model, Adam(), comm)
+    train(first, 0, 1)
+    other, like = second(model, SGD(0.1), comm), second(net(), SGD(0.1), comm)
+    like.load_state(other.state())
+    with pytest.raises(ValueError, match="this model has been given other memory since"):
+        first.step(BATCHES[2])
+    for strategy in (other, like):
+        train(strategy, 2, 3)
+    np.testing.assert_array_equal(other.weights(), like.weights())
+    for strategy in (other, like):
+        strategy.close()
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("first", [SharedDataParallel, Hogwild])
+@pytest.mark.parametrize("second", [Sequential, DataParallel, ZeRO])
+def test_a_model_in_shared_memory_is_taken_once_that_is_closed(comm, first, second):
+    """Each rank would apply the update to the same memory."""
+    model = net()
+    shared = first(model, SGD(0.1), comm)
+    with pytest.raises(ValueError, match=r"another strategy trains this model.*close\(\) it first"):
+        second(model, Adam(), comm)
+    shared.close()
+    other, like = second(model, Adam(), comm), second(net(), Adam(), comm)
+    like.load_state(other.state())
+    for strategy in (other, like):
+        train(strategy, 2, 3)
+    np.testing.assert_array_equal(other.weights(), like.weights())
+
+
 ACCUMULATING: dict[str, Callable[..., Strategy]] = {
     "Sequential": Sequential,
     "DataParallel": partial(DataParallel, buckets=2),
     "SharedDataParallel": SharedDataParallel,
     "ZeRO-1": ZeRO,
     "ZeRO-3": partial(ZeRO, stage=3),
-    "PowerSGD": lambda *args, **more: CompressedDataParallel(*args, PowerSGD(2), **more),
+    "PowerSGD": lambda m, o, comm, **more: CompressedDataParallel(m, o, comm, PowerSGD(2), **more),
 }
 
 

@@ -1,35 +1,32 @@
 """Checkpoint files: named arrays on disk, written whole or not at all, read without pickle."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nn import npz_file
 from nn.atomic_write import atomic_write
 
-FORMAT = 1
-
-_DAMAGE = (ValueError, TypeError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""Errors that zipfile and numpy raise for damaged bytes (RuntimeError: encrypted; its subclass
-NotImplementedError: an unknown compression)."""
+FORMAT = 2
+"""Format 1 had no list of its arrays, so nobody could tell whether some were missing."""
 
 
 def write(path: str | Path, arrays: dict[str, NDArray]) -> None:
     """Write arrays to an .npz file, which replaces an older one once it is complete.
 
     Raises:
-        ValueError: an array of Python objects, or an array named "format".
-        OSError: the folder is missing, not writable, or full; an older file is left as it was.
+        ValueError: an array that holds no numbers, or is named "format".
+        OSError: `path` is a device, a pipe or a folder; the folder is missing, not writable, or
+            full. An older file is left as it was.
     """
     if "format" in arrays:
         raise ValueError("an array named 'format': the checkpoint keeps that name for itself")
     for name, array in arrays.items():
-        if np.asarray(array).dtype.hasobject:
-            raise ValueError(f"array {name!r} holds Python objects: expected numbers")
+        if (dtype := np.asarray(array).dtype).kind not in "biufc":
+            raise ValueError(f"array {name!r} holds {dtype}: expected numbers")
     with atomic_write(path) as file:
-        np.savez(file, format=np.array(FORMAT), **arrays)  # type: ignore[arg-type]
+        npz_file.write(file, {"format": np.array(FORMAT), **arrays})
 
 
 def read(path: str | Path) -> dict[str, NDArray]:
@@ -37,24 +34,17 @@ def read(path: str | Path) -> dict[str, NDArray]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, holds Python objects, or is no checkpoint of this format.
+        OSError: it may not be read.
+        ValueError: it is damaged, lacks an array, or is no checkpoint of this format.
+        MemoryError: there is no memory for its arrays.
     """
-    path = Path(path)
     try:
-        # Opened here, because np.load leaves a damaged file open.
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            arrays = {name: archive[name] for name in archive.files}
-        kind = int(arrays.pop("format", np.array(-1)))
-    except FileNotFoundError:
-        raise
-    except (*_DAMAGE, OSError) as error:
-        raise ValueError(
-            f"{path}: expected a checkpoint written by Lockstep (.npz, no pickle); "
-            f"it is damaged or of another kind ({error})"
-        ) from error
-    if kind != FORMAT:
-        raise ValueError(f"{path}: expected a checkpoint of format {FORMAT}")
+        found = npz_file.read(path, {"format"}).get("format")
+        if found is None or found.shape or found != FORMAT:
+            raise ValueError(f"this one is of format {found}, and format {FORMAT} can be read")
+        arrays = npz_file.read(path, listed=True)
+    except ValueError as error:
+        why = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: expected a checkpoint written by Lockstep; {why}") from None
+    del arrays["format"]
     return arrays

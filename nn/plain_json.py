@@ -64,7 +64,7 @@ def build(cls: Any, keys: Mapping[str, Any]) -> Any:
         elif field.name in left:
             try:
                 values[field.name] = _typed(hint, left.pop(field.name))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise ValueError(f"{field.name}: {error}") from None
     try:
         made = cls(**values)
@@ -92,10 +92,16 @@ def _typed(hint: Any, value: Any) -> Any:
     if hint is float:
         if isinstance(value, bool):
             raise ValueError(f"expected a number, not {value}")
+        if isinstance(value, str) and value not in ("inf", "-inf", "nan"):
+            raise ValueError(f"could not convert {value!r:.40}: expected a number")
         return float(value)
     if is_dataclass(hint):
-        return build(hint, dict(value))
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected an object, not {value!r:.40}")
+        return build(hint, value)
     if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list, not {value!r:.40}")
         each = args[:1] * len(value) if args[-1] is Ellipsis else args
         return tuple(_typed(arg, item) for arg, item in zip(each, value, strict=True))
     if origin is dict and isinstance(value, dict):

@@ -17,6 +17,7 @@ from nn.local_batch import LocalBatch
 from nn.optim import Part, why_not_elementwise
 from nn.parameters import Parameter
 from strategies.accumulation import gradients_in_parts
+from strategies.comm.raise_together import raise_together
 from strategies.gradient_norm import Places, joined, own_part
 from strategies.same_arguments import compares_arguments
 from strategies.same_batch import check_same_batch, check_targets
@@ -31,6 +32,10 @@ COMPARED_STEPS = 2
 
 WANTED_STEPS = 10
 """Steps in which the norm of the gradient is taken after somebody has asked for it."""
+
+
+SHARED: set[int] = set()
+"""Addresses of parameters in memory that ranks share, of strategies that have not been closed."""
 
 
 class Refused(ValueError, TypeError):
@@ -86,6 +91,7 @@ class Statistics(Protocol):
 
     def gather(self, comm: Any) -> None: ...
     def arrays(self) -> dict[str, NDArray]: ...
+    def check(self, arrays: dict[str, NDArray]) -> None: ...
     def load(self, arrays: dict[str, NDArray]) -> None: ...
 
 
@@ -107,7 +113,8 @@ class Strategy:
         Refused: parameters of a dtype that is not sent; an optimizer whose update of an element
             depends on others, where a rank updates a part of the parameters.
         ValueError: the ranks' arguments differ: on every rank, naming the argument and the ranks;
-            a group of the optimizer that no parameter belongs to.
+            parameters that another strategy has in memory that ranks share; a group of the
+            optimizer that no parameter belongs to.
     """
 
     closed = False
@@ -143,6 +150,11 @@ class Strategy:
             raise TypeError(
                 f"comm is {comm!r}: expected an MPI intracommunicator, or a TorchComm, not null"
             )
+        if SHARED and _address(model.params) in SHARED:
+            raise ValueError(
+                "another strategy trains this model, in memory that the ranks share: close() it "
+                "first, or give each strategy a model of its own"
+            )
         dtype = str(model.params.dtype).removeprefix("torch.")
         if dtype not in COMM_DTYPES:
             raise Refused(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")
@@ -171,6 +183,8 @@ class Strategy:
         self.take_dropout_clock()
         self._steps_to_compare = COMPARED_STEPS if self.steps_together and comm.size > 1 else 0
         self._has_stepped = False
+        self._bound: Any = None
+        """The gradient of the model, where this strategy has given it memory."""
         self._outputs = _outputs(model) if self._loss is not None else 0
         statistics = getattr(model, "statistics", None)
         self._statistics = statistics if isinstance(statistics, Statistics) else None
@@ -179,6 +193,19 @@ class Strategy:
         self._frozen_shapes = {name: tuple(value.shape) for name, value in self._frozen.items()}
         self.length = len(model.params)
         """Parameters of the whole model, however many of them this rank holds."""
+
+    def _bind(self, params: Any, grads: Any) -> None:
+        """Have the model compute in memory that this strategy knows."""
+        self.model.bind(params, grads)
+        self._bound = self.model.grads
+
+    def _check_bound(self) -> None:
+        """Raise ValueError if the model computes in other memory, so that steps would be wrong."""
+        if _address(self.model.grads) != _address(self._bound):
+            raise ValueError(
+                "this model has been given other memory since, as another strategy does that is "
+                "made of it: give each strategy a model of its own"
+            )
 
     def _accumulate(self, accumulate: int) -> None:
         """Take over the number of parts in which this strategy's `gradients` computes the rows.
@@ -210,12 +237,14 @@ class Strategy:
         Raises:
             TypeError: `batch` is not a Batch.
             Refused: a `Batch.local`, where a rank needs the rows of others.
-            ValueError: the batch has no rows, a label is out of range, or the strategy has been
-                closed; in the first steps also if the ranks were given different batches. On
-                every rank.
+            ValueError: the batch has no rows, a label is out of range, the strategy has been
+                closed, or another one has taken its model; in the first steps also if the ranks
+                were given different batches. On every rank.
         """
         if self.closed:
             raise ValueError("this strategy has been closed: make a new one")
+        if self._bound is not None and self.model.grads is not self._bound:
+            self._check_bound()
         if not isinstance(batch, Batch):
             raise TypeError(f"step() takes an nn.Batch, not {type(batch).__name__}")
         if not batch.global_rows:
@@ -344,6 +373,17 @@ class Strategy:
             self._statistics.gather(self.comm)
         return np.array(self.model.params)
 
+    def _bind_shared(self, params: Any, grads: Any) -> None:
+        """Have the model compute in memory that the ranks share, until `_bind_private`."""
+        self._bind(params, grads)
+        SHARED.add(_address(params))
+
+    def _bind_private(self, grads: Any) -> None:
+        """Move the model back into private memory, with this gradient."""
+        params = self.model.params
+        SHARED.discard(_address(params))
+        self.model.bind(np.array(params), grads)
+
     def close(self) -> None:
         """Give back what the strategy holds; the model stays usable. May be called again."""
 
@@ -360,27 +400,33 @@ class Strategy:
         return state
 
     def load_state(self, state: dict[str, NDArray]) -> None:
-        """Go on from a state that `state` returned, there on any number of ranks.
+        """Go on from a state that `state` returned, there on any number of ranks. Collective.
+
+        The arrays are copied.
 
         Raises:
-            ValueError: the state is of another model, dtype or kind of optimizer, or the strategy
-                has been closed. Nothing has changed then.
+            ValueError: the state is of another model, dtype or kind of optimizer, or incomplete, or
+                the strategy has been closed; on every rank. Nothing has changed then.
         """
         if self.closed:
             raise ValueError("this strategy has been closed: make a new one")
-        vectors, statistics = with_prefix("optimizer.", state), with_prefix("statistics.", state)
-        slots = set(getattr(self.optimizer, "slots", vectors))
-        if not {"params", "steps"} <= state.keys() or (vectors and set(vectors) != slots):
-            raise ValueError(
-                f"a state of {sorted(state)}: this optimizer keeps {sorted(slots) or 'nothing'}"
-            )
+        self._together(lambda: self._check_state(state))
+        self._take_state(state)
+
+    def _together(self, check: Callable[[], None]) -> None:
+        """Call `check`, and raise what it raises on any rank. Collective."""
+        raise_together(self.comm, check)
+
+    def _check_state(self, state: dict[str, NDArray]) -> None:
+        """Raise ValueError if `_take_state` cannot take over all of a state; change nothing.
+
+        A subclass with a state of its own checks it here, and does not communicate.
+        """
         dtype = str(self.model.params.dtype).removeprefix("torch.")
-        for name, vector in {"params": state["params"], **vectors}.items():
-            if vector.shape != (self.length,) or str(vector.dtype) != dtype:
-                raise ValueError(
-                    f"state {name!r} of shape {vector.shape} and {vector.dtype}: "
-                    f"the model has {self.length} parameters of {dtype}"
-                )
+        if "params" not in state:
+            raise ValueError(f"a state of {sorted(state)}: expected 'params' among them")
+        check_vector("params", state["params"], self.length, dtype)
+        check_optimizer_state(self.optimizer, state, self.length, dtype)
         frozen = with_prefix("frozen.", state)
         shapes = {name: array.shape for name, array in frozen.items()}
         if shapes != self._frozen_shapes or any(str(a.dtype) != dtype for a in frozen.values()):
@@ -388,17 +434,25 @@ class Strategy:
                 f"a state with the frozen parameters {shapes}: the model has {self._frozen_shapes} "
                 f"of {dtype}"
             )
+        statistics = with_prefix("statistics.", state)
         if self._statistics:
-            self._statistics.load(statistics)
+            self._statistics.check(statistics)
         elif statistics:
             raise ValueError(f"a state with {sorted(statistics)}: the model has no batch norm")
+
+    def _take_state(self, state: dict[str, NDArray]) -> None:
+        """Take over a state that `_check_state` has passed."""
+        vectors = {
+            name: np.array(self._own(vector))  # made first, since there may be no memory for them
+            for name, vector in with_prefix("optimizer.", state).items()
+        }
+        if self._statistics:
+            self._statistics.load(with_prefix("statistics.", state))
         self._set_weights(state["params"])
         for name, value in self._frozen.items():
-            value[...] = frozen[name]
+            value[...] = state[f"frozen.{name}"]
         self.optimizer.steps = int(state["steps"])
-        self.optimizer.state = {
-            name: np.array(self._own(vector)) for name, vector in vectors.items()
-        }
+        self.optimizer.state = vectors
 
     def _frozen_arrays(self) -> dict[str, NDArray]:
         """Return copies of all that is frozen, by name, on every rank."""
@@ -422,6 +476,42 @@ def with_prefix(prefix: str, state: dict[str, NDArray]) -> dict[str, NDArray]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
+def check_optimizer_state(
+    optimizer: Any, state: dict[str, NDArray], length: int, dtype: str, outer: bool = False
+) -> None:
+    """Raise ValueError if a state lacks what an optimizer needs to go on, or has something else.
+
+    Args:
+        length: parameters of the model.
+        outer: whether it is the outer optimizer of LocalSGD.
+    """
+    kind, steps_name = ("outer", "outer.steps") if outer else ("optimizer", "steps")
+    if steps_name not in state:
+        raise ValueError(f"a state of {sorted(state)}: expected {steps_name!r} among them")
+    steps = np.asarray(state[steps_name])
+    if steps.shape or steps.dtype.kind not in "iu" or steps < 0:
+        raise ValueError(f"state {steps_name!r} is {steps}: expected a whole number from 0 on")
+    vectors = with_prefix(f"{kind}.", state)
+    vectors.pop("steps", None)
+    slots = set(getattr(optimizer, "slots", vectors))
+    if vectors.keys() != slots and (vectors or steps):  # a new optimizer has no vectors yet
+        raise ValueError(
+            f"a state of {sorted(state)} after {steps} steps: this {'outer ' * outer}optimizer "
+            f"keeps {sorted(slots) or 'nothing'}"
+        )
+    for name, vector in vectors.items():
+        check_vector(f"{kind}.{name}", vector, length, dtype)
+
+
+def check_vector(name: str, vector: NDArray, length: int, dtype: str) -> None:
+    """Raise ValueError if part of a state is no vector of as many elements as the parameters."""
+    if vector.shape != (length,) or str(vector.dtype) != dtype:
+        raise ValueError(
+            f"state {name!r} of shape {vector.shape}: the model has {length} parameters of "
+            f"{dtype}, and these are {vector.dtype}"
+        )
+
+
 def refuse_sync_batch_norm(model: Any) -> None:
     """Raise Refused if the model's batch norm sums its statistics over ranks.
 
@@ -434,6 +524,12 @@ def refuse_sync_batch_norm(model: Any) -> None:
             "the same weights, each on its rows: DataParallel, SharedDataParallel, ZeRO, "
             "CompressedDataParallel"
         )
+
+
+def _address(vector: Any) -> int:
+    """Where a vector begins in memory: a numpy array or a torch tensor."""
+    found = getattr(vector, "data_ptr", None)
+    return found() if found else vector.__array_interface__["data"][0]
 
 
 def _outputs(model: Any) -> int:

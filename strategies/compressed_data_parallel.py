@@ -104,19 +104,27 @@ class CompressedDataParallel(Strategy):
         shared = {f"compression.{k}": v.copy() for k, v in self.compression.shared.items()}
         return super().state() | shared | {"residual": residual}
 
-    def load_state(self, state: dict[str, NDArray]) -> None:
-        own = {f"compression.{name}": value for name, value in self.compression.shared.items()}
-        own["residual"] = self.residual
-        if not own.keys() <= state.keys():
-            raise ValueError(f"a state of {sorted(state)}: expected {sorted(own)} among them")
-        for name, value in own.items():
-            if state[name].shape != value.shape:
+    def _kept(self) -> dict[str, NDArray]:
+        """What it keeps from step to step beside parameters and optimizer, by name."""
+        shared = {f"compression.{name}": value for name, value in self.compression.shared.items()}
+        return shared | {"residual": self.residual}
+
+    def _check_state(self, state: dict[str, NDArray]) -> None:
+        super()._check_state(state)
+        kept = self._kept()
+        if not kept.keys() <= state.keys():
+            raise ValueError(f"a state of {sorted(state)}: expected {sorted(kept)} among them")
+        for name, value in kept.items():
+            if state[name].shape != value.shape or state[name].dtype != value.dtype:
                 raise ValueError(
-                    f"state {name!r} of shape {state[name].shape}: expected {value.shape}; was it "
-                    "saved of another model, or with another rank of PowerSGD?"
+                    f"state {name!r} of shape {state[name].shape}: expected {value.shape} of "
+                    f"{value.dtype}, and this is {state[name].dtype}; was it saved of another "
+                    "model, or with another rank of PowerSGD?"
                 )
-        super().load_state(state)
-        for name, value in own.items():
+
+    def _take_state(self, state: dict[str, NDArray]) -> None:
+        super()._take_state(state)
+        for name, value in self._kept().items():
             value[:] = state[name]
 
 

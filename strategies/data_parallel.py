@@ -49,7 +49,7 @@ class DataParallel(Strategy):
         # gradient stays aligned.
         self._front = LINE // dtype.itemsize
         self._buffer = np.zeros(self._front + len(model.params), dtype)
-        model.bind(model.params, self._buffer[self._front :])
+        self._bind(model.params, self._buffer[self._front :])
         self._end = len(self._buffer)
         self._pending: list[MPI.Request] = []
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from nn.batch import Batch
 from nn.optim import zeros_like
 from strategies.base import Refused, Strategy, own_gradients, refuse_sum, refuse_sync_batch_norm
+from strategies.comm.shared_memory import allocate_shared
 from strategies.comm.shared_window import LINE, SharedWindow
 from strategies.gradient_norm import norm
 
@@ -43,7 +44,8 @@ class Hogwild(Strategy):
 
     Raises:
         TypeError: lock or sparse is not True or False.
-        Refused: the ranks of `comm` do not share one node, sync_batch_norm, `nn.EMA`,
+        Refused: the ranks of `comm` do not share one node or its shared memory is too small,
+            sync_batch_norm, `nn.EMA`,
             or a loss that is a sum over rows.
         ValueError: `sparse` with an optimizer that moves elements whose gradient is 0 (momentum,
             Adam, weight decay), or has groups.
@@ -81,7 +83,7 @@ class Hogwild(Strategy):
         self._updates = self._window.scalars
         if comm.rank == 0:
             self._window.rows[0][:] = params
-        model.bind(self._window.rows[0], model.grads)
+        self._bind_shared(self._window.rows[0], model.grads)
         model.grads[:] = 0
         self._window.fence()
 
@@ -144,7 +146,7 @@ class Hogwild(Strategy):
         if self._window.is_open:
             self._window.fence()
             # Freeing memory that views still point to would crash the process.
-            self.model.bind(np.array(self.model.params), self.model.grads)
+            self._bind_private(self.model.grads)
             self._updates = np.array(self._updates)
             self._window.close()
             self.closed = True
@@ -174,7 +176,7 @@ class _Turn:
     """A lock, for `with turn:`, that one rank has at a time: the lock of an MPI window."""
 
     def __init__(self, comm: MPI.Intracomm):
-        self._win = MPI.Win.Allocate_shared(LINE if comm.rank == 0 else 0, 1, comm=comm)
+        self._win = allocate_shared(comm, LINE)
 
     def __enter__(self) -> None:
         self._win.Lock(0, MPI.LOCK_EXCLUSIVE)

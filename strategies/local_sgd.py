@@ -11,6 +11,7 @@ from nn.batch import Batch
 from nn.parameters import NO_GRADIENT
 from strategies.base import (
     Refused,
+    check_optimizer_state,
     counted_rows,
     own_gradients,
     refuse_sum,
@@ -174,29 +175,20 @@ class LocalSGD(DataParallel):
             state |= {f"outer.{name}": np.array(v) for name, v in self.outer.state.items()}
         return state
 
-    def load_state(self, state: dict[str, NDArray]) -> None:
-        own = with_prefix("outer.", state)
-        if self.outer is not None:
-            self._check_outer(own, state)
-        super().load_state(state)
+    def _check_state(self, state: dict[str, NDArray]) -> None:
+        super()._check_state(state)
+        if self.outer is None:
+            return
+        if "outer.steps" not in state:
+            raise ValueError(f"a state of {sorted(state)}: it was saved without outer=...")
+        check_optimizer_state(
+            self.outer, state, self.length, str(state["params"].dtype), outer=True
+        )
+
+    def _take_state(self, state: dict[str, NDArray]) -> None:
+        super()._take_state(state)
         self._restart()
         if self.outer is not None:
+            own = with_prefix("outer.", state)
             self.outer.steps = int(own.pop("steps"))
             self.outer.state = {name: np.array(vector) for name, vector in own.items()}
-
-    def _check_outer(self, own: dict[str, NDArray], state: dict[str, NDArray]) -> None:
-        if "steps" not in own:
-            raise ValueError(f"a state of {sorted(state)}: it was saved without outer=...")
-        vectors = own.keys() - {"steps"}
-        slots = set(getattr(self.outer, "slots", vectors))
-        if vectors and vectors != slots:
-            raise ValueError(
-                f"a state of {sorted(state)}: this outer optimizer keeps "
-                f"{sorted(slots) or 'nothing'}"
-            )
-        for name in vectors:
-            if own[name].shape != (self.length,):
-                raise ValueError(
-                    f"state 'outer.{name}' of shape {own[name].shape}: the model has "
-                    f"{self.length} parameters"
-                )

@@ -153,6 +153,6 @@ class ParameterServer(Strategy):
             for name in getattr(self.optimizer, "slots", ()):
                 self.optimizer.state.setdefault(name, zeros_like(self.model.params))
 
-    def load_state(self, state: dict[str, NDArray]) -> None:
-        super().load_state(state)
+    def _take_state(self, state: dict[str, NDArray]) -> None:
+        super()._take_state(state)
         self._begin()

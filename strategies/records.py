@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Self
 
+from nn.named_errors import naming
 from nn.plain_json import build, other_keys, plain
+from nn.regular_file import open_regular
 
 HEADER = "run"
 """The kind of a file's first line, which says where and how its records came about."""
@@ -108,11 +110,14 @@ class RunFile:
 
         Raises:
             TypeError: the record holds a value that cannot be written.
-            OSError: the file cannot be written.
+            OSError: the file cannot be written, or is a device or a pipe. It names the file.
         """
+        if self.path.exists() and not self.path.is_file():
+            raise OSError(f"{self.path} is no file: expected a file, or a new name")
         line = record.as_dict() if isinstance(record, Record) else record
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
+        # Appended, and not replaced whole: a line that a crash cuts off is removed by the next.
+        with naming(self.path), self.path.open("a+b") as file:
             is_new = _mended_length(file) == 0
             if is_new:
                 header = self._header() if callable(self._header) else self._header
@@ -131,10 +136,14 @@ def read(path: str | Path) -> Run:
     """Read a run file; a damaged line is named and skipped.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is a device, a pipe or a folder.
     """
     run = Run()
-    *lines, rest = Path(path).read_bytes().split(b"\n")
+    try:
+        with open_regular(path) as file:
+            *lines, rest = file.read().split(b"\n")
+    except ValueError as error:
+        raise OSError(str(error)) from None
     for number, text in enumerate(lines, 1):
         try:
             line = json.loads(text.decode(), parse_constant=_refuse)
@@ -148,6 +157,8 @@ def read(path: str | Path) -> Run:
                 raise ValueError("a second header")
         except ValueError as error:
             run.damaged.append((number, str(error)))
+        except RecursionError:
+            run.damaged.append((number, "nested too deeply"))
     if rest:
         run.damaged.append((len(lines) + 1, "cut off before its end"))
     return run

@@ -22,7 +22,8 @@ class SharedDataParallel(Strategy):
 
     Raises:
         TypeError, ValueError: accumulate is not a whole number of at least 1.
-        Refused: the ranks of `comm` do not share one node; accumulate with sync_batch_norm.
+        Refused: the ranks of `comm` do not share one node, or its shared memory is too small;
+            accumulate with sync_batch_norm.
     """
 
     splits_rows = splits_update = True
@@ -36,7 +37,7 @@ class SharedDataParallel(Strategy):
         self._losses = self._window.scalars
         if comm.rank == 0:
             shared[:] = params
-        model.bind(shared, self._rows[comm.rank])
+        self._bind_shared(shared, self._rows[comm.rank])
         self._slices = [_line_slice(k, comm.size, params) for k in range(comm.size)]
         self._mine = self._slices[comm.rank]
         self._others = [row for k, row in enumerate(self._rows) if k != comm.rank]
@@ -71,7 +72,7 @@ class SharedDataParallel(Strategy):
         """Move the model back into private memory and free the window. Collective."""
         if self._window.is_open:
             # Freeing memory that views still point to would crash the process.
-            self.model.bind(np.array(self.model.params), np.array(self.model.grads))
+            self._bind_private(np.array(self.model.grads))
             self._rows, self._others = [], []
             self._losses = self._total = np.empty(0)
             self._window.close()

@@ -223,7 +223,7 @@ def write(report: Report, json: Path | None, junit: Path | None, markdown: Path 
     for path, text in ((json, to_json), (junit, to_junit)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path, "w", encoding="utf-8") as file:
+            with atomic_write(path, "w", stream=True, encoding="utf-8") as file:
                 file.write(text(report))
     if markdown is not None:
         with markdown.open("a", encoding="utf-8") as summary:

@@ -134,7 +134,7 @@ def main() -> None:
     console.print(f"results, as measured: {run.path}")
     if arguments.markdown and comm.rank == 0:
         lines = [columns, ["---"] * len(columns), *rows]
-        with atomic_write(arguments.markdown, "w", encoding="utf-8") as file:
+        with atomic_write(arguments.markdown, "w", stream=True, encoding="utf-8") as file:
             file.writelines(f"| {' | '.join(line)} |\n" for line in lines)
 
 

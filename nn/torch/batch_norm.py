@@ -148,17 +148,20 @@ class RunningStatistics:
         """Copies of the statistics by name, such as "1.running_mean" for module 1."""
         return {name: buffer.cpu().numpy().copy() for name, buffer in self._buffers().items()}
 
+    def check(self, arrays: dict[str, NDArray]) -> None:
+        """Raise ValueError if `load` cannot take these, since they belong to another model."""
+        own = {name: (buffer.shape, buffer.dtype) for name, buffer in self.arrays().items()}
+        if {name: (np.shape(a), np.asarray(a).dtype) for name, a in arrays.items()} != own:
+            raise ValueError(f"statistics of {sorted(arrays)}: expected {_listed(own)}")
+
     def load(self, arrays: dict[str, NDArray]) -> None:
         """Take over statistics that `arrays` returned.
 
         Raises:
             ValueError: they belong to another model; nothing is changed then.
         """
-        own = self._buffers()
-        shapes = {name: tuple(np.shape(value)) for name, value in arrays.items()}
-        if shapes != {name: tuple(buffer.shape) for name, buffer in own.items()}:
-            raise ValueError(f"statistics of {sorted(shapes)}: expected {sorted(own)}")
-        for name, buffer in own.items():
+        self.check(arrays)
+        for name, buffer in self._buffers().items():
             buffer.copy_(torch.from_numpy(np.asarray(arrays[name])))
         for seen, _ in self._norms.values():
             seen[:] = 0
@@ -169,6 +172,10 @@ class RunningStatistics:
             for name, (_, buffers) in self._norms.items()
             for kind, buffer in buffers.items()
         }
+
+
+def _listed(arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> str:
+    return ", ".join(f"{name} of {shape} and {dtype}" for name, (shape, dtype) in arrays.items())
 
 
 def synchronise(net: torch.nn.Module, comm: Any) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from strategies.base import Refused
 from strategies.comm.node import on_one_node
+from strategies.comm.shared_memory import allocate_shared
 
 LINE = 64
 """Bytes of a cache line."""
@@ -24,7 +25,7 @@ class SharedWindow:
         scalars: (size,) float64, one for each rank, each on a line of its own.
 
     Raises:
-        Refused: the ranks of `comm` are on more than one node.
+        Refused: the ranks of `comm` are on more than one node, or it has no room for the window.
     """
 
     def __init__(self, comm: MPI.Intracomm, dtype: DTypeLike, rows: int, length: int):
@@ -37,7 +38,7 @@ class SharedWindow:
         row_bytes = math.ceil(length * dtype.itemsize / LINE) * LINE
         total = rows * row_bytes + comm.size * LINE
         self._comm = comm
-        self._win = MPI.Win.Allocate_shared(total + LINE if comm.rank == 0 else 0, 1, comm=comm)
+        self._win = allocate_shared(comm, total + LINE)
         buffer, _ = self._win.Shared_query(0)
         memory = np.frombuffer(buffer, np.uint8)  # type: ignore[call-overload]
         # Page alignment is the same on every rank, so all skip the same bytes to the first line.

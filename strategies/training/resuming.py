@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nn import checkpoint
+from nn.arguments import as_int
 from nn.plain_json import plain
 from strategies.base import Strategy
 from strategies.comm.on_rank_0 import on_rank_0
@@ -39,8 +40,10 @@ def save(
         history: of the training, which `train` needs to go on with it.
 
     Raises:
-        OSError, ValueError: the file cannot be written; on every rank.
+        TypeError, ValueError: position is no whole number from 0 on.
+        OSError, ValueError: the file cannot be written; on every rank. An older one is as it was.
     """
+    position = as_int("position", position, 0)
     state = {**strategy.state(), "position": np.array(position)}
     if history:
         state |= _as_arrays(history)
@@ -57,7 +60,12 @@ def load(path: str | PathLike[str], strategy: Strategy) -> int:
         FileNotFoundError, ValueError: no such file, a damaged one, or one of another model or
             optimizer; on every rank.
     """
-    return _load(strategy, lambda: checkpoint.read(Path(path)))
+
+    def read() -> tuple[dict[str, NDArray], int]:
+        state = checkpoint.read(Path(path))
+        return state, _position(state, path)
+
+    return _load(strategy, read)
 
 
 def resume(
@@ -74,22 +82,31 @@ def resume(
         return None
     found: list[History] = []
 
-    def read() -> dict[str, NDArray]:
+    def read() -> tuple[dict[str, NDArray], int]:
         state = checkpoint.read(Path(path))
         found.append(_from_arrays(state, path))
         _check_same(found[0], asked, path)
-        return state
+        return state, _position(state, path)
 
     position = _load(strategy, read)
     latest = {name: getattr(asked, name) for name in ("epochs", "strategy", "workers")}
     return replace(found[0], **latest), position
 
 
-def _load(strategy: Strategy, read: Callable[[], dict[str, NDArray]]) -> int:
-    state = raise_together(strategy.comm, read)
-    position = int(state.pop("position", np.array(0)))
+def _load(strategy: Strategy, read: Callable[[], tuple[dict[str, NDArray], int]]) -> int:
+    state, position = raise_together(strategy.comm, read)
     strategy.load_state(state)
     return position
+
+
+def _position(state: dict[str, NDArray], path: str | PathLike[str]) -> int:
+    """Take the position out of what a file holds."""
+    found = state.pop("position", None)
+    if found is None or found.shape or found.dtype.kind not in "iu" or found < 0:
+        raise ValueError(
+            f"{path}: its position is {found}: expected a whole number from 0 on, which save writes"
+        )
+    return int(found)
 
 
 def _check_same(saved: History, asked: History, path: str | PathLike[str]) -> None:
@@ -114,7 +131,7 @@ def _as_arrays(history: History) -> dict[str, NDArray]:
     }
     rest = {k: v for k, v in vars(history).items() if k not in LISTS}
     return {
-        "history": np.array(json.dumps(plain(rest))),
+        "history": np.frombuffer(json.dumps(plain(rest)).encode(), np.uint8),
         **{f"history.{name}": array for name, array in lists.items()},
     }
 
@@ -126,6 +143,9 @@ def _from_arrays(arrays: dict[str, NDArray], path: str | PathLike[str]) -> Histo
             f"{path} has no history, since save wrote it and not train: load it yourself, and give "
             "train the position as start="
         )
-    rest = json.loads(str(arrays.pop("history")))
-    lists = {name: arrays.pop(f"history.{name}").tolist() for name in LISTS}
-    return History.from_dict(rest | lists)
+    try:
+        rest = json.loads(arrays.pop("history").tobytes())
+        lists = {name: arrays.pop(f"history.{name}").tolist() for name in LISTS}
+        return History.from_dict(rest | lists)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: its history cannot be read ({error!r})") from error

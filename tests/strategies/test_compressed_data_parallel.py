@@ -104,6 +104,25 @@ def test_a_gradient_of_rank_3_is_recovered(comm, rank, recovered):
     np.testing.assert_allclose(out[120:], total[120:], rtol=1e-14)  # the bias, uncompressed
 
 
+def test_warm_start_finds_the_best_columns(comm):
+    """From step to step Q comes nearer to the largest singular vectors of a gradient that stays."""
+    model = mlp([12, 10], dtype="float64")
+    power = PowerSGD(2)
+    power.bind(model)
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((n, 10))).Q for n in (10, 12))
+    sizes = 0.7 ** np.arange(10)
+    gradient = np.append((left * sizes) @ right.T, np.zeros(10))
+    best = np.linalg.norm(sizes[2:])
+    missed = []
+    for _ in range(20):
+        out = np.empty_like(gradient)
+        power.sum(gradient / comm.size, out, comm)
+        missed.append(np.linalg.norm(out - gradient))
+    assert missed[0] > 1.05 * best
+    assert missed[-1] == pytest.approx(best, rel=1e-3)
+
+
 @pytest.mark.parametrize("compression", ["top_20", "rank_1"])
 def test_error_feedback_lets_it_learn(comm, compression):
     """The loss on one batch falls, in 150 steps, nearly as far as without compression."""

@@ -16,6 +16,7 @@ import pytest
 
 from nn.plain_json import INLINE
 from strategies.records import Record, RunFile, Unknown, read
+from tests.support.full_disk import full_disk
 
 pytestmark = pytest.mark.workers(1)
 
@@ -157,7 +158,12 @@ def test_a_key_with_a_default_may_be_missing():
         ("times", [0.1]),
         ("times", {"sequential": 0.1}),
         ("pair", [1]),
+        ("pair", "12"),
         ("many", 1.5),
+        ("many", "123"),
+        ("number", 10**400),
+        ("number", "1_0"),
+        ("places", [[["row", 1]]]),
         ("places", {"row": 1}),
         ("places", [3]),
         ("text", 3),
@@ -189,6 +195,7 @@ def test_damaged_lines_are_named_and_skipped(tmp_path):
         b'{"kind": "test-numbered", "number": 1, "size": null}': "size:",
         b"\xff": "codec can't decode",
         b'{"kind": "run"}': "a second header",
+        b'{"kind": "other", "x": ' + b"[" * 99_999 + b"]" * 99_999 + b"}": "nested too deeply",
     }
     path.write_bytes(b"".join(line + b"\n" + good.encode() + b"\n" for line in bad) + b'{"cut": ')
     run = read(path)
@@ -225,6 +232,25 @@ def test_a_line_that_was_cut_off_anywhere_is_dropped_and_never_continued(tmp_pat
         assert run.records == [*(Numbered(number) for number in range(kept)), Numbered(9)]
         assert not run.damaged
         assert run.header == {"kind": "run", **HEADER}
+
+
+def test_only_files_are_read_and_written(tmp_path):
+    """A pipe would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/full")):
+        with pytest.raises(OSError, match=str(path)):
+            read(path)
+        with pytest.raises(OSError, match=str(path)):
+            RunFile(path, HEADER).append(Numbered(1))
+
+
+def test_a_full_disk_is_said_of_the_file_and_costs_only_the_last_line(tmp_path):
+    file = RunFile(tmp_path / "run.jsonl", HEADER)
+    file.append(Numbered(1))
+    with full_disk(200), pytest.raises(OSError, match=r"run\.jsonl"):
+        file.append({"kind": "other", "text": "x" * 1000})
+    file.append(Numbered(2))
+    assert read(file.path).records == [Numbered(1), Numbered(2)]
 
 
 def test_two_writers_write_to_two_files(tmp_path):

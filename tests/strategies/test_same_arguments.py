@@ -1,6 +1,7 @@
 """Arguments that differ on one rank are refused on all ranks, by name, before anybody waits."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from strategies.catalog import CATALOG
 from strategies.compressed_data_parallel import CompressedDataParallel, PowerSGD
 from tests.support.optimizers import momentum
 from tests.support.oracles import random_batches
+
+
+WRONG: Any = "two"
 
 
 def net(**settings):
@@ -39,13 +43,13 @@ DIFFERING = {  # what this rank builds, given whether it is the odd one; and wha
     "buckets": (lambda odd, c: DataParallel(net(), SGD(0.1), c, 1 + odd), "buckets is 1"),
     "period": (lambda odd, c: LocalSGD(net(), SGD(0.1), c, period=1 + odd), "period is 1"),
     "a wrong type": (
-        lambda odd, c: DataParallel(net(), SGD(0.1), c, buckets="two" if odd else 2),
+        lambda odd, c: DataParallel(net(), SGD(0.1), c, buckets=WRONG if odd else 2),
         "'two' on rank",
     ),
     "a wrong value": (lambda odd, c: LocalSGD(net(), SGD(0.1), c, period=1 - odd), "period is 1"),
     "one too many": (lambda odd, c: ZeRO(net(), SGD(0.1), c, *[1] * (1 + 9 * odd)), "too many"),
     "no such name": (lambda odd, c: ZeRO(net(), SGD(0.1), c, **{"stag": 1} if odd else {}), "stag"),
-    "no model": (lambda odd, c: ZeRO(None if odd else net(), SGD(0.1), c), "model is"),
+    "no model": (lambda odd, c: ZeRO(WRONG if odd else net(), SGD(0.1), c), "model is"),
     "no optimizer": (lambda odd, c: ZeRO(net(), None if odd else SGD(0.1), c), "optimizer is SGD"),
     "kind of optimizer": (
         lambda odd, c: LocalSGD(net(), Adam(0.1) if odd else AdamW(0.1), c),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from nn import SGD, Adam, data, lr_schedules, mlp
+from nn import SGD, Adam, checkpoint, data, lr_schedules, mlp
 from nn.data import Dataset
 from nn.sequences import Sequences
 from strategies import DataParallel, History, LocalSGD, Sequential, train
@@ -405,6 +405,21 @@ def test_a_checkpoint_without_a_history_is_refused_and_one_with_it_can_be_loaded
     loaded = strategy(comm)
     assert load(path, loaded) == STEPS
     assert_same_weights(loaded, trained)
+
+
+@pytest.mark.parametrize("history", [None, b"{", b"[" * 10**5, b"3", b'{"dataset": 3}'])
+def test_a_checkpoint_whose_history_is_damaged_is_named(comm, path, history):
+    fit(strategy(comm), IRIS, checkpoint=path)
+    if comm.rank == 0:
+        arrays = checkpoint.read(path)
+        if history is None:
+            del arrays["history.loss"]
+        else:
+            arrays["history"] = np.frombuffer(history, np.uint8)
+        checkpoint.write(path, arrays)
+    comm.Barrier()
+    with pytest.raises(ValueError, match=rf"{path}: its history cannot be read"):
+        fit(strategy(comm), IRIS, checkpoint=path)
 
 
 def test_a_checkpoint_of_another_model_is_refused(comm, path):

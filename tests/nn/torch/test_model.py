@@ -87,6 +87,41 @@ def test_a_module_that_stands_twice_is_used_twice():
 
 
 @pytest.mark.workers(1)
+def test_values_are_kept_in_whatever_order_they_lie_in_memory():
+    net = NETS["conv"][0]().to(memory_format=torch.channels_last)
+    model = TorchModel(net, seed=None, input_shape=build("conv").input_shape)
+    weights = [weight.detach().flatten() for weight in net.parameters()]
+    np.testing.assert_array_equal(model.params, torch.cat(weights).numpy())
+    (batch,) = random_batches(model, 5, steps=1)
+    expected = net(torch.from_numpy(batch.x).to(next(net.parameters()).dtype))
+    np.testing.assert_allclose(model.forward(batch.x)[0], expected.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_prediction_leaves_the_model_in_training(fails):
+    """Dropout would stop, and batch norm would no longer learn its statistics."""
+
+    def made():
+        torch.manual_seed(0)
+        drop, norm = tnn.Dropout(0.5), tnn.BatchNorm1d(6)
+        net = tnn.Sequential(tnn.Linear(5, 6), norm, drop, tnn.Linear(6, 3))
+        return Sequential(TorchModel(net.double()), SGD(0.1))
+
+    one, other = made(), made()
+    for batch in random_batches(one.model, 7, steps=2):
+        if fails:
+            with pytest.raises(ValueError, match="rows"):
+                one.model.predict(np.zeros((2, 4)))
+        else:
+            one.model.predict(batch.x)
+        one.step(batch)
+        other.step(batch)
+    for name, array in other.state().items():
+        np.testing.assert_array_equal(one.state()[name], array, name)
+
+
+@pytest.mark.workers(1)
 def test_the_modules_given_are_not_touched():
     net = NETS["linear"][0]()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}

@@ -181,6 +181,8 @@ def test_split_orders_by_key(comm):
             theirs.Free()
         alone = ranks.Split(MPI.UNDEFINED if ranks.rank else 5)
         assert alone == MPI.COMM_NULL if ranks.rank else alone.size == 1
+        with ranks.Dup() as all_again:  # of ranks that have made different numbers of them
+            assert all_again.allgather(ranks.rank) == list(range(ranks.size))
 
 
 @pytest.mark.workers(2)

@@ -18,7 +18,6 @@ from strategies.compressed_data_parallel import CompressedDataParallel, PowerSGD
 from tests.support.optimizers import momentum
 from tests.support.oracles import random_batches
 
-
 WRONG: Any = "two"
 
 

@@ -245,6 +245,23 @@ class Strategy:
             raise ValueError("this strategy has been closed: make a new one")
         if self._bound is not None and self.model.grads is not self._bound:
             self._check_bound()
+        if self._steps_to_compare:
+            self._steps_to_compare -= 1
+            raise_together(self.comm, lambda: self._check_batch(batch))
+            check_same_batch(batch, self.comm)
+        else:
+            self._check_batch(batch)
+        if self._loss is not None and self.comm.size > 1:  # or else the loss itself checks them
+            check_targets(batch, self._loss, self._outputs)
+        self.take_dropout_clock()
+        self._grad_norm = None
+        loss = self.reduce(self.gradients(batch))
+        self.update()
+        self._has_stepped = True
+        return float(loss)
+
+    def _check_batch(self, batch: Batch) -> None:
+        """Raise what `step` raises of a batch that this strategy does not take."""
         if not isinstance(batch, Batch):
             raise TypeError(f"step() takes an nn.Batch, not {type(batch).__name__}")
         if not batch.global_rows:
@@ -254,17 +271,6 @@ class Strategy:
                 f"{type(self).__name__} needs the whole batch on every rank: expected nn.Batch, "
                 "not Batch.local"
             )
-        if self._steps_to_compare:
-            self._steps_to_compare -= 1
-            check_same_batch(batch, self.comm)
-        if self._loss is not None and self.comm.size > 1:  # or else the loss itself checks them
-            check_targets(batch, self._loss, self._outputs)
-        self.take_dropout_clock()
-        self._grad_norm = None
-        loss = self.reduce(self.gradients(batch))
-        self.update()
-        self._has_stepped = True
-        return float(loss)
 
     def take_dropout_clock(self) -> None:
         """Have dropout count steps by this optimizer, even if another was given the model since."""

@@ -49,6 +49,22 @@ def test_different_batches_are_noticed_in_the_first_step(comm, name, fault):
 
 @pytest.mark.workers(2)
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("fault", ["no batch", "no rows"])
+def test_what_one_rank_refuses_all_refuse(comm, name, fault):
+    """The other ranks do not wait for the one that was given something else."""
+    strategy = make(name, comm)
+    batch = Batch(X[:8], Y[:8])
+    if comm.rank == 1:
+        batch = X if fault == "no batch" else Batch(X[:0], Y[:0])
+    with pytest.raises(
+        (TypeError, ValueError), match=r"step\(\) takes an nn.Batch|a batch of 0 rows"
+    ):
+        strategy.step(batch)
+    strategy.close()
+
+
+@pytest.mark.workers(2)
+@pytest.mark.parametrize("name", ALL)
 def test_a_label_out_of_range_is_refused_on_every_rank(comm, name):
     """It is among the rows of the last rank, and the others would wait for it."""
     strategy = make(name, comm)

@@ -94,7 +94,7 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path, monkeypatch) -> Non
     dataset = load("iris")
     dataset.save(tmp_path / "set.npz")
     before = (tmp_path / "set.npz").read_bytes()
-    monkeypatch.setattr(np, "savez", fail)
+    monkeypatch.setattr(np.lib.format, "write_array", fail)
     with pytest.raises(OSError, match="disk full"):
         dataset.save(tmp_path / "set.npz")
     assert (tmp_path / "set.npz").read_bytes() == before

@@ -42,7 +42,7 @@ def test_made_once(cache_folder: Path) -> None:
 def test_another_key_is_another_set(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch()
     cache.fetch("small", {"a": 2}, lambda: ({"classes": 6}, arrays()))
-    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    monkeypatch.setattr(cache, "code", lambda: "changed")
     fetch()
     assert len(sets(cache_folder)) == 3
 

@@ -197,6 +197,7 @@ def limit() -> None:
 
 def main(module: str, name: str, folder: Path, seed: int, first: int, last: int) -> None:
     target: Target = importlib.import_module(module).TARGETS[name]
+    assert "mpi4py" not in sys.modules, f"{module} imports mpi4py, which would start MPI in here"
     contents = {file: file.read_bytes() for file in target.write(folder)}
     files = sorted(contents)
     sound = target.read(folder)

@@ -86,10 +86,11 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "a.mat"
 
 
-@pytest.mark.parametrize("at", [200, -1])
-def test_the_checksum_covers_numbers(file: Path, at: int) -> None:
+@pytest.mark.parametrize("places", [(200,), (-1,), (60,), (25, 30, 40, 62, 200)])
+def test_the_checksum_covers_numbers(file: Path, places: tuple[int, ...]) -> None:
     contents = bytearray(file.read_bytes())
-    contents[at] ^= 1
+    for at in places:
+        contents[at] ^= 1
     file.write_bytes(contents)
     with pytest.raises(ValueError, match=r"a\.mat: its checksum is not that of what was written"):
         load("file", path=file)

@@ -1,11 +1,15 @@
-"""Write a record of every test that ran into a run file, if nox runs the tests.
+"""Give tests data sets of their own, and write a record of every test, if nox runs the tests.
 
-The environment variable LOCKSTEP_SESSION says so, and names the file. Programs that tests start do
-not see it: their tests are no part of the run.
+Tests, and the programs that they start, do not see the user's cache of data sets. All ranks share
+the folder of the tests, which lasts from run to run and holds sets of the present code alone.
+
+The environment variable LOCKSTEP_SESSION says that nox runs the tests, and names the run file.
+Programs that tests start do not see it: their tests are no part of the run.
 """
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict
@@ -15,6 +19,7 @@ import pytest
 
 from bench.report.proofs import Comparison, Proof
 from bench.report.run_file import FOLDER, SESSION, header, new_path
+from nn.data import cache
 from strategies.records import Record, RunFile
 from tests.ranks import groups
 from tests.ranks.mpi import MPI
@@ -30,8 +35,19 @@ each a millisecond or more, that would be felt. What is written in between survi
 the process, though not of the machine."""
 
 
+def own_data_sets(config: pytest.Config) -> None:
+    """Let data sets be kept in the tests' own folder."""
+    folder = config.rootpath / ".pytest_cache" / "datasets"
+    own = folder / cache.code()[:16]
+    os.environ["LOCKSTEP_CACHE"] = str(own)
+    if MPI.COMM_WORLD.rank == 0 and folder.is_dir():
+        for other in set(folder.iterdir()) - {own}:
+            shutil.rmtree(other, ignore_errors=True)
+
+
 @pytest.hookimpl(trylast=True)  # bench/conftest.py has read the variable then
 def pytest_configure(config: pytest.Config) -> None:
+    own_data_sets(config)
     session = os.environ.pop(SESSION, "")
     if not session or config.option.collectonly:
         return

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nn.arguments import as_int
 from nn.batch import Batch
 from nn.data.formats import arrays
+from nn.data.prefetch import as_part
 from nn.data.prefetch import prefetch as read_ahead
 
 
@@ -74,7 +75,8 @@ class Dataset:
             start: number of batches already done; they are skipped without being read.
             prefetch: number of batches that a thread reads ahead of the step; see
                 `nn.data.prefetch`.
-            part: (k, n): the thread reads shard `k` of `n` of each batch.
+            part: (k, n): the thread reads shard `k` of `n` of each batch. Without prefetching,
+                rows are read when they are used, and it changes nothing.
 
         Raises:
             TypeError: an argument is not a whole number.
@@ -83,7 +85,7 @@ class Dataset:
         size = as_int("batch_size", batch_size, 1)
         first, last = as_int("start", start, 0), as_int("epochs", epochs, 0)
         batches = self._batches(size, last, as_int("seed", seed, 0), first)
-        ahead = as_int("prefetch", prefetch, 0)
+        ahead, part = as_int("prefetch", prefetch, 0), as_part(part)
         return read_ahead(batches, ahead, part=part) if ahead else batches
 
     def _batches(self, size: int, epochs: int, seed: int, start: int) -> Iterator[Batch]:

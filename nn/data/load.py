@@ -18,6 +18,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 
@@ -43,12 +44,14 @@ class Made:
         usual: number of training rows by default; None for all there are.
         title: name of the set in outputs, if it differs from the name under which it is loaded.
         material: a function that lists the files that the rows depend on.
+        packages: packages beside those of every set whose version the rows depend on.
     """
 
     make: Callable[..., Raw]
     usual: int | None = None
     title: str | None = None
     material: Callable[[], list[Path]] = _no_files
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,11 @@ MADE = {
     "digits": Made(digits.make, usual=digits.USUAL),
     "iris": Made(lambda size, seed: iris.make()),
     "letters": Made(
-        letters.make, usual=letters.USUAL, title="letters-printed", material=letters.faces
+        letters.make,
+        usual=letters.USUAL,
+        title="letters-printed",
+        material=letters.faces,
+        packages=("pillow",),
     ),
 }
 READ = {
@@ -115,7 +122,8 @@ def load(
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range, or a file is damaged or makes no data set.
+        ValueError: an argument is out of range, or a file is damaged, makes no data set, or
+            changes while it is read.
         FileNotFoundError: there is nothing at `path`, or files are missing there.
         ModuleNotFoundError: "letters" is asked for without a path or matplotlib.
         OSError: the cache folder cannot be used.
@@ -128,11 +136,13 @@ def load(
     if not isinstance(normalise, bool):
         raise TypeError(f"normalise={normalise!r}: expected True or False")
 
+    packages: dict[str, str] = {}
     if path is None and name in MADE:
         made = MADE[name]
         name = made.title or name
         size = made.usual if size is None else size
         paths, rows = made.material(), partial(made.make, size, seed)
+        packages = {package: version(package) for package in made.packages}
     elif path is not None and name in READ:
         paths = READ[name].find(Path(path))
         rows = partial(READ[name].read, paths)
@@ -143,7 +153,13 @@ def load(
 
     def make() -> tuple[dict[str, int], cache.Arrays]:
         raw = rows()
+        for file, (_, digest) in zip(paths, contents):
+            if arrays.digest(file) != digest:  # then the rows may be of either, or of both
+                raise ValueError(
+                    f"{file}: changed while it was read; load it again when it is complete"
+                )
         return {"classes": raw.classes}, prepare(raw, size, seed, features, normalise)
 
     key = dict(name=name, size=size, features=features, seed=seed, normalise=normalise)
-    return Dataset(name, **cache.fetch(name, {**key, "contents": contents}, make))
+    material = dict(contents=contents, packages=packages)
+    return Dataset(name, **cache.fetch(name, {**key, **material}, make))

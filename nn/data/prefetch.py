@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from nn.arguments import as_int
-from nn.batch import Batch, bounds
+from nn.batch import Batch
 
 
 def prefetch(
@@ -27,13 +27,24 @@ def prefetch(
             data parallelism it is (comm.rank, comm.size).
 
     Raises:
-        TypeError: ahead or threads is not a whole number.
+        TypeError: ahead, threads or a number of part is not a whole number.
         ValueError: ahead or threads is below 1, or there is no such part.
     """
     ahead, threads = as_int("ahead", ahead, 1), as_int("threads", threads, 1)
-    k, n = part
-    bounds(k, n, 0)
-    return _prefetch(iter(batches), ahead, threads, k, n)
+    return _prefetch(iter(batches), ahead, threads, *as_part(part))
+
+
+def as_part(part: tuple[int, int]) -> tuple[int, int]:
+    """Check that a part is a pair (k, n) of whole numbers, shard `k` of `n`.
+
+    Raises:
+        TypeError: it is no pair of whole numbers.
+        ValueError: there is no such part.
+    """
+    if not isinstance(part, tuple | list) or len(part) != 2:
+        raise TypeError(f"part={part!r}: expected a pair (k, n): shard k of n")
+    n = as_int("part: n", part[1], 1)
+    return as_int("part: k", part[0], 0, n - 1), n
 
 
 def _prefetch(

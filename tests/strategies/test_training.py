@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from itertools import pairwise, product
 
@@ -81,6 +81,20 @@ def test_equals_the_loop_written_by_hand(comm, name):
     assert_same_weights(ahead, by_hand)
     for each in (by_hand, trained, ahead):
         each.close()
+
+
+@pytest.mark.workers(2)
+def test_a_rank_reads_ahead_its_own_rows_alone(comm):
+    asked = []
+
+    class Watched(Dataset):
+        def batches(self, *args, **options):
+            asked.append(options)
+            return super().batches(*args, **options)
+
+    watched = Watched(**{field.name: getattr(IRIS, field.name) for field in fields(IRIS)})
+    fit(strategy(comm), watched, prefetch=2)
+    assert asked == [{"prefetch": 2, "part": (comm.rank, comm.size)}]
 
 
 def test_begins_after_the_batches_that_are_left_out(comm):

@@ -1,16 +1,20 @@
 """Data sets as named arrays in one file: `.npz` (numpy) or `.mat` (MATLAB); never pickled."""
 
 import hashlib
+import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nn import npz_file
 from nn.atomic_write import atomic_write
-from nn.data.formats import mat, npz
-from nn.data.formats.limits import LARGEST_BYTES
+from nn.data.formats import mat
+from nn.data.formats.limits import LARGEST_BYTES, MOST_BYTES, check_shape
 from nn.data.raw import Raw
+from nn.regular_file import open_regular
 
 SUFFIXES = (".npz", ".mat")
 _ALIASES = {"x_train": "x", "y_train": "y"}  # as in the mnist.npz that Keras ships
@@ -37,10 +41,10 @@ def digest(path: Path) -> str:
     Raises:
         ValueError: the file is too large to be a data set.
     """
-    size = path.stat().st_size
-    if size > LARGEST_BYTES:
-        raise ValueError(f"{path}: {size:,} bytes; expected at most {LARGEST_BYTES:,}")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST_BYTES:
+            raise ValueError(f"{path}: {size:,} bytes; expected at most {LARGEST_BYTES:,}")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -56,14 +60,7 @@ def read(path: Path) -> Raw:
         ValueError: the file is damaged, too large, lacks arrays, holds Python objects, or its
             values make no data set; the message names the file and says what was expected.
     """
-    try:
-        arrays = (npz if path.suffix == ".npz" else mat).read(path, _WANTED)
-    except MemoryError:
-        raise
-    except Exception as error:  # on damage the readers raise nearly anything
-        raise ValueError(
-            f"{path}: {error}; expected a sound {path.suffix} file with arrays of numbers"
-        ) from None
+    arrays = _read_npz(path) if path.suffix == ".npz" else _read_mat(path)
     for alias, name in _ALIASES.items():
         if alias in arrays and name in arrays:
             raise ValueError(f"{path}: expected either {name} or {alias}, not both")
@@ -92,6 +89,27 @@ def read(path: Path) -> Raw:
     )
 
 
+def _read_npz(path: Path) -> dict[str, NDArray]:
+    return npz_file.read(
+        path,
+        _WANTED,
+        kinds="biuf",
+        check=lambda name, header: check_shape(name, header.shape),
+        most_bytes=MOST_BYTES,
+    )
+
+
+def _read_mat(path: Path) -> dict[str, NDArray]:
+    try:
+        return mat.read(path, _WANTED)
+    except MemoryError:
+        raise MemoryError(f"{path}: not enough memory to read its arrays") from None
+    except (ValueError, zlib.error) as error:
+        raise ValueError(
+            f"{path}: {error}; expected a sound .mat file with arrays of numbers"
+        ) from None
+
+
 def write(path: Path, arrays: Mapping[str, NDArray]) -> None:
     """Write named arrays to a `.npz` or `.mat` file, which appears whole or not at all.
 
@@ -99,15 +117,10 @@ def write(path: Path, arrays: Mapping[str, NDArray]) -> None:
         ValueError: the name ends in neither .npz nor .mat.
         OSError: the folder is missing, not writable, or full; an older file is left as it was.
     """
-    from scipy import io as matlab
-
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
     with atomic_write(path) as file:
-        if path.suffix == ".npz":
-            np.savez(file, allow_pickle=False, **arrays)
-        else:
-            matlab.savemat(file, dict(arrays), oned_as="column")
+        (npz_file if path.suffix == ".npz" else mat).write(file, arrays)
 
 
 def _rows(x: NDArray) -> NDArray:

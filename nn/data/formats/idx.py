@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nn.data.formats.limits import LARGEST_VALUES
+from nn.regular_file import open_regular
 
 _UBYTE = 0x08
 _CHUNK = 1 << 20
@@ -43,7 +44,7 @@ def read_labels(path: Path) -> NDArray[np.int64]:
 
 
 def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         # Recognised by content, not by name: browsers and tools unpack and rename silently.
         zipped = file.read(2) == b"\x1f\x8b"
         file.seek(0)

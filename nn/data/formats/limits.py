@@ -8,6 +8,9 @@ LARGEST_VALUES = 1 << 28
 LARGEST_BYTES = 1 << 32
 """Most bytes of a file on disk."""
 
+MOST_BYTES = 8 * LARGEST_VALUES
+"""Most bytes of all arrays of a file together, expanded: a small file may claim any number."""
+
 
 def check_shape(name: str, shape: tuple[int, ...]) -> None:
     """Check the shape that the header of an array claims.

@@ -5,6 +5,7 @@ photographs of 32x32 pixels in 10 classes. A file of its binary version holds 10
 label byte and 3,072 bytes of pixels: the red, the green and the blue plane, each row by row.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from nn.data.raw import Raw, draw
+from nn.regular_file import open_regular
 
 SMALLEST, LARGEST, USUAL = 1_000, 50_000, 10_000
 SIDE = 32
@@ -69,13 +71,16 @@ def read(paths: list[Path]) -> Raw:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    expected, found = ROWS * (1 + _PIXELS), path.stat().st_size
-    if found != expected:
+    expected = ROWS * (1 + _PIXELS)
+    with open_regular(path) as file:
+        found = os.fstat(file.fileno()).st_size
+        values = np.frombuffer(file.read(expected), np.uint8)
+    if found != expected or values.size != expected:
         raise ValueError(
             f"{path}: {found:,} bytes; expected {expected:,}, {ROWS:,} rows of a label and "
             f"{_PIXELS:,} pixel values; unpack the archive again"
         )
-    rows = np.fromfile(path, np.uint8).reshape(ROWS, -1)
+    rows = values.reshape(ROWS, -1)
     if rows[:, 0].max() >= _CLASSES:
         row = int(rows[:, 0].argmax())
         raise ValueError(f"{path}: label {rows[row, 0]} in row {row}; expected 0 to {_CLASSES - 1}")

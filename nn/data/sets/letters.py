@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from nn.data.distortions import GLYPH_SIDE, draw
 from nn.data.raw import ONE_IN, Raw
+from nn.regular_file import open_regular
 
 SMALLEST, LARGEST, USUAL = 1_000, 70_000, 10_000
 HEIGHT, WIDTH = 16, 8
@@ -31,6 +32,7 @@ LETTERS = [*"abcdefghijklmnopqrstuvwxyz"]
 _BEFORE, _PIXELS = 6, HEIGHT * WIDTH  # number of columns before the pixels; of pixel columns
 _FOLDS = [str(fold) for fold in range(10)]
 _TEST = 0  # the fold for testing
+_LONGEST = 1 << 12  # bytes of a line; Kassel's have up to 290
 
 
 def find(path: Path) -> list[Path]:
@@ -55,8 +57,8 @@ def read(paths: list[Path]) -> Raw:
     """
     (path,) = paths
     bits, labels, folds = bytearray(), [], []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    with open_regular(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST), b""), 1):
             try:
                 columns = line.decode("ascii").rstrip("\t\r\n").split("\t")
                 if len(columns) != _BEFORE + _PIXELS:

@@ -184,7 +184,7 @@ TYPE_CODE = 176  # where the type of the numbers of x stands; scipy crashes on a
         (".npz", npy(header("(3,)"), bytes(8)), "12 bytes, and 8 follow"),
         (".npz", npy(header("(1,)"), bytes(8)), "4 bytes, and 8 follow"),
         (".npz", npy(header("(1,)", "|O"), bytes(8)), "x.npy holds Python objects"),
-        (".npz", npy(header("(1,)"), bytes(4), b"\x09\x00"), r"version \(9, 0\); expected 1"),
+        (".npz", npy(header("(1,)"), bytes(4), b"\x09\x00"), r"version \(9, 0\); expected \(1"),
         (".npz", npy("{'descr'"), "expected a sound .npz file"),
         (".mat", b"", "expected a sound .mat file"),
         (".mat", npz(x=FLAT, y=Y), "expected a sound .mat file"),
@@ -214,8 +214,8 @@ def test_bad_arrays(tmp_path: Path, suffix: str, contents: bytes, message: str) 
 def test_what_expands_beyond_the_limit_is_not_expanded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nn.data.formats.mat.LARGEST_VALUES", 1 << 17)  # 1 MB
-    bomb = zlib.compress(bytes(1 << 26))
+    monkeypatch.setattr("nn.data.formats.mat.MOST_BYTES", 1 << 20)
+    bomb = zlib.compress(struct.pack("<II", 14, 1 << 26) + bytes(1 << 26))
     element = struct.pack("<II", 15, len(bomb)) + bomb
     (tmp_path / "a.mat").write_bytes(mat(x=FLAT)[:128] + element)
     tracemalloc.start()
@@ -245,28 +245,3 @@ def test_no_python_object_is_ever_made(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Python objects"):
         load("file", path=tmp_path / "a.npz")
     assert not (tmp_path / "tripped").exists()
-
-
-@pytest.mark.parametrize("kind", ["npz", "mat", "compressed mat", "gzip"])
-def test_whatever_is_flipped_or_cut_the_error_is_ours(tmp_path: Path, kind: str) -> None:
-    """Files are damaged at random, 40 times. A flip within numbers without a checksum may pass."""
-    rng = np.random.default_rng(0)
-    x, y = X[:20, :4, :4].reshape(20, -1), Y[:20] % 2
-    if kind == "gzip":
-        write_mnist(tmp_path, "t10k", 20)
-        name, path, source = "mnist", tmp_path / "t10k-labels-idx1-ubyte", tmp_path
-        sound = gzip.compress(idx(images(20)[1]))
-    else:
-        name, path = "file", tmp_path / f"a.{kind[-3:]}"
-        source = path
-        sound = npz(x=x, y=y) if kind == "npz" else mat(kind[0] == "c", x=x, y=y)
-    for _ in range(40):
-        damaged = bytearray(sound)
-        damaged[rng.integers(len(sound))] ^= 1 << rng.integers(8)
-        if rng.random() < 0.5:
-            del damaged[rng.integers(len(sound)) :]
-        path.write_bytes(damaged)
-        try:
-            load(name, path=source)
-        except ValueError as error:
-            assert str(tmp_path) in str(error), error  # noqa: PT017

@@ -9,6 +9,8 @@ import pytest
 import scipy.io
 
 from nn.data import Dataset, load
+from nn.data.formats import arrays
+from nn.data.raw import Raw
 from tests.nn.data.samples import MNIST_TEST, accuracy_of_class_means, idx, images, write_mnist
 
 pytestmark = pytest.mark.workers(1)  # nothing here depends on the number of ranks
@@ -94,7 +96,7 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path, monkeypatch) -> Non
     dataset = load("iris")
     dataset.save(tmp_path / "set.npz")
     before = (tmp_path / "set.npz").read_bytes()
-    monkeypatch.setattr(np, "savez", fail)
+    monkeypatch.setattr(np.lib.format, "write_array", fail)
     with pytest.raises(OSError, match="disk full"):
         dataset.save(tmp_path / "set.npz")
     assert (tmp_path / "set.npz").read_bytes() == before
@@ -146,6 +148,26 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     before = load("mnist", path=path, normalise=False).x.sum()
     np.savez(path, x=x // 2, y=y)
     assert load("mnist", path=path, normalise=False).x.sum() < 0.6 * before
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = images(70)
+    path = tmp_path / "a.npz"
+    np.savez(path, x=x, y=y)
+    before, read = path.read_bytes(), arrays.read
+
+    def replaced(path: Path) -> Raw:
+        np.savez(path, x=x // 2, y=y)
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays, "read", replaced)
+        with pytest.raises(ValueError, match=r"a\.npz: changed while it was read; load it again"):
+            load("file", path=path, normalise=False)
+    path.write_bytes(before)
+    assert load("file", path=path, normalise=False).x.max() == 255
 
 
 def test_fortran_order(tmp_path: Path) -> None:

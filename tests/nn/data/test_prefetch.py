@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,26 @@ def test_no_row_of_others_is_read() -> None:
     np.testing.assert_array_equal(next(batches).shard(1, 2).y, [4, 5, 6, 7])
 
 
+class Counted(Reads):
+    """Rows that record which were read."""
+
+    def __getitem__(self, key: Any) -> Any:
+        rows = super().__getitem__(key)
+        self.readers.extend(str(int(row)) for row in np.ravel(rows))
+        return rows
+
+
+@pytest.mark.parametrize("part", [(0, 1), (0, 3), (2, 3)])
+def test_a_set_reads_ahead_the_rows_of_the_part_alone(part: tuple[int, int]) -> None:
+    plain = numbered(23)
+    x = plain.x.view(Counted)
+    x.readers = []
+    dataset = replace(plain, x=x)
+    list(dataset.batches(4, seed=3, prefetch=2, part=part))
+    own = [str(row) for b in plain.batches(4, seed=3) for row in b.shard(*part).y]
+    assert [row for row in x.readers if not row.startswith("prefetch")] == own
+
+
 def test_rows_of_a_map_that_are_neighbours_are_read_too(tmp_path: Path) -> None:
     """A slice of a memory map reads nothing, so later writes to the file would show in it."""
     np.save(tmp_path / "x.npy", np.arange(6.0))
@@ -179,7 +200,10 @@ def test_threads_end_with_the_iterator(taken: int) -> None:
         ({"ahead": 0}, ValueError, "ahead=0: expected 1 or more"),
         ({"ahead": 1.5}, TypeError, "ahead=1.5: expected a whole number"),
         ({"threads": 0}, ValueError, "threads=0: expected 1 or more"),
-        ({"part": (2, 2)}, ValueError, "part 2 of 2"),
+        ({"part": (2, 2)}, ValueError, "part: k=2: expected from 0 to 1"),
+        ({"part": (0, 0)}, ValueError, "part: n=0: expected 1 or more"),
+        ({"part": (0.5, 2)}, TypeError, "part: k=0.5: expected a whole number"),
+        ({"part": 1}, TypeError, r"part=1: expected a pair \(k, n\)"),
     ],
 )
 def test_wrong_arguments_are_named_at_once(
@@ -187,3 +211,7 @@ def test_wrong_arguments_are_named_at_once(
 ) -> None:
     with pytest.raises(error, match=message):
         prefetch([], **arguments)  # without asking for a batch
+    if "part" in arguments:
+        for ahead in (0, 1):
+            with pytest.raises(error, match=message):
+                numbered(5).batches(2, prefetch=ahead, **arguments)

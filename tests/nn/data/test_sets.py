@@ -1,5 +1,7 @@
 """The sets that need no file are as described, and preparation does to rows what it says."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -78,6 +80,22 @@ def test_sets_are_a_function_of_the_seed(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_prepared_set_cannot_be_written_to() -> None:
     with pytest.raises(ValueError, match="read-only"):
         load("iris").x[0] = 0
+
+
+def test_size_chooses_from_all_of_a_sorted_set(tmp_path: Path) -> None:
+    y = np.repeat(np.arange(4), 50)
+    x = np.arange(200.0)[:, None]
+    np.savez(tmp_path / "a.npz", x=x, y=y, x_test=x, y_test=y)
+    chosen = [
+        load("file", size=60, seed=seed, path=tmp_path / "a.npz", normalise=False)
+        for seed in (0, 1)
+    ]
+    for dataset in chosen:
+        assert len(set(dataset.x[:, 0])) == 60
+        np.testing.assert_array_equal(dataset.y, dataset.x[:, 0] // 50)
+        assert min(np.bincount(dataset.y, minlength=4)) >= 8
+        assert len(dataset.x_test) == 200
+    assert set(chosen[0].x[:, 0]) != set(chosen[1].x[:, 0])
 
 
 def test_size_chooses_training_rows() -> None:

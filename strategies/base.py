@@ -19,6 +19,7 @@ from nn.optim import Part, why_not_elementwise
 from nn.parameters import Parameter
 from strategies.accumulation import gradients_in_parts
 from strategies.gradient_norm import Places, joined, own_part
+from strategies.launchers import check_launch
 from strategies.same_batch import check_same_batch, check_targets
 
 COMM_DTYPES = ("float32", "float64")
@@ -108,6 +109,7 @@ class Strategy:
             depends on others, where a rank updates a part of the parameters.
         ValueError: parameters that are not the same on every rank; a group of the optimizer that
             no parameter belongs to.
+        RuntimeError: a launcher started several processes, but each is an MPI world of its own.
     """
 
     closed = False
@@ -134,6 +136,7 @@ class Strategy:
             raise TypeError(
                 f"comm is {comm!r}: expected an MPI intracommunicator, or a TorchComm, not null"
             )
+        check_launch(comm)
         dtype = str(model.params.dtype).removeprefix("torch.")
         if dtype not in COMM_DTYPES:
             raise Refused(f"parameters are {dtype}: expected one of {', '.join(COMM_DTYPES)}")

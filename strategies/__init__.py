@@ -1,5 +1,6 @@
 """Strategies train a net on several ranks. Every one keeps the contract of `base.Strategy`."""
 
+from strategies.abort import abort_on_error
 from strategies.base import Refused, Strategy
 from strategies.compressed_data_parallel import CompressedDataParallel, PowerSGD, TopK
 from strategies.data_parallel import DataParallel
@@ -33,3 +34,5 @@ __all__ = [
     "ZeRO",
     "train",
 ]
+
+abort_on_error()

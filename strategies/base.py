@@ -19,6 +19,7 @@ from nn.parameters import Parameter
 from strategies.accumulation import gradients_in_parts
 from strategies.comm.raise_together import raise_together
 from strategies.gradient_norm import Places, joined, own_part
+from strategies.launchers import check_launch
 from strategies.same_arguments import compares_arguments
 from strategies.same_batch import check_same_batch, check_targets
 
@@ -115,6 +116,7 @@ class Strategy:
         ValueError: the ranks' arguments differ: on every rank, naming the argument and the ranks;
             parameters that another strategy has in memory that ranks share; a group of the
             optimizer that no parameter belongs to.
+        RuntimeError: a launcher started several processes, but each is an MPI world of its own.
     """
 
     closed = False
@@ -150,6 +152,7 @@ class Strategy:
             raise TypeError(
                 f"comm is {comm!r}: expected an MPI intracommunicator, or a TorchComm, not null"
             )
+        check_launch(comm)
         if SHARED and _address(model.params) in SHARED:
             raise ValueError(
                 "another strategy trains this model, in memory that the ranks share: close() it "

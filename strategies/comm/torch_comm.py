@@ -16,6 +16,7 @@ from strategies.comm import json_codec
 from strategies.comm.node import place_on_node
 from strategies.comm.rendezvous import rendezvous
 from strategies.comm.torch_buffers import Buffer, Request, as_vector, copy_into
+from strategies.launchers import check_launch
 
 BACKENDS = ("gloo", "nccl")
 TIMEOUT = 300.0
@@ -101,7 +102,9 @@ class TorchComm(Communicator):
 
         Raises:
             ValueError: as for `world`, on every rank.
+            RuntimeError: a launcher started several processes, but each is an MPI world of its own.
         """
+        check_launch(comm)
         _check_backend(backend)
         _take_device(backend, *place_on_node(comm))
         store = rendezvous(comm, timeout)

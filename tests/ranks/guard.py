@@ -3,7 +3,8 @@
 A rank that is stopped, or whose C code never gives the interpreter back, cannot end itself, and
 perhaps no other rank is free to do it: the guard kills it. Open MPI tells the survivors of deaths
 by a signal, but not of an exit in C: the guard notices both. If no rank is left to print what has
-happened, the guard prints it.
+happened, the guard prints it, and makes the launcher fail: ranks that all exit with 0 in the middle
+of a run have proven nothing.
 
 Each rank keeps a row in a small shared file, and the guard watches the rows. This file is run as a
 script, so it imports the standard library only.
@@ -27,6 +28,12 @@ _MACHINERY = ("/_pytest/", "/pluggy/", "/pytest/__main__.py", "<frozen runpy>", 
 _PAUSE = 0.1
 _BETWEEN_KILLS = 0.7
 _LAUNCHER_ENDS = 1.0
+_PASSED_ON = 0.3  # seconds in which the launcher passes on what was printed
+_OTHER_NODES_END = 10.0  # seconds in which ranks of other nodes say why the run ends
+
+
+FAILED_SO_FAR = "Failed before the run ended early:"
+"""The heading of the list of failures."""
 
 
 class Row(NamedTuple):
@@ -91,6 +98,25 @@ class Table:
         """The file that exists if a rank ends its session before the others."""
         return self.folder / "leaving"
 
+    def note_failure(self, nodeid: str, summary: str) -> None:
+        """Write down that a test has failed, for whoever sees the end of the run."""
+        with self._failures.open("a") as file:
+            file.write(f"FAILED {nodeid} - {' '.join(summary.splitlines()[:1])}\n")
+
+    def take_failures(self) -> list[str]:
+        """Return a line for each test that has failed so far; nothing if they have been taken."""
+        if not self._failures.exists():
+            return []
+        with contextlib.suppress(FileNotFoundError):  # another rank has been faster
+            taken = self._failures.rename(self.folder / f"taken-{os.getpid()}")
+            lines = taken.read_text().splitlines()
+            return list({line.partition(" - ")[0]: line for line in lines}.values())
+        return []
+
+    @property
+    def _failures(self) -> Path:
+        return self.folder / "failures"
+
     @property
     def revoking(self) -> Path:
         """The file that exists while the ranks of the node are to revoke their communicators."""
@@ -102,16 +128,17 @@ class Table:
         return self.folder / "printed"
 
 
-def start(folder: str, stderr: int, launcher: int) -> None:
+def start(folder: str, stderr: int, launcher: int, several_nodes: bool = False) -> None:
     """Start the guard of the table in ``folder``.
 
     Args:
         stderr: the file descriptor that the guard writes to.
         launcher: the process id of mpiexec, or 0 if the one rank was started without it.
+        several_nodes: whether there are ranks on other nodes, too.
     """
     os.posix_spawn(
         sys.executable,
-        [sys.executable, "-S", "-E", __file__, folder, str(launcher)],
+        [sys.executable, "-S", "-E", __file__, folder, str(launcher), str(int(several_nodes))],
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -141,7 +168,7 @@ def _open_output(pid: int, descriptor: int) -> int | None:
 
 
 def _kill(pid: int, signum: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it may have ended since we looked
+    with contextlib.suppress(OSError):  # it may have ended since we looked, or be another user's
         os.kill(pid, signum)
 
 
@@ -165,12 +192,20 @@ def _state(pid: int) -> str:
     return ""
 
 
+def _is_hydra(pid: int) -> bool:
+    """Return whether a process belongs to MPICH's launcher."""
+    with contextlib.suppress(OSError):
+        return "hydra" in Path(f"/proc/{pid}/comm").read_text()
+    return False
+
+
 class Guard:
     """Watches the rows of a table until all ranks of the node have ended."""
 
-    def __init__(self, table: Table, launcher: int) -> None:
+    def __init__(self, table: Table, launcher: int, several_nodes: bool = False) -> None:
         self._table = table
         self._launcher = launcher
+        self._several_nodes = several_nodes
         self._terminal = _open_output(launcher, 2)
         self._left = set(range(len(table)))
         self._gone: list[int] = []  # ranks that ended unannounced, in this order
@@ -183,6 +218,7 @@ class Guard:
 
         If a rank ends with an error and its output is closed, Open MPI 5's launcher counts it
         twice. A launch of two would then be over before the other rank has reported the error.
+        If all ranks have ended, it makes the launcher wait for the guard, which can make it fail.
         """
         return _open_output(row.pid, row.output)
 
@@ -193,8 +229,12 @@ class Guard:
             for index in sorted(self._left):
                 self._look_at(index)
             self._kill_one()
-        if len(self._gone) == len(self._table) and not self._table.printed.exists():
-            self._print_notes()
+        if len(self._gone) < len(self._table):
+            return
+        self._print_notes()
+        if 0 in self._gone:  # without the rank that prints, the run cannot go on on other nodes
+            time.sleep(_OTHER_NODES_END if self._several_nodes else _PASSED_ON)
+            self._end_launch()
 
     def _look_at(self, index: int) -> None:
         row = self._table[index]
@@ -223,16 +263,26 @@ class Guard:
 
     def _end_launch(self) -> None:
         """Make the launcher fail: it ignores deaths by signal, and no rank can report this one."""
-        if self._launcher:
-            _kill(self._launcher, signal.SIGTERM)
+        if self._launcher and _exists(self._launcher):
+            # MPICH's takes SIGTERM for an end in order.
+            _kill(self._launcher, signal.SIGKILL if _is_hydra(self._launcher) else signal.SIGTERM)
             time.sleep(1.0)
 
     def _print_notes(self) -> None:
-        """Print the notes of all ranks, since no rank is left to do it."""
-        order = ", ".join(map(str, self._gone))
-        lines = [f"No rank of this node is left. They ended unannounced, in this order: {order}"]
-        for rank in sorted(self._gone):
-            lines += [f"[rank {rank}] {line}" for line in self._table.read_notes(rank).splitlines()]
+        """Print what the ranks have not printed, since no rank is left to do it."""
+        lines = []
+        if not self._table.printed.exists():
+            order = ", ".join(map(str, self._gone))
+            lines = [
+                f"No rank of this node is left. They ended unannounced, in this order: {order}"
+            ]
+            for rank in sorted(self._gone):
+                notes = self._table.read_notes(rank).splitlines()
+                lines += [f"[rank {rank}] {line}" for line in notes]
+        if 0 in self._gone and (failures := self._table.take_failures()):
+            lines += [FAILED_SO_FAR, *failures]
+        if not lines:
+            return
         with contextlib.suppress(OSError):  # the reader may have gone
             os.write(self._destination(), "\n".join(["", *lines, ""]).encode())
 
@@ -249,14 +299,14 @@ class Guard:
         return 2
 
 
-def main(folder: str, launcher: int) -> None:
+def main(folder: str, launcher: int, several_nodes: bool) -> None:
     """Watch the table in ``folder`` to the end, then remove the folder."""
     _close_inherited()
     try:
-        Guard(Table(folder), launcher).watch()
+        Guard(Table(folder), launcher, several_nodes).watch()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "1")

@@ -11,6 +11,8 @@ mpi4py.rc.finalize = False
 
 from mpi4py import MPI  # noqa: E402
 
+from .launchers import EXPECTED, worlds_of_one  # noqa: E402
+
 __all__ = ["MPI", "fault_tolerant", "launch_problem"]
 
 
@@ -31,11 +33,12 @@ def launch_problem() -> str | None:
     """Say what is wrong with this launch; None if nothing is.
 
     A launcher that does not belong to the MPI library starts N worlds of one rank, and only warns.
-    The environment variable ``LOCKSTEP_RANKS``, if set, is the number of ranks expected.
+    The environment variable ``LOCKSTEP_RANKS``, if set, is the number of ranks expected; if not,
+    ``launchers`` knows the signs of a launcher.
     """
-    asked = os.environ.get("LOCKSTEP_RANKS")
+    asked = os.environ.get(EXPECTED)
     if asked is None:
-        return None
+        return worlds_of_one()
     if not asked.isdecimal() or int(asked) < 1:
         return f"LOCKSTEP_RANKS must be the number of ranks of the launch, not {asked!r}."
     size = MPI.COMM_WORLD.size

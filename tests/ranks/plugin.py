@@ -9,13 +9,26 @@ from typing import Any
 import pytest
 from _pytest.unittest import TestCaseFunction
 
-from . import collected, examples, groups, output, post_mortem, shares, shutdown, verdict
+from . import (
+    collected,
+    companions,
+    examples,
+    groups,
+    output,
+    post_mortem,
+    shares,
+    shutdown,
+    verdict,
+)
 from .meeting import RunEnds
 from .mpi import MPI, launch_problem
 from .run import Run
 from .sharing import Sharing
 
 pytest_plugins = [f"{__package__}.fixtures"]
+
+IN_ORDER = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+"""Exit codes of runs that have come to their end, after which pytest shows what has failed."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,14 +58,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: with --share, no other test runs beside this one")
     if problem := launch_problem():
         raise pytest.UsageError(problem)
+    if MPI.COMM_WORLD.size > 1:
+        companions.refuse_workers(config)
+        companions.separate_coverage(config, MPI.COMM_WORLD.rank)
     if MPI.COMM_WORLD.rank > 0:
         output.clear_saving_options(config)
     examples.load_profile()
     run = Run(float(config.getoption("--deadline")))
+    several = len(run.control.alive) > 1
+    post_mortem.record_exits(run.watchdog, by_signal=several and run.control.tolerant)
     sharing = Sharing(run)
     config.pluginmanager.register(run, "ranks")
     config.pluginmanager.register(RankAware(run, sharing), "ranks-hooks")
-    if config.getoption("--share") and len(run.control.alive) > 1:
+    if config.getoption("--share") and several:
         config.pluginmanager.register(sharing, "ranks-sharing")
 
 
@@ -94,7 +112,7 @@ class RankAware:
     def pytest_sessionstart(self) -> None:
         # After pytest's own faulthandler plugin, which would print without saying which rank.
         if len(self.run.control.alive) > 1:
-            post_mortem.record_exits(self.run.watchdog, self.run.control.tolerant)
+            post_mortem.record_crashes(self.run.watchdog)
 
     # Collection
 
@@ -222,6 +240,11 @@ class RankAware:
             run.finish_test(group)
         return report
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self.run.watchdog.table.note_failure(report.nodeid, getattr(crash, "message", ""))
+
     # The end
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
@@ -269,6 +292,11 @@ class RankAware:
             terminalreporter.section("the run ended early")
             terminalreporter.line(self.run.end_reason)
 
+        if self.run.control.rank == 0 and not self.run.watchdog.terminated:
+            self.run.watchdog.table.take_failures()  # pytest shows them
+
     @pytest.hookimpl(trylast=True)
     def pytest_unconfigure(self) -> None:
+        if self.run.control.rank == self.run.control.leader and self.run.code not in IN_ORDER:
+            self.run.watchdog.print_failures()
         shutdown.shut_down(self.run.control, self.run.watchdog, self.run.code)

@@ -3,29 +3,47 @@
 import faulthandler
 import os
 import signal
+from collections.abc import Callable
 from typing import NoReturn
 
 from . import stacks
 from .watchdog import Watchdog
 
-exit_now = os._exit  # the original, which record_exits replaces
+exit_now = os._exit  # the original, which others replace
 
 
-def record_exits(watchdog: Watchdog, tolerant: bool) -> None:
-    """Make crashes of this rank, and ``os._exit``, write the stack to the rank's notes.
-
-    With fault tolerance ``os._exit`` then also ends the rank by a signal: Open MPI tells the other
-    ranks of a death by signal, but not of an exit with an error code.
-    """
+def record_crashes(watchdog: Watchdog) -> None:
+    """Make crashes of this rank write the stack to the rank's notes."""
     faulthandler.enable(watchdog.notes, all_threads=False)
+
+
+def record_exits(watchdog: Watchdog, by_signal: bool) -> None:
+    """Make ``os._exit`` write the stack to the rank's notes, and end the rank with an error.
+
+    A run that breaks off has proven nothing, whatever code it breaks off with.
+
+    Args:
+        by_signal: end the rank by a signal. With fault tolerance Open MPI tells the other ranks of
+            a death by signal, but not of an exit with an error code.
+    """
+
+    def end(status: int) -> NoReturn:
+        stack = stacks.main_thread().partition(f'  File "{__file__}"')[0]  # without these lines
+        watchdog.notes.write(f"os._exit({status}) was called here:\n{stack}")
+        if by_signal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        exit_now(status or 1)
+
+    replace_exit(end)
+
+
+def replace_exit(end: Callable[[int], NoReturn]) -> None:
+    """Make ``os._exit`` of this process ``end``. Its forks leave the ordinary way."""
     rank_itself = os.getpid()
 
     def _exit(status: int) -> NoReturn:
-        if os.getpid() != rank_itself:  # a fork, which leaves the ordinary way
-            exit_now(status)
-        watchdog.notes.write(f"os._exit({status}) was called here:\n{stacks.main_thread()}")
-        if tolerant:
-            os.kill(rank_itself, signal.SIGKILL)
+        if os.getpid() == rank_itself:
+            end(status)
         exit_now(status)
 
     os._exit = _exit

@@ -59,6 +59,8 @@ class Sharing:
     ) -> None:
         """Keep the report of a phase of one of this rank's own tests."""
         block.record(item, own, report)
+        if own.outcome == "failed":
+            self.run.watchdog.table.note_failure(item.nodeid, own.summary)
         overrun = self.run.watchdog.overrun
         if overrun and overrun.forced:
             block.interrupted = True

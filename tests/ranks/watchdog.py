@@ -38,7 +38,8 @@ A skip waits longer: if all ranks skip, the test is skipped, but after a revocat
 _KILL_AFTER = 4.0
 _CHECK_EVERY = 0.25  # seconds between two checks for ranks that have ended
 _MPI_REPORTS = 0.5  # if MPI reports a death, it does so in less time
-_PRINT_TIME = 0.5
+# Seconds between two aborts: Open MPI may never end if ranks abort at the same time.
+_PRINT_TIME = 2.0
 
 Step = tuple[float, Callable[[], object]]
 
@@ -89,7 +90,7 @@ class Watchdog:
         node.Barrier()
         if node.rank == 0:
             launcher = os.getppid() if LAUNCHED.size > 1 else 0
-            guard.start(folder, self._stderr, launcher)
+            guard.start(folder, self._stderr, launcher, LAUNCHED.size > node.size)
         node.Free()
 
     @contextmanager
@@ -152,7 +153,7 @@ class Watchdog:
     def kill_in(self, seconds: float | None) -> None:
         """Have the guard kill this rank after ``seconds`` (None: never), unless called again."""
         kill_at = 0.0 if seconds is None else time.monotonic() + seconds
-        held = self._stderr if self._control.tolerant else -1
+        held = self._stderr
         self.table[self._row] = guard.Row(os.getpid(), self.rank, held, kill_at)
 
     def reset_notes(self, heading: str) -> None:
@@ -168,6 +169,19 @@ class Watchdog:
         lines = "".join(f"[rank {name}] {line}\n" for line in text.splitlines())
         os.write(self._stderr, lines.encode(errors="replace"))
 
+    @property
+    def terminated(self) -> bool:
+        """Whether the launcher is ending this rank, and may drop what it prints."""
+        return self._terminated
+
+    def print_failures(self) -> None:
+        """Print which tests have failed so far, unless it has been done.
+
+        A rank that the launcher is ending leaves it to the guard: its output may get lost.
+        """
+        if not self._terminated and (failures := self.table.take_failures()):
+            self.print_now("\n".join([guard.FAILED_SO_FAR, *failures]))
+
     def abort(self) -> NoReturn:
         """Abort the launch. The first rank that does prints the notes of all ranks before."""
         try:
@@ -177,6 +191,7 @@ class Watchdog:
         else:
             for rank in self._control.alive:
                 self.print_now(self.table.read_notes(rank), rank)
+            self.print_failures()
         LAUNCHED.Abort(1)
         raise SystemExit(1)
 

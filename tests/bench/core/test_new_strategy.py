@@ -41,7 +41,7 @@ def test_a_new_entry_is_in_the_proof_the_grid_and_the_table(tmp_path):
     (tmp_path / "new_strategy.py").write_text(PLUGIN)
     path = tmp_path / "run.jsonl"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
-    environment |= {"PYTHONPATH": str(tmp_path), "LOCKSTEP_CELLS": str(path)}
+    environment |= {"PYTHONPATH": str(tmp_path), "LOCKSTEP_CELLS": str(path), "LOCKSTEP_RANKS": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "new_strategy", "--quick", "--color=no"]
     command += ["-v", "-p", "no:cacheprovider", "-k", "NewStrategy", *FILES]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -98,7 +98,7 @@ def test_a_session_leaves_a_record_for_each_of_its_tests(tmp_path):
         f"--rootdir={tmp_path}",
     ]
     tests = ["-c", "pyproject.toml", "tests/strategies/test_zero.py", "-k", "matched_order"]
-    environment = own | {"LOCKSTEP_SESSION": "trial"}
+    environment = own | {"LOCKSTEP_SESSION": "trial", "LOCKSTEP_RANKS": "1"}
     subprocess.run([*command, *tests], cwd=ROOT, env=environment, check=True, capture_output=True)
     (path,) = (tmp_path / ".benchmarks" / "lockstep").iterdir()
     run = read(path)

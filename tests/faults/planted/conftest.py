@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,20 @@ def note(**entry: object) -> None:
 def pytest_collection() -> None:
     if "PLANTED_CLASH" in os.environ and VICTIM == RANK:
         note(fault="collection")
+
+
+def go_wrong(where: str) -> None:
+    """Do what all_at_once.py is told to do, if it is told to do it here."""
+    if os.environ.get("PLANTED_WHERE") == where:
+        sys.modules["all_at_once"].WRONG()
+
+
+def pytest_collection_modifyitems() -> None:
+    go_wrong("modifyitems")
+
+
+def pytest_sessionfinish() -> None:
+    go_wrong("sessionfinish")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -1,0 +1,70 @@
+"""Notice a launcher that started several processes of which MPI knows nothing.
+
+A launcher that does not belong to the MPI library in use, or was told not to care for MPI, starts N
+processes, and each is a world of one rank: all train alone, and nobody says so. What gives it away
+are the variables that launchers set for each process. `tests/ranks` needs the same rule and may
+import nothing from here, so its file of this name is a link to this one.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mpi4py import MPI
+
+EXPECTED = "LOCKSTEP_RANKS"
+"""The variable by which the user says how many ranks there are: then no launcher is looked for."""
+
+LAUNCHERS = {
+    "torchrun": ("RANK", "WORLD_SIZE"),
+    "Open MPI's mpiexec": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "MPICH's mpiexec, or one like it": ("PMI_RANK", "PMI_SIZE"),
+    "Intel MPI's mpiexec": ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    # SLURM_NTASKS belongs to the allocation: in it, plain programs are legitimate.
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    "flux run": ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
+    # These tell the rank only.
+    "PALS' mpiexec": ("PALS_RANKID", ""),
+    "a launcher that uses PMIx": ("PMIX_RANK", ""),
+}
+"""Launchers with the variables that they set for each process: its rank, and how many there are."""
+
+
+def check_launch(comm: Any) -> None:
+    """Refuse to train alone on `comm` in one of several processes that a launcher started.
+
+    COMM_SELF is a rank alone on purpose, and a TorchComm does not depend on MPI's world.
+
+    Raises:
+        RuntimeError: see `worlds_of_one`.
+    """
+    if isinstance(comm, MPI.Comm) and comm != MPI.COMM_SELF and (problem := worlds_of_one()):
+        raise RuntimeError(
+            f"{problem} Ranks of torchrun can train too: on TorchComm.world() in place of "
+            "MPI.COMM_WORLD."
+        )
+
+
+def worlds_of_one() -> str | None:
+    """Say which launcher started several processes, each of which MPI sees as a world of one.
+
+    None if MPI's world has several ranks, or if nothing shows such a launcher.
+    """
+    if MPI.COMM_WORLD.size > 1 or EXPECTED in os.environ:
+        return None
+    launcher = launcher_in(os.environ)
+    return launcher and (
+        f"{launcher} has started several processes, but MPI sees a world of 1 in each, so each "
+        "would work alone. Start the ranks with the mpiexec that was installed with the MPI "
+        f"library, or set {EXPECTED}=1 if each is meant to be alone."
+    )
+
+
+def launcher_in(environment: Mapping[str, str]) -> str | None:
+    """Name the launcher that made this process one of several, with its variables; None if none."""
+    for launcher, names in LAUNCHERS.items():
+        rank, size = (environment.get(name, "") for name in names)
+        if rank.isdecimal() and (int(rank) > 0 or (size.isdecimal() and int(size) > 1)):
+            signs = [f"{name}={environment[name]}" for name in names if name in environment]
+            return f"{launcher} ({', '.join(signs)})"
+    return None

@@ -5,6 +5,7 @@ Every benchmark file asks one question; the first line of its docstring is that 
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -96,26 +97,30 @@ def record(
     request: pytest.FixtureRequest, comm: MPI.Intracomm, benchmark: Any
 ) -> Callable[..., None]:
     """Keep a result on disk, and give its rounds to pytest-benchmark."""
+    return partial(keep, request.node, comm, benchmark)
 
-    def record(
-        result: Record,
-        said: str = "",
-        seconds: Sequence[float] = (),
-        extra: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        node, stash = request.node, request.config.stash
-        if comm.rank == 0:
-            about: dict[str, Any] = {"question": _question(node), "nodeid": node.nodeid}
-            if seconds and not isinstance(result, Measurement):  # which has all of its rounds
-                about["round_seconds"] = list(seconds)
-            stash[RUN].append({**extra, **result.as_dict(), **about})
-        stash[PROGRESS].said[node.nodeid] = said
-        benchmark.extra_info.update(extra)
-        if seconds:
-            replay.load(seconds)
-            benchmark.pedantic(lambda: None, rounds=len(seconds), iterations=1)
 
-    return record
+def keep(
+    node: pytest.Item,
+    comm: MPI.Intracomm,
+    benchmark: Any,
+    result: Record,
+    said: str = "",
+    seconds: Sequence[float] = (),
+    extra: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Do what the fixture `record` does, for the benchmark `node`."""
+    stash = node.config.stash
+    if comm.rank == 0:
+        about: dict[str, Any] = {"question": _question(node), "nodeid": node.nodeid}
+        if seconds and not isinstance(result, Measurement):  # which has all of its rounds
+            about["round_seconds"] = list(seconds)
+        stash[RUN].append({**extra, **result.as_dict(), **about})
+    stash[PROGRESS].said[node.nodeid] = said
+    benchmark.extra_info.update(extra)
+    if seconds:
+        replay.load(seconds)
+        benchmark.pedantic(lambda: None, rounds=len(seconds), iterations=1)
 
 
 @pytest.fixture
@@ -171,20 +176,28 @@ def speedup(
     The id of a cell begins with the `TOPIC` of the test's module. Baselines compare cells by it, so
     it stays the same wherever the file goes.
     """
+    return partial(measure_and_keep, request.module.TOPIC, comm, record)
 
-    def speedup(cell: Cell, case: Case | None = None, **options: Any) -> Measurement:
-        if case is None and cell.workers < (fewest := CATALOG[cell.strategy].fewest_ranks):
-            pytest.skip(f"{cell.strategy} needs {fewest} workers")
-        try:
-            result = measure(case or grid.case(cell), comm, **options)
-        except WrongTraining as wrong:
-            record(WrongCell(wrong.cell, wrong.check.error, wrong.check.problem), "WRONG", [], {})
-            pytest.fail(str(wrong), pytrace=False)
-        public = {"id": f"{request.module.TOPIC}/{cell}", **result.as_dict()}
-        record(result, f"{result.speedup:.2f}x", result.rounds["parallel"], public)
-        return result
 
-    return speedup
+def measure_and_keep(
+    topic: str,
+    comm: MPI.Intracomm,
+    record: Callable[..., None],
+    cell: Cell,
+    case: Case | None = None,
+    **options: Any,
+) -> Measurement:
+    """Do what the fixture `speedup` does, for a module whose `TOPIC` is given."""
+    if case is None and cell.workers < (fewest := CATALOG[cell.strategy].fewest_ranks):
+        pytest.skip(f"{cell.strategy} needs {fewest} workers")
+    try:
+        result = measure(case or grid.case(cell), comm, **options)
+    except WrongTraining as wrong:
+        record(WrongCell(wrong.cell, wrong.check.error, wrong.check.problem), "WRONG", [], {})
+        pytest.fail(str(wrong), pytrace=False)
+    public = {"id": f"{topic}/{cell}", **result.as_dict()}
+    record(result, f"{result.speedup:.2f}x", result.rounds["parallel"], public)
+    return result
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

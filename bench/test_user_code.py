@@ -10,6 +10,7 @@ import pytest
 
 from bench.core import grid
 from bench.core.cell import Case, Cell
+from bench.core.check import uneven_rows
 from bench.core.grid import worker_counts
 from bench.marks import only_in_full_grid
 from bench.user_code.nets import Net
@@ -67,14 +68,14 @@ def test_yours(request, speedup, strategy, model, workers, batch_size, device):
 
 def case(cell: Cell, build: Build, net: Net, optimizer: Callable[[], Any] = grid.optimizer) -> Case:
     """Say how `net` is trained by the strategy that `build` makes, with a new optimizer."""
-    # The last batch is one row short, so that shards are unequal.
-    sizes = [cell.batch_size] * (ROWS // cell.batch_size) + [max(1, cell.batch_size - 1)]
-    *batches, short = net.batches(sizes, "float32")
+    sizes = [cell.batch_size] * (ROWS // cell.batch_size)
+    sizes.append(uneven_rows(cell.workers, cell.batch_size))
+    *batches, uneven = net.batches(sizes, "float32")
     return Case(
         cell=cell,
         build=lambda comm: build(net.build("float32"), optimizer(), comm),
         sequential=lambda: Sequential(net.build("float32"), optimizer()),
         batches=batches,
-        check_batches=[*batches[:2], short],
+        check_batches=[*batches[:2], uneven],
         runs_silent=runs_silent(build),
     )

@@ -43,7 +43,7 @@ class Case:
         build: makes the strategy on a communicator; collective.
         sequential: makes plain training of the same model with the same optimizer.
         batches: global batches of equal size, on which every arm trains in order, again and again.
-        check_batches: global batches of the check; some do not divide by the workers.
+        check_batches: global batches of the check; a small one does not divide by the workers.
         check: compares parallel and sequential training; `equals_sequential` unless the strategy
             promises something else.
         runs_silent: whether the strategy runs on without messages; False if it acts on what they

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import threadpoolctl
 
+LOOKS = 3
+"""Looks in a row, of 10 ms each, in which no thread may have run."""
+
 
 def available() -> int:
     """The number of cores that this launch may use, also where this process is bound to fewer.
@@ -52,10 +55,12 @@ def all_cores() -> Iterator[None]:
 
 
 def _settle(limit: float = 1.0) -> None:
-    """Sleep until no thread of this process is running, at most `limit` seconds."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
+    """Sleep until no thread of this process is running, at most `limit` seconds.
+
+    On a busy machine, a thread that spins may get no core during one look.
+    """
+    end, quiet = time.monotonic() + limit, 0
+    while quiet < LOOKS and time.monotonic() < end:
         before = time.process_time()
         time.sleep(0.01)
-        if time.process_time() - before < 0.001:
-            return
+        quiet = quiet + 1 if time.process_time() - before < 0.001 else 0

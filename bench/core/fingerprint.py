@@ -82,8 +82,16 @@ def _version(package: str) -> str | None:
 
 
 def _device(device: str) -> str:
+    """Name a device, and the accelerator that it is; a baseline may come from another machine."""
     if device == "cpu":
         return device
+    if _version("torch") is None:
+        return f"{device} (not here)"
     import torch  # only where a cell runs on an accelerator: the import takes seconds
 
+    from nn.torch.model import devices
+
+    there = devices()
+    if device not in {*there, *(name.partition(":")[0] for name in there)}:
+        return f"{device} (not here)"
     return f"{device} ({torch.cuda.get_device_name(device)})" if "cuda" in device else device

@@ -12,7 +12,7 @@ from mpi4py import MPI
 
 import nn
 from bench.core.cell import Case, Cell
-from bench.core.check import equals_sequential, unchecked
+from bench.core.check import equals_sequential, unchecked, uneven_rows
 from nn.data import Dataset
 from strategies.catalog import CATALOG, select
 from strategies.sequential import Sequential
@@ -91,14 +91,13 @@ def case(cell: Cell) -> Case:
     entry, net = CATALOG[cell.strategy], partial(model, cell.model, cell.device)
     data = _data(cell.dataset_size)
     batches = [b for b in data.batches(cell.batch_size) if b.global_count == cell.batch_size]
-    # One row short, so that shards are not equal and a mean of means shows.
-    short = next(iter(data.batches(max(1, cell.batch_size - 1), seed=1)))
+    uneven = next(iter(data.batches(uneven_rows(cell.workers, cell.batch_size), seed=1)))
     return Case(
         cell=cell,
         build=lambda comm: entry(net(), optimizer(), comm),
         sequential=lambda: Sequential(net(), optimizer()),
         batches=batches,
-        check_batches=[*batches[:2], short],
+        check_batches=[*batches[:2], uneven],
         check=equals_sequential if entry.exact else unchecked(entry.inexact),
         runs_silent=entry.runs_silent,
     )

@@ -6,16 +6,16 @@ A baseline is a file that `pytest-benchmark compare` reads, with one more top-le
 the fingerprint of the machine, pytest's arguments, and each launch's cells with all round times.
 Everything else in the file is derived from these.
 
-Exit codes: 0 saved; 1 a launch failed (what was measured is saved all the same); 2 wrong usage;
-4 the machine was too busy for some cells to get three undisturbed launches.
+Exit codes: 0 saved; 1 a launch failed (what was measured is saved all the same); 2 wrong usage, no
+launcher, or a storage folder that cannot be written; 4 the machine was too busy for some cells to
+get three undisturbed launches.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import re
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,18 +28,26 @@ from typing import Any
 
 from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
 from pytest_benchmark.stats import Stats
-from pytest_benchmark.utils import get_commit_info, get_machine_id
+from pytest_benchmark.utils import get_commit_info
+from rich.console import Console
 
 from bench.core.cores import available
 from bench.core.fingerprint import fingerprint
+from bench.gate.cell_line import checked, is_count, is_text
 from bench.gate.collect import Grid, collect
-from bench.gate.command_line import launch_count, make_interruptible, rank_count
+from bench.gate.command_line import (
+    check_replaceable,
+    failing_in_a_sentence,
+    launch_count,
+    make_interruptible,
+    rank_count,
+)
 from bench.gate.launches import Launch, devices, every_cell, undisturbed_launches
 from bench.gate.statistics import MIN_LAUNCHES
+from bench.gate.storage import STORAGE, name_of, next_file, of_this_machine, saved_files
 from bench.gate.verdicts import Exit, Unusable
 from nn.atomic_write import atomic_write
 
-STORAGE = Path(".benchmarks")
 FORMAT = 1
 
 
@@ -63,23 +71,6 @@ class Baseline:
     fingerprint: dict[str, Any]
     arguments: list[str]
     launches: list[Launch]
-
-
-def name_of(text: str) -> str:
-    """Read an argument that is the name of a baseline."""
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", text):
-        raise argparse.ArgumentTypeError(
-            f"a baseline's name is letters, digits, '_', '-' and '.', not {text!r}"
-        )
-    return text
-
-
-def reserve(storage: Path, name: str) -> Path:
-    """Return the next free `NNNN_name.json` of this machine's folder; write no file yet."""
-    folder = storage / get_machine_id()
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = [int(path.name[:4]) for path in folder.glob("[0-9][0-9][0-9][0-9]_*.json")]
-    return folder / f"{max(numbers, default=0) + 1:04}_{name}.json"
 
 
 def write(
@@ -119,18 +110,18 @@ def load(storage: Path, name: str) -> Baseline:
     Raises:
         BaselineError: there is none, or it is damaged.
     """
-    given = Path(name)
-    if given.is_file():
-        return read(given)
-    pattern = f"[0-9][0-9][0-9][0-9]_{name}.json"
-    if own := sorted(Path(storage, get_machine_id()).glob(pattern)):
-        return read(own[-1])
-    found = [read(path) for path in storage.glob(f"*/{pattern}")]
+    if os.path.isfile(name):  # noqa: PTH113 - pathlib raises if a name is too long
+        return read(Path(name))
+    files = saved_files(storage)
+    named = [file for file in files if file.name == name]
+    if own := of_this_machine(named):
+        return read(own[-1].path)
+    found = [read(file.path) for file in named]
     if not found:
-        saved = sorted({path.stem[5:] for path in storage.glob("*/[0-9][0-9][0-9][0-9]_*.json")})
+        names = ", ".join(sorted({file.name for file in files}))
         raise BaselineError(
-            f"no baseline {name!r} in {storage} (saved there: {', '.join(saved) or 'none'}); "
-            f"save one with: nox -s bench_mpi -- --save {name}"
+            f"no baseline {name!r} in {storage} (saved there: {names or 'none'}); "
+            "save one with: nox -s bench_mpi -- --save NAME"
         )
     return max(found, key=lambda baseline: baseline.saved)
 
@@ -143,7 +134,7 @@ def read(path: Path) -> Baseline:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BaselineError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("lockstep"), dict):
         raise BaselineError(
@@ -151,41 +142,45 @@ def read(path: Path) -> Baseline:
             "writes such files); save one with: nox -s bench_mpi -- --save NAME"
         )
     saved = content["lockstep"]
-    if saved.get("format") != FORMAT:
-        raise BaselineError(
-            f"{path} has format {saved.get('format')}, this version reads {FORMAT}: save it anew"
-        )
+    version = saved.get("format")
+    if version != FORMAT:
+        other = version if is_count(version) else "no number"
+        raise BaselineError(f"{path} has format {other}, this version reads {FORMAT}: save it anew")
     try:
         launches = [
-            Launch({line["id"]: _checked(line) for line in launch["cells"]})
+            Launch({checked(line)["id"]: line for line in launch["cells"]})
             for launch in saved["launches"]
         ]
         when = datetime.fromisoformat(content["datetime"]).astimezone(UTC)
-        machine, arguments = dict(saved["fingerprint"]), list(saved["arguments"])
-        baseline = Baseline(path, when, machine, arguments, launches)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        machine, arguments = _machine(saved["fingerprint"]), _arguments(saved["arguments"])
+    except (LookupError, TypeError, ValueError, OverflowError, OSError) as error:
         raise BaselineError(f"{path} is damaged: {error!r} in its launches") from error
     if not any(launch.cells for launch in launches):
         raise BaselineError(f"{path} is empty: no launch measured a cell")
-    return baseline
+    return Baseline(path, when, machine, arguments, launches)
 
 
-def _checked(line: dict[str, Any]) -> dict[str, Any]:
-    """Return a cell's line if the gate can use it; raise ValueError or KeyError otherwise."""
-    if not isinstance(line["id"], str) or not isinstance(line["oversubscribed"], bool):
-        raise ValueError(f"id and oversubscribed flag of {line['id']!r}")
-    if not all(
-        isinstance(line[key], int) and line[key] > 0 for key in ("workers", "steps_per_round")
-    ):
-        raise ValueError(f"workers and steps per round of {line['id']}")
-    rounds = [line["rounds"][arm] for arm in ("sequential", "parallel")]
-    if not rounds[0] or len(rounds[0]) != len(rounds[1]):
-        raise ValueError(f"unpaired rounds of {line['id']}")
-    if not all(
-        isinstance(t, int | float) and math.isfinite(t) and t > 0 for r in rounds for t in r
-    ):
-        raise ValueError(f"round times of {line['id']}")
-    return line
+def _machine(saved: Any) -> dict[str, Any]:
+    """Return a fingerprint if it is one; raise ValueError otherwise."""
+
+    def plain(value: Any) -> bool:
+        return value is None or isinstance(value, int | float) or is_text(value)
+
+    if not isinstance(saved, dict) or not is_count(saved.get("world_size")):
+        raise ValueError("fingerprint without a world size")
+    for key, value in saved.items():
+        if not is_text(key) or not all(map(plain, value if isinstance(value, list) else [value])):
+            raise ValueError(f"entry {key!r:.40} of the fingerprint")
+    return saved
+
+
+def _arguments(saved: Any) -> list[str]:
+    """Return pytest's arguments if a program can be given them; raise ValueError otherwise."""
+    if not isinstance(saved, list) or not all(isinstance(each, str) for each in saved):
+        raise ValueError("arguments that are no list of text")
+    if any(b"\0" in os.fsencode(each) for each in saved):
+        raise ValueError("an argument with a null byte")
+    return saved
 
 
 def _benchmark(launches: Sequence[Launch], cell: str) -> dict[str, Any]:
@@ -220,26 +215,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--storage", type=Path, default=STORAGE)
     known, rest = parser.parse_known_args(argv)
 
-    grid = Grid(known.ranks, rest)
-    path = reserve(known.storage, known.save)
+    return failing_in_a_sentence(
+        Console(stderr=True),
+        lambda: save(known.storage, known.save, Grid(known.ranks, rest), known.launches),
+    )
+
+
+def save(storage: Path, name: str, grid: Grid, launches: int) -> Exit:
+    """Launch a grid, and write what it measured as a new baseline after each launch.
+
+    Raises:
+        Unusable: there is no launcher.
+        OSError: a file cannot be written.
+    """
+    with next_file(storage, name) as path:
+        check_replaceable(path)
     done: list[Launch] = []
 
     def keep(_: Grid, launch: Launch) -> None:
+        nonlocal path
         done.append(launch)
-        write(path, done, fingerprint(known.ranks, devices(done)), rest)
+        machine = fingerprint(grid.ranks, devices(done))
+        if len(done) > 1:
+            write(path, done, machine, grid.arguments)
+            return
+        with next_file(storage, name) as path:  # another may have saved since the launch began
+            write(path, done, machine, grid.arguments)
 
-    collect([grid], known.launches, keep=keep)
+    collect([grid], launches, keep=keep)
     usable = undisturbed_launches(done)
     few = [cell for cell, launches in usable.items() if len(launches) < MIN_LAUNCHES]
-    said = f"saved {len(usable)} cells of {len(done)} launches in {path}"
-    grid.console.print(said, highlight=False, soft_wrap=True)
+
+    def say(text: str, style: str | None = None) -> None:
+        grid.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"saved {len(usable)} cells of {len(done)} launches in {path}")
     if not usable or any(launch.failure for launch in done):
-        grid.console.print("[red]a launch failed: the baseline holds what was measured")
+        say("a launch failed: the baseline holds what was measured", "red")
         return Exit.FAILED
     if few:
-        grid.console.print(
-            f"[yellow]the machine was too busy, so these cells have fewer than {MIN_LAUNCHES} "
-            f"undisturbed launches: {', '.join(few)}"
+        say(
+            f"the machine was too busy, so these cells have fewer than {MIN_LAUNCHES} "
+            f"undisturbed launches: {', '.join(few)}",
+            "yellow",
         )
         return Exit.INCONCLUSIVE
     return Exit.HELD

@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -13,12 +14,20 @@ from rich.console import Console
 from bench.gate import verdicts
 from bench.gate.statistics import MIN_LAUNCHES, TOLERANCE
 from bench.gate.verdicts import Exit, Report, Unusable
+from nn.atomic_write import atomic_write
 
 
 def rank_count(text: str) -> int:
     """Read an argument that is a number of ranks, at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1 rank, not {text}")
+        raise argparse.ArgumentTypeError(f"expected at least 1 rank, not {text!r}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """Read an argument that is a number, 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number, 0 or more, not {text!r}")
     return int(text)
 
 
@@ -26,7 +35,7 @@ def launch_count(text: str) -> int:
     """Read an argument that is a number of launches, at least as many as the gate needs."""
     if not text.isdecimal() or int(text) < MIN_LAUNCHES:
         raise argparse.ArgumentTypeError(
-            f"expected at least {MIN_LAUNCHES} launches (they are the samples), not {text}"
+            f"expected at least {MIN_LAUNCHES} launches (they are the samples), not {text!r}"
         )
     return int(text)
 
@@ -42,26 +51,71 @@ def tolerance(text: str) -> float:
     return value
 
 
+def output_file(text: str) -> Path:
+    """Read an argument that is a file to write at the end: say at once if that will not do.
+
+    Its folder is made. A device or a pipe, such as /dev/stdout, is taken as it is.
+    """
+    path = Path(text)
+    try:
+        if not text or path.is_dir():
+            raise argparse.ArgumentTypeError(f"expected the name of a file, not {text!r}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_replaceable(path)
+    except OSError as error:
+        why = error.strerror or error
+        raise argparse.ArgumentTypeError(f"cannot write {text!r:.60}: {why}") from None
+    return path
+
+
+class _NotYet(Exception):
+    """Ends a write, so that the file stays as it was."""
+
+
+def check_replaceable(path: Path) -> None:
+    """Find out whether `atomic_write` can write a file, which stays as it is.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if path.is_file() or not path.exists():
+        with suppress(_NotYet), atomic_write(path):
+            raise _NotYet
+
+
 def add_judging_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every program that judges."""
     parser.add_argument("--tolerance", type=tolerance, default=TOLERANCE, metavar="5%")
     parser.add_argument("-n", dest="ranks", type=rank_count, metavar="N")
     parser.add_argument("--launches", type=launch_count, default=MIN_LAUNCHES, metavar="K")
     for kind in ("json", "junit", "markdown"):
-        parser.add_argument(f"--{kind}", type=Path, metavar="FILE")
+        parser.add_argument(f"--{kind}", type=output_file, metavar="FILE")
 
 
 def judge_and_report(judge: Callable[[], Report], options: argparse.Namespace) -> Exit:
     """Judge, show the verdicts, and write the files that the options ask for."""
     console = Console()
-    try:
+    report: Report | None = None
+
+    def judged() -> Exit:
+        nonlocal report
         report = judge()
-    except Unusable as error:
+        verdicts.show(report, console)
+        verdicts.write(report, options.json, options.junit, options.markdown)
+        return report.exit
+
+    code = failing_in_a_sentence(console, judged)
+    # A file that could not be written hides no verdict.
+    return report.exit if report and report.exit != Exit.HELD else code
+
+
+def failing_in_a_sentence(console: Console, run: Callable[[], Exit]) -> Exit:
+    """Run a program of the gate; what keeps it from its work is said, and is no verdict."""
+    try:
+        return run()
+    except (Unusable, OSError) as error:
         console.print(f"error: {error}", style="bold red", highlight=False, markup=False)
         return Exit.USAGE
-    verdicts.show(report, console)
-    verdicts.write(report, options.json, options.junit, options.markdown)
-    return report.exit
 
 
 def make_interruptible() -> None:

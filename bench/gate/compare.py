@@ -27,6 +27,7 @@ from bench.gate.launches import (
     unmeasured_cells,
 )
 from bench.gate.statistics import FRESH_LAUNCHES, CellLaunches, Verdict, judge_and_confirm
+from bench.gate.storage import STORAGE
 from bench.gate.verdicts import Report
 
 
@@ -74,9 +75,7 @@ def compare(
 ) -> Report:
     """Launch the cells of a baseline again and judge them."""
     label = saved.path.stem
-    size = saved.fingerprint.get("world_size") if ranks is None else ranks
-    if not isinstance(size, int) or size < 1:
-        raise baselines.BaselineError(f"{saved.path} is damaged: world size {size!r}")
+    size = ranks or saved.fingerprint["world_size"]
     unequal = differences(saved.fingerprint, fingerprint(size, devices(saved.launches)))
     if unequal:
         return Report(label, "this run", [], tolerance, incomparable=unequal)
@@ -99,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--storage", type=Path, default=baselines.STORAGE)
+    parser.add_argument("--storage", type=Path, default=STORAGE)
     add_judging_options(parser)
     options = parser.parse_args(argv)
 

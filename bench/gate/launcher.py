@@ -19,7 +19,9 @@ from typing import Any, Final
 
 from bench.core.background_load import BackgroundLoad
 from bench.core.cores import available
+from bench.gate.cell_line import checked
 from bench.gate.launches import Launch
+from bench.gate.verdicts import Unusable
 from bench.report.run_file import new_path
 
 CELLS: Final = "LOCKSTEP_CELLS"
@@ -45,7 +47,8 @@ def start(ranks: int, command: Sequence[str], root: Path, label: str = "") -> La
         label: a part of the log file's name.
 
     Raises:
-        SystemExit: there is no launcher.
+        Unusable: there is no launcher.
+        OSError: the file of the cells, or the log, cannot be written.
     """
     path = new_path("-".join(filter(None, ("launch", label)))).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,9 +70,7 @@ def _follow(
     LOGS.mkdir(parents=True, exist_ok=True)
     name = "-".join(filter(None, (time.strftime("%Y%m%d-%H%M%S"), str(os.getpid()), label)))
     log = LOGS / f"{name}.log"
-    launcher = shlex.split(os.environ.get(LAUNCHER, "mpiexec"))
-    if shutil.which(launcher[0]) is None:
-        raise SystemExit(f"no {launcher[0]}: install an MPI, or name its mpiexec in {LAUNCHER}")
+    launcher = _launcher()
     environment = os.environ | {CELLS: str(path), "LOCKSTEP_RANKS": str(ranks)}
     if ranks > available():
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
@@ -90,9 +91,14 @@ def _follow(
                     partial += text
                     if not partial.endswith("\n"):
                         continue
-                    line, partial, last = json.loads(partial), "", time.monotonic()
-                    if line.get("kind", "cell") == "cell":  # older checkouts write no kind
-                        yield line | {"background_load": round(load.lap(), 3)}
+                    try:
+                        cell = _cell(partial)
+                    except ValueError as error:
+                        yield f"wrote a cell that cannot be judged ({error}), see {log}"
+                        return
+                    partial, last = "", time.monotonic()
+                    if cell:
+                        yield cell | {"background_load": round(load.lap(), 3)}
                 if time.monotonic() - last > TIMEOUT:
                     yield f"was ended after {TIMEOUT:.0f} s without a new cell, see {log}"
                     return
@@ -102,6 +108,27 @@ def _follow(
             _stop(process)
     if code:
         yield f"ended with code {code}, see {log}"
+
+
+def _launcher() -> list[str]:
+    """Return the command that starts ranks; an empty variable counts as none."""
+    given = os.environ.get(LAUNCHER) or "mpiexec"
+    try:
+        launcher = shlex.split(given)
+    except ValueError as error:
+        raise Unusable(f"{LAUNCHER} is {given!r}: {error}") from error
+    if not launcher or shutil.which(launcher[0]) is None:
+        raise Unusable(f"no {given}: install an MPI, or name its mpiexec in {LAUNCHER}")
+    return launcher
+
+
+def _cell(text: str) -> dict[str, Any] | None:
+    """Return the cell of a line that a launch wrote; None if it is a record of another kind."""
+    line = json.loads(text)
+    if not isinstance(line, dict):
+        raise ValueError(f"expected an object, not {text!r:.40}")
+    # Older checkouts write no kind.
+    return checked(line) if line.get("kind", "cell") == "cell" else None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.gate.statistics import CONFIDENCE, FAILED, TOLERANCE, UNDECIDED, Outcome, Verdict
@@ -29,7 +30,10 @@ class Exit(IntEnum):
 
 
 class Unusable(ValueError):
-    """The baseline or commit to compare with is unusable; the message says why."""
+    """A baseline, a commit or the launcher is unusable, so nothing can be judged.
+
+    The message says why, and what to do.
+    """
 
 
 COLOUR = {
@@ -126,7 +130,7 @@ def show(report: Report, console: Console) -> None:
     # A log has no width. What is cut off there is lost, so let the reader wrap long lines.
     console.width = console.width if console.is_terminal else max(console.width, LOG_WIDTH)
     table = Table(
-        title=f"speedup: {report.before} -> {report.after}",
+        title=escape(f"speedup: {report.before} -> {report.after}"),
         caption=report.method,
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
@@ -143,7 +147,7 @@ def show(report: Report, console: Console) -> None:
         )
     for verdict in report.worst_first:
         *figures, _ = _row(verdict)
-        table.add_row(*figures, style=COLOUR[verdict.outcome])
+        table.add_row(*map(escape, figures), style=COLOUR[verdict.outcome])
     if report.verdicts:
         console.print(table)
     reasons = [f"{v.cell}: {v.reason}" for v in report.worst_first if v.outcome != Outcome.PASS]
@@ -222,7 +226,6 @@ def write(report: Report, json: Path | None, junit: Path | None, markdown: Path 
     """Write the files that are not None; append Markdown, since CI steps share one summary."""
     for path, text in ((json, to_json), (junit, to_junit)):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path, "w", stream=True, encoding="utf-8") as file:
                 file.write(text(report))
     if markdown is not None:

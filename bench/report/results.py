@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.marked_page import marks, write_between
+from bench.report.marked_page import around, marks, write_between
 from bench.report.run_file import new_path
 from bench.report.table import tables_by_question
 from strategies.records import Run, read
@@ -74,7 +74,7 @@ def measure(part: Part) -> Path:
     Raises:
         ValueError: it measured nothing, or was cut short.
     """
-    launcher = shlex.split(os.environ.get("LOCKSTEP_MPIEXEC", "mpiexec"))
+    launcher = shlex.split(os.environ.get("LOCKSTEP_MPIEXEC") or "mpiexec")
     command = [*launcher, "-n", str(part.ranks), sys.executable, "-m", part.module]
     path = new_path("bench_results")
     environment = os.environ | {"LOCKSTEP_CELLS": str(path), "LOCKSTEP_RANKS": str(part.ranks)}
@@ -157,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths = {}
     for name in options.parts or PARTS:
         with _unchanged_after_errors(name, failed):
+            around(PAGE, marks(name, PROGRAM))  # a page that cannot take it is named at once
             paths[name] = options.path or measure(PARTS[name])
     for name, path in paths.items():
         with _unchanged_after_errors(name, failed):

@@ -11,7 +11,6 @@ import argparse
 import os
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
@@ -23,6 +22,7 @@ from bench.core.background_load import laps
 from bench.core.check import equals_sequential
 from bench.core.cores import available
 from bench.core.turns import Contender, take_turns
+from bench.gate.command_line import output_file
 from bench.report.kinds import Race
 from bench.report.run_file import header, new_path
 from nn import SGD, Batch, mlp
@@ -98,7 +98,7 @@ def race(net: str, rows: int, comm: MPI.Intracomm, rounds: int) -> Race:
 def main() -> None:
     parser = argparse.ArgumentParser("bench.studies.which_strategy")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--markdown", type=Path, help="write the table there too")
+    parser.add_argument("--markdown", type=output_file, help="write the table there too")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS), metavar="NAME")
     arguments = parser.parse_args()
     comm = MPI.COMM_WORLD

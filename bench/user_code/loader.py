@@ -35,7 +35,7 @@ class Options:
     data: str | None = None
 
     def __bool__(self) -> bool:
-        return any(vars(self).values())
+        return any(value is not None for value in vars(self).values())
 
 
 def load(options: Options, devices: Sequence[str] = ()) -> UserCode:

@@ -50,6 +50,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not options:
         return
     ranks: Any = config.pluginmanager.get_plugin("ranks")
+    for name, (expected, _) in OPTIONS.items():
+        if config.getoption(f"--{name}") == "":  # as of a shell's variable that is not set
+            _end(ranks, f"--{name} is empty: expected {expected}")
     problem = ""
     try:
         with ranks.watchdog.phase(ranks.deadline):

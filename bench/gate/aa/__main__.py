@@ -8,7 +8,8 @@ are, and a copy of each that is 10 or 20% slower by design. `--loaded` adds laun
 process outside keeps one core busy, from half-way through the first of them on. `--write` writes
 the table between its marks, by default into bench/gate/README.md.
 
-Exit codes: 0 reported; 1 too few undisturbed launches; 2 wrong usage.
+Exit codes: 0 reported; 1 too few undisturbed launches, or a launch failed; 2 wrong usage, no
+launcher, or a file that cannot be written.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.gate.aa import report, trial
-from bench.gate.command_line import make_interruptible, rank_count
-from bench.report.marked_page import write_between
+from bench.gate.command_line import count, make_interruptible, output_file, rank_count
+from bench.gate.verdicts import Unusable
+from bench.report.marked_page import around, write_between
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,15 +33,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--launches", type=int, default=30)
-    parser.add_argument("--loaded", type=int, default=0)
+    parser.add_argument("--launches", type=count, default=30)
+    parser.add_argument("--loaded", type=count, default=0)
     parser.add_argument("-n", dest="ranks", type=rank_count, default=2)
-    parser.add_argument("--data", type=Path, default=trial.DATA)
+    parser.add_argument("--data", type=output_file, default=trial.DATA)
     parser.add_argument("--write", type=Path, metavar="PAGE", nargs="?", const=report.PAGE)
     options = parser.parse_args(argv)
+    if options.write:
+        try:
+            around(options.write, report.MARKS)  # at once, not when the launches are done
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
     console = Console()
-    trial.collect_trial(options.data, options.launches, options.ranks, False, console)
-    trial.collect_trial(options.data, options.loaded, options.ranks, True, console)
+    try:
+        trial.collect_trial(options.data, options.launches, options.ranks, False, console)
+        trial.collect_trial(options.data, options.loaded, options.ranks, True, console)
+    except (OSError, Unusable) as error:
+        parser.error(str(error))
     if not options.data.exists():
         parser.error(f"{options.data} holds no launches: ask for some with --launches")
     found = report.summarise(options.data, options.ranks)

@@ -18,14 +18,16 @@ from bench.core import measure as core
 from bench.core import turns
 from bench.core.arms import alone, arms, together
 from bench.core.cell import Case, Cell, interval
-from bench.core.check import WrongTraining, equals_sequential, unchecked
+from bench.core.check import WrongTraining, equals_sequential, unchecked, uneven_rows
 from bench.core.cores import all_cores, available
 from bench.core.measure import measure
 from bench.core.silence import Silent
 from bench.core.turns import Contender
 from bench.report.promises import Promise
 from strategies import DataParallel, Sequential, SharedDataParallel
+from tests.examples.mean_of_means import MeanOfMeans
 from tests.ranks import shares
+from tests.support.wrong_strategies import LastRankDiverges, Lazy, Unreduced
 
 ROWS, SIZES = 60, [8, 6, 3]
 
@@ -39,7 +41,7 @@ def make_case(workers, build=DataParallel, **changes):
         build=lambda comm: build(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm),
         sequential=lambda: Sequential(nn.mlp(SIZES), nn.SGD(0.1, 0.9)),
         batches=batches,
-        check_batches=[*batches[:2], nn.Batch(x, y, range(19))],
+        check_batches=[*batches[:2], nn.Batch(x, y, range(uneven_rows(workers, 20)))],
     )
     return replace(case, **changes)
 
@@ -55,43 +57,6 @@ def gathered(comm, value):
 # What is wrong
 
 
-class MeanOfMeans(DataParallel):
-    """Wrong for uneven shards: every shard counts the same, however many rows it has."""
-
-    def gradients(self, batch):
-        x, y = batch.part(self.comm.rank, self.comm.size)
-        return super(DataParallel, self).gradients(nn.Batch(x, y))
-
-    def reduce(self, loss):
-        total = super().reduce(loss)
-        self.model.grads[:] /= self.comm.size
-        return total / self.comm.size
-
-
-class Unreduced(DataParallel):
-    """Wrong: every rank trains on its own rows."""
-
-    def reduce(self, loss):
-        return loss
-
-
-class LastRankDiverges(DataParallel):
-    """Wrong on one rank only."""
-
-    def weights(self):
-        weights = super().weights()
-        if self.comm.rank == self.comm.size - 1:
-            weights[0] = np.nan
-        return weights
-
-
-class Lazy(DataParallel):
-    """Wrong: it does not train at all."""
-
-    def update(self):
-        pass
-
-
 @pytest.mark.workers(2)
 @pytest.mark.parametrize("wrong", [Unreduced, LastRankDiverges, Lazy])
 def test_wrong_training_is_not_measured(comm, wrong):
@@ -101,12 +66,14 @@ def test_wrong_training_is_not_measured(comm, wrong):
 
 @pytest.mark.workers(2)
 def test_check_has_shards_that_are_not_equal(comm):
-    """Batches of 20 rows do not show a mean of means; a batch that is a row short does."""
+    """Batches of 20 rows do not show a mean of means; a batch of 5 does."""
     case = make_case(comm.size)
     parallel = DataParallel(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm)
     assert not equals_sequential(parallel, case.sequential(), case.check_batches, comm).problem
-    wrong = MeanOfMeans(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm)
-    assert equals_sequential(wrong, case.sequential(), case.check_batches, comm).problem
+    for batches, noticed in ((case.batches, False), (case.check_batches, True)):
+        wrong = MeanOfMeans(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm)
+        check = equals_sequential(wrong, case.sequential(), batches, comm)
+        assert bool(check.problem) is noticed
 
 
 @pytest.mark.workers(1)

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from bench.gate import baselines, collect, compare, launches
+from bench.gate import baselines, collect, compare, launches, storage
+from bench.gate.storage import LONGEST_NAME, STORAGE, next_file, saved_files
+from bench.gate.verdicts import Exit
 from tests.bench.gate.simulated_grid import GRID, judged, save_baseline, write_grid
 
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
@@ -23,35 +25,35 @@ def test_the_newest_of_a_name_counts(project):
     save_baseline()
     write_grid(project, a={"parallel": 1.0})
     save_baseline()
-    assert baselines.load(baselines.STORAGE, "main").path.name == "0002_main.json"
+    assert baselines.load(STORAGE, "main").path.name == "0002_main.json"
     assert judged() == (0, dict.fromkeys(GRID, "pass"))
 
 
 def test_of_two_machines_this_one_counts(project):
     save_baseline()
-    here = baselines.load(baselines.STORAGE, "main").path
+    here = baselines.load(STORAGE, "main").path
     there = here.parent.with_name("another-machine")
     there.mkdir()
     (there / "0002_main.json").write_bytes(here.read_bytes())
-    assert baselines.load(baselines.STORAGE, "main").path == here
+    assert baselines.load(STORAGE, "main").path == here
 
 
 def test_of_machines_that_are_all_others_the_newest_counts(project):
     save_baseline()
-    here = baselines.load(baselines.STORAGE, "main").path
+    here = baselines.load(STORAGE, "main").path
     for folder, number, year in (("x", 1, "2031"), ("y", 2, "2030")):
         path = here.parent.with_name(folder) / f"000{number}_main.json"
         path.parent.mkdir()
         content = json.loads(here.read_text()) | {"datetime": f"{year}-01-01T00:00:00+00:00"}
         path.write_text(json.dumps(content))
     here.unlink()
-    assert baselines.load(baselines.STORAGE, "main").saved.year == 2031
+    assert baselines.load(STORAGE, "main").saved.year == 2031
 
 
 def test_a_crash_keeps_what_was_measured(project):
     write_grid(project, d={"crash": True})
     assert baselines.main(["-n", "2", "--save", "main"]) == 1
-    kept = baselines.load(baselines.STORAGE, "main")
+    kept = baselines.load(STORAGE, "main")
     assert [list(launch.cells) for launch in kept.launches] == [["a", "b", "c"]] * 3
 
 
@@ -67,12 +69,12 @@ def test_an_interrupted_save_keeps_the_launches_before_it(project, monkeypatch):
     monkeypatch.setattr(collect, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         baselines.main(["-n", "2", "--save", "main"])
-    assert len(baselines.load(baselines.STORAGE, "main").launches) == 2
+    assert len(baselines.load(STORAGE, "main").launches) == 2
 
 
 def test_a_write_that_fails_leaves_the_old_file(project):
     save_baseline()
-    kept = baselines.load(baselines.STORAGE, "main")
+    kept = baselines.load(STORAGE, "main")
     before = kept.path.read_bytes()
     kept.launches[0].cells["a"]["speedup"] = float("nan")
     with pytest.raises(ValueError, match="JSON"):
@@ -88,10 +90,70 @@ def test_too_few_launches_are_refused(project, capsys):
     assert "at least 3 launches" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["../main", "a b", "", "-x", "*"])
-def test_refuses_names_that_are_none(name):
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize("name", ["../main", "a b", "", "-x", "*", "a" * 201, "é" * 101])
+def test_refuses_names_that_are_none(name, capsys):
+    with pytest.raises(SystemExit) as ended:
         baselines.main([f"--save={name}"])
+    assert ended.value.code == Exit.USAGE
+    assert "a baseline's name" in capsys.readouterr().err
+
+
+def test_the_longest_name_is_saved_and_found(project):
+    save_baseline(name="a" * LONGEST_NAME)
+    assert judged(name="a" * LONGEST_NAME)[0] == Exit.HELD
+
+
+@pytest.mark.parametrize("name", ["*", "mai[n]", "ma?n", "", ".", "a" * 300, "main.json", "\0"])
+def test_a_name_is_found_literally_or_not_at_all(project, name, capsys):
+    save_baseline()
+    assert compare.main([name]) == Exit.USAGE
+    assert "(saved there: main)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_of_two_that_are_saved_at_once_each_is_kept(project, monkeypatch):
+    """Another saver begins and ends while the first one's launch is running."""
+    run, begun = collect.start, []
+
+    def with_another(*arguments, **options):
+        if not begun:
+            begun.append("another")
+            save_baseline(name="main")
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(collect, "start", with_another)
+    save_baseline(name="main")
+    saved = saved_files(STORAGE)
+    assert [(file.number, file.name) for file in saved] == [(1, "main"), (2, "main")]
+    assert [len(baselines.read(file.path).launches) for file in saved] == [3, 3]
+
+
+def test_a_number_is_given_to_one_saver_at_a_time(project, monkeypatch):
+    monkeypatch.setattr(storage, "PATIENCE", 0.1)
+    with next_file(STORAGE, "a") as first:
+        with pytest.raises(TimeoutError), next_file(STORAGE, "b"):
+            pass
+        first.touch()
+    with next_file(STORAGE, "b") as second:
+        assert (first.name, second.name) == ("0001_a.json", "0002_b.json")
+
+
+def test_numbers_grow_beyond_four_digits(project):
+    save_baseline()
+    (first,) = project.glob(".benchmarks/*/0001_main.json")
+    first.rename(first.with_name("9999_main.json"))
+    write_grid(project, a={"parallel": 1.0})
+    save_baseline()
+    save_baseline()
+    assert [file.number for file in saved_files(STORAGE)] == [9999, 10000, 10001]
+    assert baselines.load(STORAGE, "main").path.name == "10001_main.json"
+
+
+def test_a_storage_that_cannot_be_written_is_named_before_any_launch(project, monkeypatch, capsys):
+    (project / "file").touch()
+    monkeypatch.setattr(collect, "start", None)
+    code = baselines.main(["--save", "main", "--storage", "file/storage"])
+    assert code == Exit.USAGE
+    assert "file/storage" in capsys.readouterr().err
 
 
 def test_says_what_there_is(project, capsys):
@@ -164,7 +226,7 @@ def test_a_damaged_or_foreign_file_is_named(project, damage, says):
     (path,) = project.glob(".benchmarks/*/*_main.json")
     path.write_text(damage(json.loads(path.read_text())))
     with pytest.raises(baselines.BaselineError, match=says) as refused:
-        baselines.load(baselines.STORAGE, "main")
+        baselines.load(STORAGE, "main")
     assert path.name in str(refused.value)
 
 

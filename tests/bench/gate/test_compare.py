@@ -6,7 +6,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from bench.gate import compare, launches
+from bench.gate import collect, compare, launches
+from bench.gate import verdicts as verdicts_of_gate
+from bench.gate.verdicts import Exit
 from tests.bench.gate.simulated_grid import GRID, judged, save_baseline, verdicts, write_grid
 
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
@@ -128,3 +130,46 @@ def test_refuses_a_tolerance_that_is_none(text, capsys):
         compare.main(["main", f"--tolerance={text}"])
     assert ended.value.code == 2
     assert "expected a slowdown such as 5%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit", "--markdown"])
+@pytest.mark.parametrize("wrong", ["", "folder", "file/report", "a" * 300])
+def test_a_report_that_cannot_be_written_is_named_before_any_launch(
+    project, monkeypatch, capsys, option, wrong
+):
+    save_baseline()
+    (project / "folder").mkdir()
+    (project / "file").touch()
+    monkeypatch.setattr(collect, "start", None)
+    with pytest.raises(SystemExit) as ended:
+        compare.main(["main", f"{option}={wrong}"])
+    assert ended.value.code == Exit.USAGE
+    assert wrong[:50] in capsys.readouterr().err
+
+
+def test_a_report_that_is_there_stays_until_the_next_is_whole(project, monkeypatch):
+    save_baseline()
+    for name in ("report.json", "summary.md"):
+        (project / name).write_text("old")
+    reports = ["--json", "report.json", "--junit", "new/report.xml", "--markdown", "summary.md"]
+    assert compare.main(["nowhere", *reports]) == Exit.USAGE
+    assert [(project / name).read_text() for name in ("report.json", "summary.md")] == ["old"] * 2
+    assert list((project / "new").iterdir()) == []
+    assert compare.main(["main", *reports]) == Exit.HELD
+    assert (project / "summary.md").read_text().startswith("old### Speedup gate: held")
+
+
+@pytest.mark.parametrize(("slower", "code"), [(False, Exit.USAGE), (True, Exit.FAILED)])
+def test_a_full_disk_hides_no_verdict(project, monkeypatch, slower, code, capsys):
+    save_baseline()
+    if slower:
+        write_grid(project, d=None)
+
+    def full(report, *paths):
+        raise OSError(28, "No space left on device", "report.json")
+
+    monkeypatch.setattr(verdicts_of_gate, "write", full)
+    assert compare.main(["main", "--json", "report.json"]) == code
+    said = " ".join(capsys.readouterr().out.split())
+    assert "error: [Errno 28] No space left on device: 'report.json'" in said
+    assert ("1 missing" in said) is slower

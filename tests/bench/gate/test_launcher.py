@@ -8,15 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from bench.gate import collect, launcher
+from bench.gate import baselines, collect, launcher
 from bench.gate.launcher import CELLS, LAUNCHER
 from bench.gate.launches import Launch
 from bench.gate.named_paths import named_paths
+from bench.gate.verdicts import Exit, Unusable
+from tests.bench.gate.fake_mpiexec import line
 from tests.bench.gate.simulated_grid import GRID, write_grid
 
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
 
 FAKE = shlex.join([sys.executable, str(Path(__file__).with_name("fake_mpiexec.py"))])
+
+
+def writes(monkeypatch, *lines):
+    """Have launches write these lines, objects or text, and nothing else."""
+    text = "".join(f"{x if isinstance(x, str) else json.dumps(x)}\n" for x in lines)
+    writer = f"import os; open(os.environ[{CELLS!r}], 'a').write({text!r})"
+    monkeypatch.setenv(LAUNCHER, shlex.join([sys.executable, "-c", writer]))
 
 
 @pytest.fixture(autouse=True)
@@ -35,17 +44,32 @@ def test_takes_the_cells_of_a_launch(tmp_path):
 
 def test_takes_cells_without_a_kind_and_no_other_kind(tmp_path, monkeypatch):
     """Older checkouts write cells without a kind; newer ones write other records as well."""
-    lines = [
-        {"kind": "run", "id": "header"},
-        {"id": "old"},
-        {"kind": "transfer", "id": "transfer"},
-        {"kind": "cell", "id": "new"},
-    ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    writer = f"import os; open(os.environ[{CELLS!r}], 'a').write({text!r})"
-    monkeypatch.setenv(LAUNCHER, shlex.join([sys.executable, "-c", writer]))
+    old, new = (line(name, {"parallel": 1.4}) for name in ("old", "new"))
+    del old["kind"]
+    writes(monkeypatch, {"kind": "run", "id": "header"}, old, {"kind": "transfer", "id": "x"}, new)
     launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
     assert list(launch.cells) == ["old", "new"]
+    assert launch.failure is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"kind": "cell", "id": "b"}, "b: device is None"),
+        (line("b", {"parallel": 1.4}) | {"rounds": {}}, "the sequential rounds are None"),
+        (["b"], "expected an object"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_a_cell_that_cannot_be_judged_fails_the_launch_and_loses_none_before_it(
+    tmp_path, monkeypatch, wrong, says
+):
+    """As of another version, or of ranks that write at once."""
+    writes(monkeypatch, line("a", {"parallel": 1.4}), wrong)
+    launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
+    assert list(launch.cells) == ["a"]
+    assert "wrote a cell that cannot be judged" in launch.failure
+    assert says in launch.failure
 
 
 def test_runs_named_cells_again(tmp_path):
@@ -114,9 +138,23 @@ def test_gives_up_on_a_launch_that_says_nothing(tmp_path, monkeypatch):
     assert time.monotonic() - began < 10
 
 
-def test_without_an_mpi_it_says_so(tmp_path, monkeypatch):
-    monkeypatch.setenv(LAUNCHER, "no-such-mpiexec --with-ft ulfm")
-    with pytest.raises(SystemExit, match="install an MPI"):
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [("no-such-mpiexec --with-ft ulfm", "install an MPI"), ("mpiexec '", "No closing quotation")],
+)
+def test_without_an_mpi_it_says_so(tmp_path, monkeypatch, capsys, given, says):
+    """It is wrong usage, and not the exit code of a slower cell."""
+    monkeypatch.setenv(LAUNCHER, given)
+    with pytest.raises(Unusable, match=says):
+        launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
+    assert baselines.main(["--save", "main"]) == Exit.USAGE
+    assert says in capsys.readouterr().err
+
+
+def test_an_empty_variable_names_no_launcher(tmp_path, monkeypatch):
+    monkeypatch.setenv(LAUNCHER, "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unusable, match="no mpiexec: install an MPI"):
         launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
 
 

@@ -1,5 +1,7 @@
 """Verdicts on round times whose truth is known."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -219,6 +221,23 @@ class TestDecide:
         decided, said = decide(found, 0.05, gated=True)
         assert decided is outcome
         assert reason in said
+
+    @pytest.mark.parametrize(
+        ("longer", "outcome"),
+        [(0.090, Outcome.PASS), (0.100, Outcome.SLOWER), (0.105, Outcome.SLOWER)],
+    )
+    def test_a_tolerance_of_9_5_percent_is_of_the_time(self, longer, outcome):
+        """Steps that take 10% longer lower the speedup by 9.1%, and a fall of it is not asked."""
+        found = estimate(-math.log1p(longer), half_width=0.001, fresh=True)
+        assert decide(found, 0.095, gated=True)[0] is outcome
+        assert f"{longer:.1%} longer" in decide(found, 0.01, gated=True)[1]
+
+    @pytest.mark.parametrize(
+        ("shorter", "outcome"), [(0.090, Outcome.PASS), (0.100, Outcome.FASTER)]
+    )
+    def test_faster_is_beyond_the_same_tolerance(self, shorter, outcome):
+        found = estimate(math.log1p(shorter), half_width=0.001)
+        assert decide(found, 0.095, gated=True)[0] is outcome
 
     def test_a_cell_that_is_not_gated_never_fails(self):
         decided, _ = decide(estimate(-0.5, fresh=True), 0.05, gated=False)

@@ -62,3 +62,12 @@ def test_every_part_has_its_place_on_the_page():
         opening, closing = results.marks(name, results.PROGRAM)
         before, after = text.index(opening), text.index(closing)
         assert text[before + len(opening) : after].strip(), f"{name} has no figures"
+
+
+def test_a_page_that_cannot_take_the_tables_is_named_before_they_are_measured(
+    page, monkeypatch, capsys
+):
+    page.write_text("no marks")
+    monkeypatch.setattr(results, "measure", None)
+    assert results.main(["grid"]) == 1
+    assert "needs these two lines" in capsys.readouterr().err

@@ -4,7 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.user_code.plugin import OWN_LOOP, TRIALS, pytest_ignore_collect
+from bench.user_code.loader import Options
+from bench.user_code.plugin import (
+    OPTIONS,
+    OWN_LOOP,
+    TRIALS,
+    pytest_configure,
+    pytest_ignore_collect,
+)
 from bench.user_code.reference import Reference
 from bench.user_code.registry import USER_CODE, UserCode
 from strategies import DataParallel
@@ -39,3 +46,18 @@ def test_plain_training_is_compared_with_a_loop_of_the_users_own_only_if_there_i
     assert collected([OWN_LOOP], UserCode(strategy=DataParallel)) == []
     assert collected([OWN_LOOP], UserCode()) == []
     assert collected([OWN_LOOP], UserCode(strategy=DataParallel, reference=loop)) == [OWN_LOOP]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_empty_option_is_not_taken_for_none(name):
+    """As of a variable that is not set: without it, all other tests would run in its place."""
+    control = SimpleNamespace(rank=0, leader=0, can_finalize=True)
+    ranks = SimpleNamespace(control=control, code=0)
+    config = SimpleNamespace(
+        getoption=lambda option: "" if option == f"--{name}" else None,
+        pluginmanager=SimpleNamespace(get_plugin=lambda plugin: ranks),
+    )
+    assert Options(**{name: ""})
+    with pytest.raises(pytest.UsageError, match=f"--{name} is empty: expected [A-Z]+"):
+        pytest_configure(config)
+    assert ranks.code == pytest.ExitCode.USAGE_ERROR

@@ -1,0 +1,154 @@
+"""What the fixtures of benchmarks do with a cell: it is measured and kept, or WRONG and neither."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from bench import conftest
+from bench.conftest import PROGRESS, RUN, keep, measure_and_keep
+from bench.core import turns
+from bench.core.cell import Cell, Measurement
+from bench.report.kinds import Promise, WrongCell
+from bench.report.replay import replay
+from strategies.catalog import Entry, added
+from strategies.records import RunFile, read
+from tests.support.wrong_strategies import Lazy
+
+pytestmark = pytest.mark.workers(1)
+
+
+@pytest.fixture
+def kept():
+    """What a benchmark recorded: (result, said, seconds, extra)."""
+    return []
+
+
+@pytest.fixture
+def speedup(comm, kept, monkeypatch):
+    monkeypatch.setattr(turns, "SHORTEST_TURN", 0.002)
+
+    def speedup(cell, **options):
+        record = lambda *what: kept.append(what)  # noqa: E731
+        return measure_and_keep("topic", comm, record, cell, seconds=0, **options)
+
+    return speedup
+
+
+def test_a_cell_is_kept_under_its_id_with_its_public_keys(speedup, kept):
+    cell = Cell("DataParallel", "mlp", 1, 64, 1000)
+    result = speedup(cell, steps=2)
+    ((same, said, seconds, extra),) = kept
+    assert same is result
+    assert isinstance(result, Measurement)
+    assert said == f"{result.speedup:.2f}x"
+    assert seconds == result.rounds["parallel"]
+    assert extra == {"id": "topic/DataParallel-mlp-1w-b64-n1000-cpu", **result.as_dict()}
+    assert result.steps_per_round == 2
+
+
+def test_a_wrong_cell_fails_its_test_and_is_kept_as_wrong_and_no_more(speedup, kept):
+    """Without an id, times or a speedup, so that no baseline takes it for a cell."""
+    cell = Cell("Wrong", "mlp", 1, 64, 1000)
+    with added(Entry("Wrong", Lazy)), pytest.raises(BaseException, match="Wrong: after 3") as ended:
+        speedup(cell)
+    assert ended.type is pytest.fail.Exception  # a skip would be no failure, here neither
+    ((result, said, seconds, extra),) = kept
+    assert isinstance(result, WrongCell)
+    assert (result.cell, said, seconds, extra) == (cell, "WRONG", [], {})
+    assert result.error == pytest.approx(1, rel=0.01)
+    assert result.as_dict()["kind"] == "wrong"
+
+
+def test_a_cell_of_too_few_workers_is_skipped_and_not_measured(speedup, kept):
+    with pytest.raises(pytest.skip.Exception, match="Hybrid-data-pipeline needs 4 workers"):
+        speedup(Cell("Hybrid-data-pipeline", "mlp", 1, 64, 1000))
+    assert kept == []
+
+
+class Benchmark:
+    """The fixture of pytest-benchmark, as far as it is used."""
+
+    def __init__(self):
+        self.extra_info, self.times = {}, []
+
+    def pedantic(self, call, rounds, iterations):
+        for _ in range(rounds):
+            start = replay()
+            for _ in range(iterations):
+                call()
+            self.times.append(replay() - start)
+
+
+def test_a_result_is_on_disk_in_the_progress_and_with_pytest_benchmark(comm, tmp_path):
+    module = SimpleNamespace(obj=SimpleNamespace(__doc__="Is it fast?\n\nMore."))
+    stash = {RUN: RunFile(tmp_path / "run.jsonl", {}), PROGRESS: SimpleNamespace(said={})}
+    node = SimpleNamespace(
+        nodeid="bench/test_x.py::test[1]",
+        config=SimpleNamespace(stash=stash),
+        getparent=lambda kind: module,
+    )
+    benchmark = Benchmark()
+    promise = Promise("a / b", 1.25, 1.5)
+    keep(node, comm, benchmark, promise, "1.250", [0.25, 0.5], {"ratio": 1.25})
+    (back,) = read(tmp_path / "run.jsonl").records
+    assert back == promise
+    assert back.other_keys == {
+        "ratio": 1.25,
+        "question": "Is it fast?",
+        "nodeid": node.nodeid,
+        "round_seconds": [0.25, 0.5],
+    }
+    assert stash[PROGRESS].said == {node.nodeid: "1.250"}
+    assert (benchmark.extra_info, benchmark.times) == ({"ratio": 1.25}, [0.25, 0.5])
+    keep(node, SimpleNamespace(rank=1), benchmark, promise)
+    assert len(read(tmp_path / "run.jsonl").records) == 1
+    assert json.loads((tmp_path / "run.jsonl").read_text().splitlines()[1])["kind"] == "promise"
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({}, ["speed", "full", "promise"]),
+        ({"quick": True}, ["speed", "promise"]),
+        ({"cells": True}, ["speed", "full"]),
+        ({"quick": True, "cells": True}, ["speed"]),
+    ],
+)
+def test_a_quick_grid_and_the_gates_grid_leave_out_what_they_say(options, left):
+    class Item:
+        own_markers = ()
+
+        def __init__(self, name, fixture, full=False, file="test_speedup"):
+            self.name, self.fixturenames, self.full = name, [fixture], full
+            self.nodeid = f"bench/{file}.py::{name}"
+            self.path = conftest.HERE / f"{file}.py"
+
+        def get_closest_marker(self, name):
+            return name == "full" and self.full
+
+        def add_marker(self, marker):
+            self.own_markers = (*self.own_markers, marker.name)
+
+        def getparent(self, kind):
+            return SimpleNamespace(obj=SimpleNamespace(__doc__="Is it fast?"))
+
+    items = [
+        Item("promise", "promise", file="test_promises"),
+        Item("speed", "speedup"),
+        Item("full", "speedup", full=True),
+    ]
+    everything, dropped = list(items), []
+    manager = SimpleNamespace(
+        get_plugin=lambda name: SimpleNamespace(), register=lambda *plugin: None
+    )
+    config = SimpleNamespace(
+        option=SimpleNamespace(**{"quick": False, "cells": False, **options}),
+        pluginmanager=manager,
+        hook=SimpleNamespace(pytest_deselected=lambda items: dropped.extend(items)),
+        stash={},
+    )
+    conftest.pytest_collection_modifyitems(config, items)
+    assert [item.name for item in items] == left
+    assert {item.name for item in dropped} == {i.name for i in everything} - set(left)
+    assert all("alone" in item.own_markers for item in items)

@@ -53,7 +53,7 @@ def read(
     *,
     kinds: str = "biufc",
     check: Callable[[str, Header], None] = lambda name, header: None,
-    most_bytes: int | None = None,
+    most_expanded: int = 0,
     listed: bool = False,
 ) -> dict[str, NDArray]:
     """Read arrays of numbers, by name.
@@ -68,8 +68,8 @@ def read(
         kinds: kinds of dtypes that are taken, as `numpy.dtype.kind` has them.
         check: called with the member's name and header of each array before its values are read;
             raises ValueError to refuse it.
-        most_bytes: most bytes of all arrays together; by default any number of them if they are
-            uncompressed, and no compressed one is read.
+        most_expanded: most bytes that compressed arrays may expand to, all together; by default no
+            compressed array is read.
         listed: whether the file must have the list that `write` writes. If it has one, it is
             checked in any case.
 
@@ -82,7 +82,7 @@ def read(
     """
     with open_regular(path) as file:
         try:
-            return _read(file, wanted, kinds, check, most_bytes, listed)
+            return _read(file, wanted, kinds, check, most_expanded, listed)
         except MemoryError:
             raise MemoryError(f"{path}: not enough memory to read its arrays") from None
         except Exception as error:  # zipfile and zlib raise nearly anything on damaged bytes
@@ -96,7 +96,7 @@ def _read(
     wanted: Container[str] | None,
     kinds: str,
     check: Callable[[str, Header], None],
-    most_bytes: int | None,
+    most_expanded: int,
     listed: bool,
 ) -> dict[str, NDArray]:
     with zipfile.ZipFile(file) as archive:
@@ -114,9 +114,11 @@ def _read(
                 if wanted is None and name == member.filename:
                     raise ValueError(f"{name} is no array")
                 chosen[name] = member
-                total += _claimed_bytes(member, most_bytes)
-        if most_bytes is not None and total > most_bytes:
-            raise ValueError(f"arrays of {total:,} bytes; expected at most {most_bytes:,}")
+                total += _expanded_bytes(member)
+        if total > most_expanded:
+            raise ValueError(
+                f"compressed arrays of {total:,} bytes; expected at most {most_expanded:,}"
+            )
         arrays = {}
         for name, member in chosen.items():
             with archive.open(member) as stream:
@@ -131,14 +133,16 @@ def _read(
         return arrays
 
 
-def _claimed_bytes(member: zipfile.ZipInfo, most_bytes: int | None) -> int:
-    """Bytes of a member when it is expanded, checked against its bytes in the file."""
+def _expanded_bytes(member: zipfile.ZipInfo) -> int:
+    """Bytes that a member expands to if it is compressed, else 0.
+
+    Raises:
+        ValueError: its bytes in the file cannot expand to what is claimed.
+    """
     packed, size = member.compress_size, member.file_size
     if member.compress_type == zipfile.ZIP_STORED and packed == size:
-        return size
+        return 0
     if member.compress_type == zipfile.ZIP_DEFLATED and size <= _DENSEST * packed:
-        if most_bytes is None:
-            raise ValueError(f"{member.filename} is compressed; expected it as it was written")
         return size
     raise ValueError(
         f"{member.filename} is said to expand from {packed:,} to {size:,} bytes by method "

@@ -76,12 +76,12 @@ def streamed() -> bytes:
 def test_arrays_come_back_and_numpy_agrees(tmp_path: Path, contents: bytes) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(contents)
-    found = npz_file.read(path, most_bytes=1 << 20)
+    found = npz_file.read(path, most_expanded=1 << 20)
     assert same(found)
     assert all(array.flags.writeable for array in found.values())
     with np.load(path) as archive:
         assert same(dict(archive))
-    assert npz_file.read(path, {"y", "other"}, most_bytes=1 << 20).keys() == {"y"}
+    assert npz_file.read(path, {"y", "other"}, most_expanded=1 << 20).keys() == {"y"}
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -191,7 +191,10 @@ def about(shape: str, descr: str = "'<f8'", order: str = "False") -> bytes:
         (zipped(header(about("(1,)", "'<f3'")), bytes(3)), "holds <f3; expected numbers"),
         (zipped(header(about("(1,)", "'<U2'")), bytes(8)), "holds <U2; expected numbers"),
         (zipped(header(about("(1,)", "[('a', '<f8')]")), bytes(8)), "a header of no array"),
-        (zipped(header(about("(2,)")), bytes(16), zipfile.ZIP_DEFLATED), "x.npy is compressed"),
+        (
+            zipped(header(about("(2,)")), bytes(16), zipfile.ZIP_DEFLATED),
+            "compressed arrays of .*at most 0",
+        ),
         (zipped(header(about("(2,)")), bytes(16), zipfile.ZIP_LZMA), "by method 14; expected a"),
         (by_numpy({"x": np.array([None])}), "holds Python objects, which are never read"),
         (written() + b"\0", "its directory does not end with the file"),
@@ -239,7 +242,7 @@ def test_a_bomb_takes_no_memory(tmp_path: Path, bomb: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"a\.npz: "):
-            npz_file.read(path, most_bytes=1 << 24 if bomb == "values" else 1 << 40)
+            npz_file.read(path, most_expanded=1 << 24 if bomb == "values" else 1 << 40)
         assert tracemalloc.get_traced_memory()[1] < 1 << 22
     finally:
         tracemalloc.stop()

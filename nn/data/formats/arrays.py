@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nn import npz_file
 from nn.atomic_write import atomic_write
 from nn.data.formats import mat
-from nn.data.formats.limits import LARGEST_BYTES, MOST_BYTES, check_shape
+from nn.data.formats.limits import LARGEST_BYTES, MOST_EXPANDED, check_shape
 from nn.data.raw import Raw
 from nn.regular_file import open_regular
 
@@ -95,7 +95,7 @@ def _read_npz(path: Path) -> dict[str, NDArray]:
         _WANTED,
         kinds="biuf",
         check=lambda name, header: check_shape(name, header.shape),
-        most_bytes=MOST_BYTES,
+        most_expanded=MOST_EXPANDED,
     )
 
 

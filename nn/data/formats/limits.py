@@ -8,8 +8,8 @@ LARGEST_VALUES = 1 << 28
 LARGEST_BYTES = 1 << 32
 """Most bytes of a file on disk."""
 
-MOST_BYTES = 8 * LARGEST_VALUES
-"""Most bytes of all arrays of a file together, expanded: a small file may claim any number."""
+MOST_EXPANDED = 8 * LARGEST_VALUES
+"""Most bytes that all compressed arrays of a file expand to: a small one may claim any number."""
 
 
 def check_shape(name: str, shape: tuple[int, ...]) -> None:

@@ -21,7 +21,7 @@ from typing import IO, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from nn.data.formats.limits import MOST_BYTES, check_shape
+from nn.data.formats.limits import LARGEST_BYTES, MOST_EXPANDED, check_shape
 from nn.regular_file import open_regular
 
 _MATRIX, _COMPRESSED = 14, 15
@@ -64,14 +64,12 @@ def read(path: Path, wanted: Container[str]) -> dict[str, NDArray]:
             file.seek(0)
             found = _version_4(file, wanted)
         else:
-            raise ValueError("of no version from 4 to 7")
+            raise ValueError("it begins like no MATLAB file of version 4 to 7")
         arrays: dict[str, NDArray] = {}
         for name, array in found:
             if name in arrays:
                 raise ValueError(f"two arrays are named {name}")
             arrays[name] = array
-            if sum(array.nbytes for array in arrays.values()) > MOST_BYTES:
-                raise ValueError(f"its arrays have more than {MOST_BYTES:,} bytes")
         return arrays
 
 
@@ -139,6 +137,7 @@ def _version_4(file: BinaryIO, wanted: Container[str]) -> Iterator[tuple[str, ND
 
 
 def _version_5(file: BinaryIO, order: str, wanted: Container[str]) -> Iterator[tuple[str, NDArray]]:
+    room = MOST_EXPANDED
     while start := file.read(8):
         if len(start) < 8:
             raise ValueError("cut off between two arrays")
@@ -149,7 +148,8 @@ def _version_5(file: BinaryIO, order: str, wanted: Container[str]) -> Iterator[t
             raise ValueError(f"cut off {length - left:,} bytes before the end of an array")
         end = file.tell() + length
         element = _Element(file, length, order, kind == _COMPRESSED)
-        if found := _array(element, wanted):
+        if found := _array(element, wanted, room if kind == _COMPRESSED else LARGEST_BYTES):
+            room -= found[1].nbytes if kind == _COMPRESSED else 0
             yield found
         element.finish()
         file.seek(end)
@@ -169,8 +169,8 @@ class _Element:
             kind, self.left = struct.unpack(f"{order}2I", self.read(8))
             if kind != _MATRIX or self.left > _DENSEST * length:
                 raise ValueError("compressed data that is no array")
-            if self.left > MOST_BYTES + _LONGEST:
-                raise ValueError(f"an array expands to more than {MOST_BYTES:,} bytes")
+            if self.left > MOST_EXPANDED + _LONGEST:
+                raise ValueError(f"an array expands to more than {MOST_EXPANDED:,} bytes")
 
     def read(self, size: int) -> bytearray:
         """Read as many bytes, which must be there."""
@@ -223,8 +223,8 @@ class _Element:
         return (within or self.read(count + -count % 8))[:count]
 
 
-def _array(element: _Element, wanted: Container[str]) -> tuple[str, NDArray] | None:
-    """Read the name and the values of an array, if it is wanted.
+def _array(element: _Element, wanted: Container[str], room: int) -> tuple[str, NDArray] | None:
+    """Read the name and the values of an array, if it is wanted, of at most `room` bytes.
 
     Raises:
         ValueError: it is wanted, but is no array of real numbers, or not complete.
@@ -258,6 +258,8 @@ def _array(element: _Element, wanted: Container[str]) -> tuple[str, NDArray] | N
         raise ValueError(
             f"{name} says that its shape is {shape}, and {count:,} bytes of type {stored} follow"
         )
+    if count > room:
+        raise ValueError(f"its compressed arrays have more than {MOST_EXPANDED:,} bytes")
     values = within[:count] if within else element.read(count)
     if element.left >= 8:
         raise ValueError(f"{name} goes on after its {count:,} bytes")

@@ -214,7 +214,7 @@ def test_bad_arrays(tmp_path: Path, suffix: str, contents: bytes, message: str) 
 def test_what_expands_beyond_the_limit_is_not_expanded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nn.data.formats.mat.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("nn.data.formats.mat.MOST_EXPANDED", 1 << 20)
     bomb = zlib.compress(struct.pack("<II", 14, 1 << 26) + bytes(1 << 26))
     element = struct.pack("<II", 15, len(bomb)) + bomb
     (tmp_path / "a.mat").write_bytes(mat(x=FLAT)[:128] + element)

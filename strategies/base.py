@@ -435,7 +435,6 @@ class Strategy:
         if "params" not in state:
             raise ValueError(f"a state of {sorted(state)}: expected 'params' among them")
         check_vector("params", state["params"], self.length, dtype)
-        check_optimizer_state(self.optimizer, state, self.length, dtype)
         frozen = with_prefix("frozen.", state)
         shapes = {name: array.shape for name, array in frozen.items()}
         if shapes != self._frozen_shapes or any(str(a.dtype) != dtype for a in frozen.values()):
@@ -448,6 +447,7 @@ class Strategy:
             self._statistics.check(statistics)
         elif statistics:
             raise ValueError(f"a state with {sorted(statistics)}: the model has no batch norm")
+        check_optimizer_state(self.optimizer, state, self.length, dtype)
 
     def _take_state(self, state: dict[str, NDArray]) -> None:
         """Take over a state that `_check_state` has passed."""

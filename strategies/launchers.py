@@ -19,7 +19,6 @@ LAUNCHERS = {
     "torchrun": ("RANK", "WORLD_SIZE"),
     "Open MPI's mpiexec": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     "MPICH's mpiexec, or one like it": ("PMI_RANK", "PMI_SIZE"),
-    "Intel MPI's mpiexec": ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     # SLURM_NTASKS belongs to the allocation: in it, plain programs are legitimate.
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     "flux run": ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),

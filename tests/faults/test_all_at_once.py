@@ -25,7 +25,7 @@ def all_at_once(tmp_path: Path, where: str, wrong: str, ranks: int, launcher=Non
 
 @pytest.mark.parametrize(
     ("where", "ranks"),
-    [*((where, 2) for where in RAISED), ("import", 4), ("setup", 4), ("sessionfinish", 4)],
+    [*((where, 2) for where in RAISED), ("setup", 4)],
 )
 def test_all_raise(tmp_path: Path, where: str, ranks: int) -> None:
     result = all_at_once(tmp_path, where, "raise", ranks)
@@ -36,9 +36,8 @@ def test_all_raise(tmp_path: Path, where: str, ranks: int) -> None:
 PLACES = ("import", "session fixture", "call", "session teardown", "sessionfinish", "atexit")
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize(("where", "ranks"), [*((where, 2) for where in PLACES), ("call", 4)])
 @pytest.mark.parametrize("wrong", ["os_exit_0", "exit_c_0"])
-@pytest.mark.parametrize("where", PLACES)
 def test_a_run_without_a_goodbye_is_not_green(
     tmp_path: Path, where: str, wrong: str, ranks: int
 ) -> None:

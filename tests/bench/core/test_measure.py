@@ -1,6 +1,7 @@
 """The measuring core: what is wrong is not measured, and what is measured is what was asked."""
 
 import copy
+import gc
 import math
 import os
 import time
@@ -334,3 +335,29 @@ def test_what_is_measured_is_never_shared_out(request):
         options = SimpleNamespace(quick=False, cells=False)
         config = SimpleNamespace(option=options, pluginmanager=Mock(), stash={})
         conftest.pytest_collection_modifyitems(config, [item])
+
+
+# Where the time goes
+
+
+@pytest.mark.workers(1, 2)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_bytes_are_those_of_a_step(comm, steps):
+    """The gradient and the loss, in float32; the step before the profile is left out."""
+    case = make_case(comm.size)
+    expected = 4 * (len(case.sequential().weights()) + 1)
+    assert core.profile(case, comm, steps)["bytes_sent"] == [expected] * comm.size
+
+
+@pytest.mark.workers(1)
+def test_no_garbage_is_collected_while_the_arms_are_timed(comm, monkeypatch):
+    timed, real = [], core.take_turns
+
+    def watched(*arguments, **options):
+        timed.append(gc.isenabled())
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(core, "take_turns", watched)
+    measure(make_case(1), comm, seconds=0, steps=1)
+    assert timed == [False]
+    assert gc.isenabled()

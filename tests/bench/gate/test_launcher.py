@@ -46,7 +46,9 @@ def test_takes_cells_without_a_kind_and_no_other_kind(tmp_path, monkeypatch):
     """Older checkouts write cells without a kind; newer ones write other records as well."""
     old, new = (line(name, {"parallel": 1.4}) for name in ("old", "new"))
     del old["kind"]
-    writes(monkeypatch, {"kind": "run", "id": "header"}, old, {"kind": "transfer", "id": "x"}, new)
+    wrong = line("wrong", {"parallel": 1.4}) | {"kind": "wrong"}
+    others = {"kind": "run", "id": "header"}, {"kind": "transfer", "id": "transfer"}, wrong
+    writes(monkeypatch, *others, old, *others[1:], new)
     launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
     assert list(launch.cells) == ["old", "new"]
     assert launch.failure is None

@@ -93,7 +93,7 @@ def _new_beside(path: Path) -> tuple[Path, int]:
         token = secrets.token_hex(6)
         temporary = path.with_name(f".{name}.lockstep-{_MACHINE}-{token}.part")
         try:
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None
         if fcntl:

@@ -74,7 +74,7 @@ def read(path: Path, wanted: Container[str]) -> dict[str, NDArray]:
 
 
 def write(file: BinaryIO, arrays: Mapping[str, NDArray]) -> None:
-    """Write arrays to a file that is open for writing and has a name; vectors become columns.
+    """Write arrays to a file, open for writing, that may be read too; vectors become columns.
 
     Raises:
         OSError: the disk is full.
@@ -83,7 +83,7 @@ def write(file: BinaryIO, arrays: Mapping[str, NDArray]) -> None:
 
     matlab.savemat(file, dict(arrays), oned_as="column")
     file.flush()
-    with Path(file.name).open("rb") as written:
+    with os.fdopen(os.dup(file.fileno()), "rb") as written:
         written.seek(128)
         text = _text(written)
     file.seek(0)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from rich.text import Text
 from bench.report.marked_page import around, marks, write_between
 from bench.report.run_file import new_path
 from bench.report.table import tables_by_question
+from nn.atomic_write import atomic_write
 from strategies.records import Run, read
 
 PAGE = Path("bench", "RESULTS.md")
@@ -100,7 +100,8 @@ def write(name: str, path: Path) -> None:
         raise ValueError(f"{path} does not say where it was measured: it has no header")
     write_between(PAGE, marks(name, PROGRAM), markdown(run, part.command))
     if part.picture:
-        shutil.copyfile(path.with_name(part.picture), PICTURES / part.picture)
+        with atomic_write(PICTURES / part.picture) as file:
+            file.write(path.with_name(part.picture).read_bytes())
 
 
 def markdown(run: Run, command: str) -> str:

@@ -28,6 +28,7 @@ from bench.core.cores import available
 from bench.core.grid import MLP_SIZES, optimizer
 from bench.report.promises import Promise
 from nn import Batch
+from nn.atomic_write import atomic_write
 from nn.data import Dataset
 from strategies import (
     History,
@@ -181,7 +182,8 @@ def plot(histories: dict[str, list[History]], loads: dict[str, list[float]], pat
     classes.set(ylim=(0.85, 1), ylabel="test accuracy", xlabel="class")
     classes.set_xticks(range(len(labels)))
     loss.legend()
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=110, format=path.suffix[1:])
     plt.close(figure)
 
 

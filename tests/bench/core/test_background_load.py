@@ -66,3 +66,12 @@ def test_only_load_that_takes_cores_from_a_cell_disturbs(
 ):
     monkeypatch.setattr("bench.core.background_load.available", lambda: cores)
     assert disturbed(load, needed) is expected
+
+
+def test_load_is_the_time_of_others_over_the_time_that_passed(monkeypatch):
+    """Our own work is none, and clocks that tick apart make it no less than 0."""
+    load = BackgroundLoad()
+    load._last = 10.0, 100.0, 50.0  # on the wall, of all programs, our own
+    looks = iter([(12.0, 103.0, 51.0), (14.0, 103.5, 52.0)])
+    monkeypatch.setattr(load, "_now", lambda: next(looks))
+    assert [load.lap(), load.lap()] == [1.0, 0.0]

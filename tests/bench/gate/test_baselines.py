@@ -244,3 +244,14 @@ def _with_round(content, seconds):
     else:
         rounds[4] = seconds
     return content
+
+
+def test_a_machine_that_was_too_busy_is_said_and_is_no_success(project, monkeypatch, capsys):
+    monkeypatch.setattr(launches, "disturbed", lambda load, workers: True)
+    assert baselines.main(["-n", "2", "--save", "main"]) == Exit.INCONCLUSIVE
+    assert "too busy, so these cells have fewer than 3 undisturbed" in capsys.readouterr().err
+
+
+def test_times_of_launches_with_other_numbers_of_steps_are_comparable():
+    line = {"steps_per_round": 10, "rounds": {"sequential": [4.0, 8.0], "parallel": [2.0, 3.0]}}
+    assert launches.seconds_per_step(line) == ([0.4, 0.8], [0.2, 0.3])

@@ -40,11 +40,12 @@ def test_one_rank_raises(tmp_path: Path, ranks: int, victim: int) -> None:
 
 
 @pytest.mark.parametrize("python", [[], ["-m", "mpi4py"]])
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", range(2))
 def test_all_ranks_raise(tmp_path: Path, python: list[str], attempt: int) -> None:
-    """With fault tolerance Open MPI may never end if ranks abort at the same time."""
+    """With fault tolerance Open MPI may never end if ranks abort at the same time: one does."""
     code, output = script(tmp_path, "raise everywhere", 2, 0, ULFM, python)
     assert "RuntimeError: planted" in output
+    assert output.count("at exit") == 1
     assert code == 1
 
 

@@ -24,9 +24,9 @@ _ENDS = 30
 def abort_on_error() -> None:
     """From now on, an exception that nothing catches ends all ranks, after its traceback.
 
-    Does nothing in a world of one rank, and not in pytest, which catches all exceptions itself.
+    Has no effect in a world of one rank, and none in pytest, which catches all exceptions itself.
     """
-    if MPI.COMM_WORLD.size == 1 or "pytest" in sys.modules:
+    if "pytest" in sys.modules:
         return
     shown = sys.excepthook
 
@@ -34,10 +34,15 @@ def abort_on_error() -> None:
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         shown(kind, error, trace)
-        if not (sys.flags.interactive or hasattr(sys, "ps1")):
+        if _others_wait() and not (sys.flags.interactive or hasattr(sys, "ps1")):
             _abort(error)
 
     sys.excepthook = show_and_abort
+
+
+def _others_wait() -> bool:
+    """Whether this process is one of several ranks now; a program may start MPI late, or never."""
+    return MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.size > 1
 
 
 def _abort(error: BaseException) -> None:

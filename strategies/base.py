@@ -134,7 +134,11 @@ class Strategy:
     """Whether all ranks take a step at the same time, so that they can compare their batches."""
 
     same_arguments = True
-    """Whether all ranks must build it from the same arguments, which are compared."""
+    """Whether all ranks must build it from the same arguments, which are compared. A class does not
+    inherit it."""
+
+    may_differ: tuple[str, ...] = ()
+    """Beginnings of the names of arguments that are not compared, such as "verbose"."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -63,7 +63,8 @@ def launcher_in(environment: Mapping[str, str]) -> str | None:
     """Name the launcher that made this process one of several, with its variables; None if none."""
     for launcher, names in LAUNCHERS.items():
         rank, size = (environment.get(name, "") for name in names)
-        if rank.isdecimal() and (int(rank) > 0 or (size.isdecimal() and int(size) > 1)):
+        several = size.isdecimal() and int(size) > 1 if names[1] else rank.strip("0") != ""
+        if rank.isdecimal() and several:
             signs = [f"{name}={environment[name]}" for name in names if name in environment]
             return f"{launcher} ({', '.join(signs)})"
     return None

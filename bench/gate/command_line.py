@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -68,6 +69,16 @@ def output_file(text: str) -> Path:
     return path
 
 
+def appended_file(text: str) -> Path:
+    """Read an argument that is a file to append to at the end: say at once if that will not do."""
+    path = Path(text)
+    if not path.is_file():
+        return output_file(text)
+    if not os.access(path, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write {text!r:.60}: it is read-only")
+    return path
+
+
 class _NotYet(Exception):
     """Ends a write, so that the file stays as it was."""
 
@@ -88,8 +99,9 @@ def add_judging_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tolerance", type=tolerance, default=TOLERANCE, metavar="5%")
     parser.add_argument("-n", dest="ranks", type=rank_count, metavar="N")
     parser.add_argument("--launches", type=launch_count, default=MIN_LAUNCHES, metavar="K")
-    for kind in ("json", "junit", "markdown"):
+    for kind in ("json", "junit"):
         parser.add_argument(f"--{kind}", type=output_file, metavar="FILE")
+    parser.add_argument("--markdown", type=appended_file, metavar="FILE")
 
 
 def judge_and_report(judge: Callable[[], Report], options: argparse.Namespace) -> Exit:

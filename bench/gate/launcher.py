@@ -124,11 +124,18 @@ def _launcher() -> list[str]:
 
 def _cell(text: str) -> dict[str, Any] | None:
     """Return the cell of a line that a launch wrote; None if it is a record of another kind."""
-    line = json.loads(text)
+    try:
+        line = json.loads(text)
+    except RecursionError:
+        raise ValueError("expected an object, not one that is nested without end") from None
     if not isinstance(line, dict):
         raise ValueError(f"expected an object, not {text!r:.40}")
     # Older checkouts write no kind.
-    return checked(line) if line.get("kind", "cell") == "cell" else None
+    if line.get("kind", "cell") != "cell":
+        return None
+    if not isinstance(line.get("nodeid"), str):
+        raise ValueError(f"a cell names no test: nodeid is {line.get('nodeid')!r:.40}")
+    return checked(line)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

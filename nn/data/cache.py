@@ -23,7 +23,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,6 +43,7 @@ _MAKERS = ("numpy", "scipy", "scikit-learn")
 _ABOUT = "set.json"
 _LONGEST = 1 << 20  # bytes of set.json
 _PIECE = 1 << 20  # bytes read at once
+_NOT_OF_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Arrays = Iterator[tuple[str, tuple[int, ...], Iterator[NDArray]]]
@@ -239,7 +240,11 @@ def _open(target: Path, key: Mapping[str, Any] | None = None) -> dict[str, Any]:
             for name, kept in about["arrays"].items()
         }
         return {**about["numbers"], **arrays}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        if error.errno in _NOT_OF_THE_FILE:
+            raise
+        raise Damaged(f"damaged ({error})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"damaged ({error})") from None
 
 
@@ -257,8 +262,11 @@ def _map(path: Path, dtype: np.dtype, shape: list[int], checksum: int, time: int
             raise ValueError(f"{path.name} has {status.st_size:,} bytes; expected {expected:,}")
         if file.read(len(header)) != header:
             raise ValueError(f"{path.name} has another header than an array of shape {shape}")
-        if status.st_mtime_ns != time and _checksum(file) != checksum:
-            raise ValueError(f"{path.name} holds other values than were written")
+        if status.st_mtime_ns != time:  # touched, or copied
+            if _checksum(file) != checksum:
+                raise ValueError(f"{path.name} holds other values than were written")
+            with suppress(OSError):  # somebody else's file: compared again the next time
+                os.utime(path, ns=(status.st_atime_ns, time))
         # A plain view of the map, because np.memmap costs time at every slice.
         return np.asarray(np.memmap(file, dtype, "r", len(header), tuple(shape)))
 

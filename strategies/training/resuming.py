@@ -43,7 +43,7 @@ def save(
         TypeError, ValueError: position is no whole number from 0 on.
         OSError, ValueError: the file cannot be written; on every rank. An older one is as it was.
     """
-    position = as_int("position", position, 0)
+    position = raise_together(strategy.comm, lambda: as_int("position", position, 0))
     state = {**strategy.state(), "position": np.array(position)}
     if history:
         state |= _as_arrays(history)

@@ -16,7 +16,8 @@ def refuse_workers(config: pytest.Config) -> None:
     if config.getoption("dist", "no") != "no" or config.getoption("tx", None):
         raise pytest.UsageError(
             "pytest-xdist (-n, --dist, --tx) does not work under mpiexec, where the ranks run the "
-            "tests together: leave the option out, or use --share to run tests side by side."
+            "tests together: leave it out, or add -n 0 if "
+            "pytest's configuration asks for it; --share runs tests side by side."
         )
 
 

@@ -50,6 +50,7 @@ class Control:
         self.revoked = False  # whether this rank has revoked communicators since the last renewal
         self.broken = False  # whether any rank has, or has died; the same on all ranks
         self.table: Table | None = None  # of this node, once there is one
+        self.apart = False  # whether this rank is in a test of its own, which no other waits for
         self.can_finalize = True  # false once a rank has died or a communicator was revoked
 
     @property
@@ -88,12 +89,12 @@ class Control:
 
         Walks MPI's table of handles, because mpi4py's pickling collectives use hidden duplicates
         and tests split communicators of their own. The other ranks of the node walk their tables
-        too: this rank may have freed a communicator in which they wait. `renew_world` then replaces
-        COMM_WORLD. Does nothing without fault tolerance.
+        too, unless each is in a test of its own: this rank may have freed a communicator in which
+        they wait. `renew_world` then replaces COMM_WORLD. Does nothing without fault tolerance.
         """
         if not self.tolerant:
             return
-        if self.table:
+        if self.table and not self.apart:
             with contextlib.suppress(OSError):  # a full disk must not keep it from the rest
                 self.table.revoking.touch()
         self.revoked, self.can_finalize = True, False

@@ -100,8 +100,10 @@ class Table:
 
     def note_failure(self, nodeid: str, summary: str) -> None:
         """Write down that a test has failed, for whoever sees the end of the run."""
-        with self._failures.open("a") as file:
-            file.write(f"FAILED {nodeid} - {' '.join(summary.splitlines()[:1])}\n")
+        line = f"FAILED {nodeid}\t- {' '.join(summary.splitlines()[:1])}\n"
+        # What cannot be written down is no reason to end the run.
+        with contextlib.suppress(OSError), self._failures.open("ab") as file:
+            file.write(line.encode(errors="backslashreplace"))
 
     def take_failures(self) -> list[str]:
         """Return a line for each test that has failed so far; nothing if they have been taken."""
@@ -109,8 +111,9 @@ class Table:
             return []
         with contextlib.suppress(FileNotFoundError):  # another rank has been faster
             taken = self._failures.rename(self.folder / f"taken-{os.getpid()}")
-            lines = taken.read_text().splitlines()
-            return list({line.partition(" - ")[0]: line for line in lines}.values())
+            lines = taken.read_bytes().decode(errors="replace").splitlines()
+            latest = {line.partition("\t")[0]: line for line in lines}
+            return [line.replace("\t", " ") for line in latest.values()]
         return []
 
     @property

@@ -186,7 +186,7 @@ class RankAware:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        if isinstance(item, TestCaseFunction):
+        if isinstance(item, TestCaseFunction) and not shares.block_of(item):
             call_at_once(item, self.run.watchdog.failed)
         with self.run.watchdog.phase(self.run.deadline_of(item)):
             return (yield)

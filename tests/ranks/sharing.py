@@ -97,6 +97,7 @@ class Sharing:
         """Run this rank's tests, until it is time to meet."""
         rank, watchdog = self.run.control.rank, self.run.watchdog
         end = time.monotonic() + shares.MEET_EVERY
+        self.run.control.apart = True
         for item in block.tests_of(rank):
             watchdog.reset_notes(shares.running(item))
             following = block.next_test(item, rank)
@@ -108,6 +109,7 @@ class Sharing:
             leaving = watchdog.table.leaving.exists()
             if block.interrupted or leaving or time.monotonic() > end:
                 break
+        self.run.control.apart = False
         watchdog.reset_notes(shares.WAITING)
 
     def _meet(self, block: shares.SharedBlock) -> None:

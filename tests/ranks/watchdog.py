@@ -19,7 +19,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
@@ -132,7 +132,8 @@ class Watchdog:
         If it frees a communicator before it has refused what others are sending by it, MPI can no
         longer stop them.
         """
-        self.table.failed(self.rank).touch()
+        with suppress(OSError):  # a full disk
+            self.table.failed(self.rank).touch()
         if not self._progress(GRACE["failed"], self._all_have_failed):
             self._control.unblock()
             self._progress(GRACE["failed"])
@@ -221,7 +222,7 @@ class Watchdog:
                     self._steps.pop(0)[1]()
                 if self._steps and self.overrun is None:
                     self._check_for_deaths()
-                if self._steps and self.table.revoking.exists() and not self._control.revoked:
+                if self._steps and self._is_to_revoke():
                     self._control.unblock()
 
     def _pause(self) -> float | None:
@@ -229,6 +230,10 @@ class Watchdog:
 
     def _due(self) -> float:
         return self.deadline + self._steps[0][0] - time.monotonic()
+
+    def _is_to_revoke(self) -> bool:
+        control = self._control
+        return not (control.apart or control.revoked) and self.table.revoking.exists()
 
     def _check_for_deaths(self) -> None:
         """Take this rank out of its phase if another rank has ended: the test cannot pass now."""

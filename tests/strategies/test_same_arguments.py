@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mpi4py import MPI
 
 from nn import EMA, SGD, Adam, AdamW, Model, mlp
-from nn.layers import Linear
+from nn.layers import Linear, ReLU, Residual, Tanh
 from nn.loss import CrossEntropy, MeanSquaredError
 from nn.lr_schedules import cosine, warmup
 from nn.torch import TorchModel, TorchOptimizer
@@ -32,6 +33,52 @@ def torch_net(p=0.1, **settings):
 
 def lr_of(rate):
     return lambda step: rate / (step + 1)
+
+
+class Rates:
+    def __init__(self, rate):
+        self.rate = rate
+
+    def at(self, step):
+        return self.rate
+
+
+class Given(DataParallel):
+    """Its constructor has no parameter called comm, so that of DataParallel compares."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+
+
+class Talking(DataParallel):
+    may_differ = ("verbose",)
+
+    def __init__(self, model, optimizer, comm, verbose=False):
+        super().__init__(model, optimizer, comm)
+
+
+def weighted(weight):
+    loss = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1.0, weight]))
+    return TorchModel([torch.nn.Linear(4, 3)], seed=0, loss=loss)
+
+
+def residual(odd):
+    layers = [Residual(Linear(4, 4), Tanh() if odd else ReLU())]
+    return Model(layers, params=np.ones(20), input_shape=(4,))
+
+
+def without_a_cell():
+    """A schedule whose helper is defined only later."""
+
+    def schedule(step):
+        return rate(step)
+
+    yield schedule
+
+    def rate(step):
+        return 0.1
+
+    yield schedule
 
 
 DIFFERING = {  # what this rank builds, given whether it is the odd one; and what the message says
@@ -88,6 +135,20 @@ DIFFERING = {  # what this rank builds, given whether it is the odd one; and wha
     "loss": (
         lambda odd, c: ZeRO(net(loss=(MeanSquaredError if odd else CrossEntropy)()), SGD(0.1), c),
         "model.loss is CrossEntropy",
+    ),
+    "an array of a loss": (
+        lambda odd, c: ZeRO(net(loss=CrossEntropy(class_weights=[1, 1, 1 + odd])), SGD(0.1), c),
+        "class_weights",
+    ),
+    "a tensor of a torch loss": (lambda odd, c: ZeRO(weighted(1.0 + odd), SGD(0.1), c), "weight"),
+    "a layer in a layer": (lambda odd, c: ZeRO(residual(odd), SGD(0.1), c), "Tanh"),
+    "a method as schedule": (
+        lambda odd, c: ZeRO(net(), SGD(Rates(0.1 + odd).at), c),
+        "rate is 0.1",
+    ),
+    "a constructor without comm": (
+        lambda odd, c: Given(net(), SGD(0.1 + odd), c),
+        "optimizer.lr is 0.1",
     ),
     "setting of a loss": (
         lambda odd, c: ZeRO(net(loss=CrossEntropy(label_smoothing=0.1 * odd)), SGD(0.1), c),
@@ -153,9 +214,36 @@ def test_all_strategies_compare(comm, name):
 
 @pytest.mark.workers(2)
 def test_what_may_differ(comm):
-    """What an optimizer has kept of another training, and the objects' addresses."""
+    """What an optimizer has kept of another training, the order of a dict, what a class names."""
     model, optimizer = net(), momentum()
     if comm.rank:
         Sequential(net(), optimizer).step(random_batches(model, 1, 4)[0])
         optimizer.steps = 0
     LocalSGD(model, optimizer, comm).close()
+    settings = [("lr", 0.2), ("weight_decay", 0.1)]
+    groups = [("*.bias", dict(settings[:: 1 - 2 * comm.rank]))]
+    DataParallel(net(), SGD(0.1, groups=groups), comm).close()
+    Talking(net(), SGD(0.1), comm, verbose=comm.rank == 0).close()
+    DataParallel(net(), SGD(next(without_a_cell())), comm).close()
+
+
+@pytest.mark.workers(2)
+def test_a_description_that_fails_keeps_nobody_waiting(comm):
+    class Broken:
+        bind = gradients = grads = None
+
+        @property
+        def params(self):
+            raise RuntimeError("planted")
+
+    with pytest.raises(ValueError, match="raises RuntimeError"):
+        DataParallel(Broken() if comm.rank else net(), SGD(0.1), comm)
+    endless = []
+    endless.append(endless)
+    with pytest.raises(TypeError, match="buckets"):
+        DataParallel(net(), SGD(0.1), comm, endless)
+
+
+def test_a_null_communicator_is_refused_by_name():
+    with pytest.raises(TypeError, match="not null"):
+        DataParallel(net(), SGD(0.1), MPI.COMM_NULL)

@@ -133,9 +133,9 @@ def _cell(text: str) -> dict[str, Any] | None:
     # Older checkouts write no kind.
     if line.get("kind", "cell") != "cell":
         return None
-    if not isinstance(line.get("nodeid"), str):
-        raise ValueError(f"a cell names no test: nodeid is {line.get('nodeid')!r:.40}")
-    return checked(line)
+    if not isinstance(checked(line).get("nodeid"), str):
+        raise ValueError(f"{line['id']} names no test: nodeid is {line.get('nodeid')!r:.40}")
+    return line
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -59,6 +59,8 @@ def test_takes_cells_without_a_kind_and_no_other_kind(tmp_path, monkeypatch):
     [
         ({"kind": "cell", "id": "b"}, "b: device is None"),
         (line("b", {"parallel": 1.4}) | {"rounds": {}}, "the sequential rounds are None"),
+        (line("b", {"parallel": 1.4}) | {"nodeid": None}, "b names no test"),
+        ("[" * 100_000, "nested without end"),
         (["b"], "expected an object"),
         ("{", "Expecting property name"),
     ],

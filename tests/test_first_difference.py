@@ -99,11 +99,11 @@ class Bent(Tanh):
     """An activation that is wrong on one rank."""
 
     def __init__(self, wrong):
-        self.wrong = wrong
+        self._wrong = wrong  # a setting, which ranks compare, would be refused
 
     def forward(self, x):
         y, ctx = super().forward(x)
-        return (y * (1 + 1e-7) if self.wrong else y), ctx
+        return (y * (1 + 1e-7) if self._wrong else y), ctx
 
 
 def bent(wrong):

@@ -1,5 +1,6 @@
 """Failing together: a rank that raises alone leaves the others waiting for it."""
 
+import copy
 import pickle
 from collections.abc import Callable
 from typing import TypeVar
@@ -29,7 +30,7 @@ def raise_together(comm: MPI.Intracomm, act: Callable[[], T]) -> T:
 def sendable(error: BaseException) -> BaseException:
     """The error, or its text if its class cannot be pickled."""
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.dumps(copy.deepcopy(error))  # the copy is made as the other ranks will make theirs
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

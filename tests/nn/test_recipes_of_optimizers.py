@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mpi4py import MPI
 
 from nn import EMA, SGD, AdaGrad, Adam, AdamW, lr_schedules
 from nn.optim import Part, why_not_elementwise
@@ -323,7 +324,12 @@ def test_an_average_equals_torchs():
     assert np.abs(average - params).max() > 0.01
 
 
-@pytest.mark.parametrize("through", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
+def sent(optimizer):
+    """A copy that has gone through a message, as a pickle."""
+    return MPI.COMM_SELF.sendrecv(optimizer, 0, source=0)
+
+
+@pytest.mark.parametrize("through", [copy.deepcopy, sent])
 def test_copies_go_on_to_the_bit(through):
     optimizer = EMA(SGD(0.1, momentum=0.9, clip_norm=1.0, groups=[("b", {"lr": 0.2})]), 0.9)
     optimizer.assign([Part("a", 2, (2,)), Part("b", 2, (2,))])

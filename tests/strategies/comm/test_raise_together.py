@@ -52,3 +52,19 @@ def test_an_error_that_no_message_can_hold_is_described(comm, together):
 
     with pytest.raises(RuntimeError, match="Local"):
         together(comm, act)
+
+
+class OfTwo(Exception):
+    """Is pickled, and cannot be rebuilt: only its text is among what Python keeps of an error."""
+
+    def __init__(self, file, line):
+        super().__init__(f"{file}, line {line}")
+
+
+@each_way
+def test_an_error_that_cannot_be_rebuilt_is_described(comm, together):
+    def act():
+        raise OfTwo("a.txt", 3)
+
+    with pytest.raises(RuntimeError, match=r"OfTwo: a\.txt, line 3"):
+        together(comm, act)

@@ -63,8 +63,10 @@ def launcher_in(environment: Mapping[str, str]) -> str | None:
     """Name the launcher that made this process one of several, with its variables; None if none."""
     for launcher, names in LAUNCHERS.items():
         rank, size = (environment.get(name, "") for name in names)
-        several = size.isdecimal() and int(size) > 1 if names[1] else rank.strip("0") != ""
-        if rank.isdecimal() and several:
+        if not rank.isdecimal():
+            continue
+        # A rank above 0 shows that there are several, where the launcher does not say how many.
+        if int(rank) > 0 if not names[1] else size.isdecimal() and int(size) > 1:
             signs = [f"{name}={environment[name]}" for name in names if name in environment]
             return f"{launcher} ({', '.join(signs)})"
     return None

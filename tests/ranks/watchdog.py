@@ -142,7 +142,7 @@ class Watchdog:
         return all(self.table.failed(rank).exists() for rank in self._control.alive)
 
     def _progress(self, seconds: float, done: Callable[[], bool] = lambda: False) -> bool:
-        """Have MPI receive and answer for some seconds, or until ``done()``; return that."""
+        """Have MPI receive and answer for some seconds; return whether ``done()`` ended it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if done():
@@ -154,8 +154,7 @@ class Watchdog:
     def kill_in(self, seconds: float | None) -> None:
         """Have the guard kill this rank after ``seconds`` (None: never), unless called again."""
         kill_at = 0.0 if seconds is None else time.monotonic() + seconds
-        held = self._stderr
-        self.table[self._row] = guard.Row(os.getpid(), self.rank, held, kill_at)
+        self.table[self._row] = guard.Row(os.getpid(), self.rank, self._stderr, kill_at)
 
     def reset_notes(self, heading: str) -> None:
         """Empty this rank's notes, and begin them with the line ``heading`` if it is not empty."""

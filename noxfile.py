@@ -204,6 +204,14 @@ def bench_mpi(session: nox.Session) -> None:
 
 
 @shared
+def promises(session: nox.Session) -> None:
+    """Are steps as fast, and memory as small, as promised? On 2 ranks of a quiet machine."""
+    known, rest = options(session, ranks=2)
+    tests = [] if named_paths(rest) else ["bench"]
+    mpiexec(session, known.ranks, "pytest", "--promises", *tests, *rest)
+
+
+@shared
 def bench_which(session: nox.Session) -> None:
     """Which strategy is fastest for which net? On 2 ranks, or as many as -n says."""
     known, rest = options(session, ranks=2)

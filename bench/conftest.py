@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 from mpi4py import MPI
 
@@ -17,10 +18,12 @@ from bench.core import grid
 from bench.core.background_load import laps
 from bench.core.cell import Case, Cell, Measurement
 from bench.core.check import WrongTraining
-from bench.core.measure import measure
+from bench.core.machine_state import State
+from bench.core.race import measure
+from bench.races import Race, plan
 from bench.report.kinds import WrongCell
 from bench.report.progress import Progress
-from bench.report.promises import Promise, not_kept
+from bench.report.promises import Promise, made
 from bench.report.replay import replay
 from bench.report.run_file import SESSION, header, new_path
 from bench.report.table import MIN_WIDTH, render
@@ -33,6 +36,8 @@ FIRST = "test_speedup"
 """The main question: its cells are there even if the run is ended early."""
 
 PROGRESS = pytest.StashKey[Progress]()
+RACES = pytest.StashKey[dict[str, Race]]()
+"""Node id of a test -> the race of the cell that it measures."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +45,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--quick", action="store_true", help="a small grid, for a first look")
     group.addoption(
         "--cells", action="store_true", help="only what measures cells, which the gate compares"
+    )
+    group.addoption(
+        "--details", action="store_true", help="more columns and intervals in the tables of cells"
+    )
+    group.addoption(
+        "--promises", action="store_true", help="only promises, and fail where one is not kept"
     )
 
 
@@ -65,8 +76,10 @@ def _run_file(config: pytest.Config) -> RunFile:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     def left_out(item: pytest.Item) -> bool:
         too_much = config.option.quick and item.get_closest_marker("full")
-        no_cell = config.option.cells and "speedup" not in getattr(item, "fixturenames", ())
-        return bool(too_much or no_cell)
+        fixtures = getattr(item, "fixturenames", ())
+        no_cell = config.option.cells and "speedup" not in fixtures
+        no_promise = config.option.promises and "promise" not in fixtures
+        return bool(too_much or no_cell or no_promise)
 
     if dropped := [item for item in items if left_out(item)]:
         items[:] = [item for item in items if item not in dropped]
@@ -79,6 +92,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.alone)  # what is measured is never shared out
         # Ranks that do not take part set the fixture up, and never use it.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
+    config.stash[RACES] = plan(ours, MPI.COMM_WORLD.size)
+    for item in ours:
+        if race := config.stash[RACES].get(item.nodeid):
+            item.add_marker(pytest.mark.ranks(race.workers))
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     assert terminal is not None
     progress = Progress(terminal)
@@ -131,12 +148,15 @@ def lap(comm: MPI.Intracomm) -> Callable[[], float]:
 
 @pytest.fixture
 def promise(
-    comm: MPI.Intracomm, record: Callable[..., None], lap: Callable[[], float]
+    comm: MPI.Intracomm,
+    record: Callable[..., None],
+    lap: Callable[[], float],
+    pytestconfig: pytest.Config,
 ) -> Callable[..., None]:
-    """Record a ratio, and hold it against its limit, if any.
+    """Record a ratio with its limit, if any; `--promises` holds it against the limit.
 
-    A ratio of times comes with its rounds, `seconds`, which were measured in the last lap on
-    `cores` cores, by default one for each rank.
+    A ratio of times comes with its rounds, `seconds`, which were measured on `cores` cores, by
+    default one for each rank, in the last lap or in a race that looked at the `machine`.
     """
 
     def promise(
@@ -145,26 +165,25 @@ def promise(
         limit: float | None,
         seconds: Sequence[float] = (),
         cores: int | None = None,
+        machine: State = MappingProxyType({}),  # type: ignore[assignment]
         **extra: Any,
     ) -> None:
-        made = Promise(what, float(value), limit)
-        extra |= {"ratio": float(value), "limit": limit}
-        record(made, f"{value:.3f}", list(seconds), extra)
-        hold([made], lap() if seconds else 0.0, cores or comm.size)
+        load = float(np.mean(machine["background_load"])) if machine else lap() if seconds else 0.0
+        found = made(what, value, limit, load, cores or comm.size, machine)
+        extra |= {"ratio": found.value, "limit": limit}
+        record(found, f"{value:.3f}", list(seconds), extra)
+        if pytestconfig.option.promises:
+            hold(found)
 
     return promise
 
 
-def hold(promises: Sequence[Promise], background_load: float, workers: int) -> None:
-    """Fail if a promise is broken; skip if the background load explains all that is not kept.
-
-    Takes the arguments of `not_kept`.
-    """
-    broken, excused = not_kept(promises, background_load, workers)
-    if broken:
-        pytest.fail("\n".join(broken), pytrace=False)
-    if excused:
-        pytest.skip("\n".join(excused))
+def hold(promise: Promise) -> None:
+    """Fail if a promise is broken; skip if other programs explain it."""
+    if promise.excused:
+        pytest.skip(promise.verdict)
+    if not promise.kept:
+        pytest.fail(promise.verdict, pytrace=False)
 
 
 @pytest.fixture
@@ -176,26 +195,35 @@ def speedup(
     The id of a cell begins with the `TOPIC` of the test's module. Baselines compare cells by it, so
     it stays the same wherever the file goes.
     """
-    return partial(measure_and_keep, request.module.TOPIC, comm, record)
+    race = request.config.stash[RACES].get(request.node.nodeid)
+    return partial(measure_and_keep, request.module.TOPIC, comm, record, race)
 
 
 def measure_and_keep(
     topic: str,
     comm: MPI.Intracomm,
     record: Callable[..., None],
+    race: Race | None,
     cell: Cell,
     case: Case | None = None,
     **options: Any,
 ) -> Measurement:
-    """Do what the fixture `speedup` does, for a module whose `TOPIC` is given."""
+    """Do what the fixture `speedup` does, for a module whose `TOPIC` is given.
+
+    A cell that was planned is raced with the others of its `race`, any other cell alone.
+    """
     if case is None and cell.workers < (fewest := CATALOG[cell.strategy].fewest_ranks):
         pytest.skip(f"{cell.strategy} needs {fewest} workers")
     try:
-        result = measure(case or grid.case(cell), comm, **options)
+        if race and cell in race.cases:
+            result = race.measurement(cell, comm)
+        else:
+            result = measure(case or grid.case(cell), comm, **options)
     except WrongTraining as wrong:
         record(WrongCell(wrong.cell, wrong.check.error, wrong.check.problem), "WRONG", [], {})
         pytest.fail(str(wrong), pytrace=False)
     public = {"id": f"{topic}/{cell}", **result.as_dict()}
+    public["background_load"] = result.background_load
     record(result, f"{result.speedup:.2f}x", result.rounds["parallel"], public)
     return result
 
@@ -209,5 +237,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     width = max(MIN_WIDTH, int(os.environ.get("COLUMNS", "0")))
     terminalreporter.ensure_newline()
     terminalreporter.section("does it pay here?", bold=True)
-    terminalreporter.write(render(read(path), width, terminalreporter.hasmarkup))
+    tables = render(read(path), width, terminalreporter.hasmarkup, config.option.details)
+    terminalreporter.write(tables)
     terminalreporter.write_line(f"results, as measured: {path}")

@@ -9,7 +9,7 @@ from mpi4py import MPI
 from bench.core.arms import SHORTEST_CALLS, together
 from bench.core.cores import available
 from bench.core.grid import worker_counts
-from bench.core.measure import ROUNDS
+from bench.core.race import ROUNDS
 from bench.core.turns import Contender, take_turns
 from bench.marks import only_in_full_grid
 from bench.report.kinds import Transfer

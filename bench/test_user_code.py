@@ -12,7 +12,7 @@ from bench.core import grid
 from bench.core.cell import Case, Cell
 from bench.core.check import uneven_rows
 from bench.core.grid import worker_counts
-from bench.marks import only_in_full_grid
+from bench.marks import only_in_full_grid, planned
 from bench.user_code.nets import Net
 from bench.user_code.registry import UserCode, loaded, runs_silent
 from strategies import Sequential
@@ -52,21 +52,33 @@ def _rows(user_code: UserCode) -> int:
     return len(user_code.net.rows()) if user_code.net and user_code.net.rows else ROWS
 
 
-@pytest.mark.parametrize("workers", worker_counts())
-def test_yours(request, speedup, strategy, model, workers, batch_size, device):
-    user_code = loaded(request.config)
-    cell = Cell(strategy, model, workers, batch_size, _rows(user_code), device)
+def cell(strategy, model, workers, batch_size, device, pytestconfig):
+    """Say what a test measures."""
+    return Cell(strategy, model, workers, batch_size, _rows(loaded(pytestconfig)), device)
+
+
+def case(cell: Cell, strategy, model, device, pytestconfig, **_: Any) -> Case:
+    """Say how a cell is trained."""
+    user_code = loaded(pytestconfig)
     net = _nets(user_code, device)[model].on(device)
+    build = user_code.strategies()[strategy]
+    return trained(cell, build, net, user_code.optimizer or grid.optimizer)
+
+
+@planned(cell, case)
+@pytest.mark.parametrize("workers", worker_counts())
+def test_yours(pytestconfig, speedup, strategy, model, workers, batch_size, device):
     try:
-        build = user_code.strategies()[strategy]
-        speedup(cell, case(cell, build, net, user_code.optimizer or grid.optimizer))
+        speedup(cell(strategy, model, workers, batch_size, device, pytestconfig))
     except Refused as refusal:
-        if user_code.strategy:
+        if loaded(pytestconfig).strategy:
             raise
         pytest.skip(f"refused: {refusal}")
 
 
-def case(cell: Cell, build: Build, net: Net, optimizer: Callable[[], Any] = grid.optimizer) -> Case:
+def trained(
+    cell: Cell, build: Build, net: Net, optimizer: Callable[[], Any] = grid.optimizer
+) -> Case:
     """Say how `net` is trained by the strategy that `build` makes, with a new optimizer."""
     sizes = [cell.batch_size] * (ROWS // cell.batch_size)
     sizes.append(uneven_rows(cell.workers, cell.batch_size))

@@ -1,39 +1,26 @@
-"""The arms of a cell, and how a turn is timed: of all ranks, of rank 0 alone, of one process.
-
-============ ======================================================================================
-sequential   plain training on rank 0, with one thread, while the other ranks sleep
-parallel     the strategy, on all ranks
-silent       the strategy without messages or shared memory: what the ranks compute, side by side
-threads      plain training on rank 0, with all cores as threads, while the other ranks sleep
-============ ======================================================================================
+"""How a turn is timed: of all ranks, of rank 0 alone, of one process.
 
 A rank that waits in MPI spins. Where it shares a core with the rank that is measured, it takes half
-of that core's time; hence the sleep.
+of that core's time; so ranks that take no part in a turn sleep. Every turn ends when no thread of
+any rank that took part is running any more, so that it leaves the cores to the next one.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 import numpy as np
 from mpi4py import MPI
 
-from bench.core.cell import Case
-from bench.core.cores import all_cores
-from bench.core.silence import Silent
+from bench.core.cores import settle
 from bench.core.turns import Contender, Turn, take_turns
 from nn.batch import Batch
-from strategies.base import Strategy
 from strategies.comm.on_rank_0 import sleeping_barrier
 
-THREADS_EVERY = 3
-"""The arm of threads takes part in one round of this many: the cores cool down after each turn."""
-
-LONGEST_THREADS = 0.5
-"""Seconds of a turn of threads, which lasts a hundred times as long where others use the cores."""
+LONGEST_TURN = 0.15
+"""Seconds of a turn of contenders that are many times slower than those that set the pace."""
 
 SHORTEST_CALLS = 0.02
 """Seconds of a turn of calls within one process, which needs no barrier."""
@@ -52,9 +39,6 @@ def training(step: Callable[[Batch], object], batches: Sequence[Batch]) -> Work:
     return run
 
 
-# How a turn is timed
-
-
 def together(comm: MPI.Intracomm, run: Work, first: int, steps: int) -> float:
     """Time `run(first, steps)` on all ranks: the slowest rank's seconds between two barriers."""
     run(first, 1)  # brings its data back into the caches
@@ -63,21 +47,45 @@ def together(comm: MPI.Intracomm, run: Work, first: int, steps: int) -> float:
     run(first, steps)
     comm.Barrier()
     seconds = np.array([time.perf_counter() - start])
+    settle()
     comm.Allreduce(MPI.IN_PLACE, seconds, MPI.MAX)
     return float(seconds[0])
 
 
 def alone(comm: MPI.Intracomm, run: Work, first: int, steps: int) -> float:
     """Time `run(first, steps)` on rank 0 while the other ranks sleep."""
-    seconds = np.zeros(1)
-    if comm.rank == 0:
+
+    def timed() -> float:
         run(first, 1)
         start = time.perf_counter()
         run(first, steps)
-        seconds[0] = time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        settle()
+        return seconds
+
+    return _told(comm, timed() if comm.rank == 0 else 0.0)
+
+
+def among(comm: MPI.Intracomm, some: MPI.Intracomm, turn: Turn) -> Turn:
+    """Make the turn of the first ranks of `comm`, while its other ranks sleep.
+
+    Args:
+        some: the communicator of the ranks that take part; COMM_NULL on the others.
+        turn: is called on these ranks.
+    """
+
+    def run(first: int, steps: int) -> float:
+        return _told(comm, turn(first, steps) if some != MPI.COMM_NULL else 0.0)
+
+    return run
+
+
+def _told(comm: MPI.Intracomm, seconds: float) -> float:
+    """Return rank 0's seconds on every rank; those that come early sleep."""
+    told = np.array([seconds])
     sleeping_barrier(comm)
-    comm.Bcast(seconds)
-    return float(seconds[0])
+    comm.Bcast(told)
+    return float(told[0])
 
 
 def clocked(call: Callable[[], object]) -> Turn:
@@ -88,7 +96,9 @@ def clocked(call: Callable[[], object]) -> Turn:
         start = time.perf_counter()
         for _ in range(steps):
             call()
-        return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        settle()
+        return seconds
 
     return turn
 
@@ -111,34 +121,23 @@ def within(context: Callable[[], AbstractContextManager], turn: Turn) -> Turn:
     return run
 
 
-# The arms of a cell
+def bounded(turn: Turn, period: int = 1) -> Turn:
+    """Make the same turn in whole periods, and in no more of them than last LONGEST_TURN.
 
+    Its seconds are scaled to the steps that were asked for. A contender with more ranks than cores
+    takes a hundred times as long as the others, and would use up the time of all. One that does
+    something every `period` steps is timed with its share of it, neither more nor less.
+    """
+    per_step = 0.0
 
-def arms(
-    case: Case,
-    comm: MPI.Intracomm,
-    sequential: Strategy,
-    parallel: Strategy,
-    without_messages: Strategy | None,
-    silent: Silent,
-) -> dict[str, Contender]:
-    """The contenders of a cell; without "silent" if there is no strategy `without_messages`."""
-    plain = training(sequential.step, case.batches)
-    cores = all_cores if comm.rank == 0 else nullcontext
+    def run(first: int, steps: int) -> float:
+        nonlocal per_step
+        few = steps
+        if steps > period:
+            per_step = per_step or turn(first, period) / period
+            few = min(steps, math.ceil(LONGEST_TURN / per_step))
+        few = period * math.ceil(few / period)
+        per_step = turn(first, few) / few
+        return per_step * steps
 
-    def threads(first: int, steps: int) -> float:
-        few = min(steps, math.ceil(LONGEST_THREADS / alone(comm, plain, first, 1)))
-        return alone(comm, plain, first, few) * steps / few
-
-    contenders = {
-        "sequential": Contender(partial(alone, comm, plain)),
-        "parallel": Contender(partial(together, comm, training(parallel.step, case.batches))),
-        "threads": Contender(within(cores, threads), every=THREADS_EVERY, paces=False),
-    }
-    if without_messages:
-        without_messages.step(case.batches[0])  # buffers of messages hold numbers from here on
-        computing = training(without_messages.step, case.batches)
-
-        turn = within(silent.silence, partial(together, comm, computing))
-        contenders["silent"] = Contender(turn, paces=False)
-    return contenders
+    return run

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -10,6 +11,7 @@ from scipy import stats
 
 from bench.core.check import Check, Checker, equals_sequential
 from bench.core.cores import available
+from bench.core.machine_state import State
 from bench.core.turns import Rounds
 from nn.batch import Batch
 from nn.plain_json import INLINE
@@ -73,10 +75,11 @@ class Measurement(Record, kind="cell"):
         oversubscribed: whether there are more workers than cores.
         check_error: `Check.error`.
         samples_per_second: rows that the strategy trains on in a second.
-        steps_per_round: training steps in every turn of every arm. A turn of threads with fewer
-            steps (see `arms.LONGEST_THREADS`) is scaled up to that number.
-        rounds: arm -> seconds of each of its turns; sequential and parallel turns are pairs.
-        profile: see `measure.profile`.
+        steps_per_round: training steps in every turn of every arm. A turn with fewer (see
+            `arms.bounded`) is scaled up to that number.
+        rounds: arm -> seconds of its turn in each round.
+        profile, single_steps: see `bench.core.profile`.
+        machine: what the machine was like in each round, see `bench.core.machine_state`.
         note: what the reader must know about the check.
     """
 
@@ -94,6 +97,23 @@ class Measurement(Record, kind="cell"):
     rounds: dict[str, list[float]]
     profile: dict[str, list[float]]
     note: str = ""
+    single_steps: dict[str, float] = field(default_factory=dict)
+    machine: State = field(default_factory=dict)
+
+    @property
+    def serial_fraction(self) -> float | None:
+        """Share of a step that does not get faster with more workers; None for a single worker.
+
+        Karp and Flatt, "Measuring parallel processor performance" (1990), equation 2. If it grows
+        with the workers, they do not lack parallel work: what they say to each other costs more.
+        """
+        n = self.cell.workers
+        return (1 / self.speedup - 1 / n) / (1 - 1 / n) if n > 1 else None
+
+    @property
+    def background_load(self) -> float:
+        """Cores that other programs used meanwhile."""
+        return float(np.mean(self.machine.get("background_load", 0.0)))
 
     @classmethod
     def of(
@@ -103,8 +123,13 @@ class Measurement(Record, kind="cell"):
         steps: int,
         check: Check,
         profile: dict[str, list[float]] | None = None,
+        **more: Any,
     ) -> "Measurement":
-        """Summarize rounds of so many steps; the arm "silent" may be missing."""
+        """Summarize rounds of so many steps; the arm "silent" may be missing.
+
+        Args:
+            more: further fields.
+        """
         medians = {arm: float(np.median(times)) for arm, times in rounds.items()}
         one = medians["sequential"]
         low, high = interval(rounds["sequential"], rounds["parallel"])
@@ -124,6 +149,7 @@ class Measurement(Record, kind="cell"):
             rounds=rounds,
             profile=profile or {},
             note=check.note,
+            **more,
         )
 
 

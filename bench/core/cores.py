@@ -9,8 +9,8 @@ from pathlib import Path
 
 import threadpoolctl
 
-LOOKS = 3
-"""Looks in a row, of 10 ms each, in which no thread may have run."""
+LOOK = 0.005
+"""Seconds; the system counts the time of a running thread every 4 ms, or more often."""
 
 
 def available() -> int:
@@ -36,8 +36,8 @@ def allowed() -> set[int]:
 def all_cores() -> Iterator[None]:
     """A context in which this process is bound to no core and BLAS uses a thread for every core.
 
-    At its end everything is as before, and the threads of BLAS have stopped spinning: they spin for
-    a tenth of a second after their last product, and would slow what is measured next.
+    At its end everything is as before, and the threads of BLAS have stopped spinning, which they do
+    for a tenth of a second after their last product.
     """
     binding = {}
     try:
@@ -51,16 +51,31 @@ def all_cores() -> Iterator[None]:
     finally:
         for thread, cores in binding.items():
             os.sched_setaffinity(thread, cores)
-        _settle()
+        settle(looks=6)  # on a busy machine, a thread that spins may get no core during one look
 
 
-def _settle(limit: float = 1.0) -> None:
-    """Sleep until no thread of this process is running, at most `limit` seconds.
+@contextmanager
+def on_core(number: int) -> Iterator[None]:
+    """A context in which this thread is bound to one of the cores of `allowed`, counted from 0."""
+    if sys.platform != "linux":
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(allowed())[number]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
-    On a busy machine, a thread that spins may get no core during one look.
+
+def settle(looks: int = 1, limit: float = 1.0) -> None:
+    """Sleep until no thread of this process has run in so many looks, at most `limit` seconds.
+
+    Threads of BLAS and OpenMP spin for a while after their last task, and would slow what is
+    measured next.
     """
     end, quiet = time.monotonic() + limit, 0
-    while quiet < LOOKS and time.monotonic() < end:
+    while quiet < looks and time.monotonic() < end:
         before = time.process_time()
-        time.sleep(0.01)
-        quiet = quiet + 1 if time.process_time() - before < 0.001 else 0
+        time.sleep(LOOK)
+        quiet = quiet + 1 if time.process_time() - before < LOOK / 10 else 0

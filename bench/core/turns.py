@@ -3,12 +3,16 @@
 Machines change their pace from minute to minute. Two times that were taken minutes apart say as
 much about the machine as about the programs; two times of one round were taken side by side, and
 what slows a whole round leaves their ratio alone. So everything that is compared here runs in
-rounds: in each round every contender takes one turn, in an order that is reversed from round to
-round, and every turn has the same number of steps.
+rounds: in each round every contender takes one turn, and every turn has the same number of steps.
+
+The order of the first round is drawn at random, the second round has it in reverse, the third is
+drawn anew, and so on. A drift within a round is cancelled by the next one, and nobody always comes
+after the same neighbour, which may leave the machine in a state of its own: its data in the caches,
+threads that still spin.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -29,12 +33,10 @@ class Contender:
     Attributes:
         turn: does so many steps and returns the seconds they took. `bench.core.arms` has ways to
             time a turn: `together`, `alone` and `clocked`.
-        every: takes part in one round of this many, after the others.
         paces: whether the number of steps is chosen so that this contender's turn is long enough.
     """
 
     turn: Turn
-    every: int = 1
     paces: bool = True
 
 
@@ -44,8 +46,7 @@ class Rounds:
 
     Attributes:
         steps: in every turn.
-        seconds: contender -> seconds of each of its turns; the turns of contenders that take part
-            in every round are pairs.
+        seconds: contender -> seconds of its turn in each round; turns of one round are pairs.
     """
 
     steps: int
@@ -64,6 +65,7 @@ def take_turns(
     steps: int | None = None,
     shortest: float | None = None,
     seconds: float = math.inf,
+    before_round: Callable[[], object] = lambda: None,
 ) -> Rounds:
     """Time the contenders in rounds. Collective if their turns are.
 
@@ -71,21 +73,18 @@ def take_turns(
     batches meet the same ones.
 
     Args:
-        contenders: by name, in the order of the first round.
+        contenders: by name.
         rounds: how many, or the fewest and the most if `seconds` decides.
         steps: in a turn; by default as many as make the shortest turn last `shortest`.
         shortest: seconds; by default SHORTEST_TURN.
         seconds: no round begins once all turns together have lasted longer, except the fewest.
+        before_round: called before each round, on every rank; its time counts nowhere.
 
     Raises:
-        ValueError: no step or round is left to time, nobody sets the pace, or a contender's `every`
-            is below 1.
+        ValueError: no step or round is left to time, or nobody sets the pace.
     """
     if not any(contender.paces for contender in contenders.values()):
         raise ValueError("no contender paces: expected one whose turns say how long a round lasts")
-    for name, contender in contenders.items():
-        if contender.every < 1:
-            raise ValueError(f"{name}: every={contender.every}, expected 1 or more")
     fewest, most = rounds if isinstance(rounds, tuple) else (rounds, rounds)
     if not 1 <= fewest <= most:
         raise ValueError(f"rounds={rounds}: expected 1 <= fewest <= most")
@@ -94,15 +93,22 @@ def take_turns(
     if steps is None:
         steps = _steps(contenders, SHORTEST_TURN if shortest is None else shortest)
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    order = [name for name, contender in contenders.items() if contender.every == 1]
-    others = [name for name in contenders if name not in order]
-    for i in range(most):
+    for i, order in zip(range(most), _orders(list(contenders))):
         if i >= fewest and sum(map(sum, times.values())) > seconds:
             break
-        for name in (*order, *(name for name in others if i % contenders[name].every == 0)):
+        before_round()
+        for name in order:
             times[name].append(contenders[name].turn(i * steps, steps))
-        order.reverse()
     return Rounds(steps, times)
+
+
+def _orders(names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the order of each round, the same on every rank: a random one, then its reverse."""
+    rng = np.random.default_rng(0)
+    while True:
+        order = [names[k] for k in rng.permutation(len(names))]
+        yield order
+        yield order[::-1]
 
 
 def _steps(contenders: Mapping[str, Contender], shortest: float) -> int:

@@ -8,8 +8,10 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from bench.core.cell import interval
 from bench.report.kinds import Measurement, WrongCell
 from bench.report.layout import is_last, new_table
+from bench.report.states import state_lines, threads
 
 LEGEND = """\
 [b]plain[/b]     plain training: one process with one thread, the other ranks asleep
@@ -21,10 +23,16 @@ LEGEND = """\
 [b]check[/b]     largest difference from plainly trained weights, over the distance they moved"""
 
 
-def cell_tables(cells: Sequence[Measurement | WrongCell]) -> list[Table]:
+DETAILS = """
+[b]p95[/]        milliseconds in which 95 of 100 single steps end: all ranks wait for slow ones
+[b]efficiency[/] speedup / workers
+[b]serial[/]     share of a step that more workers do not make faster (Karp and Flatt)"""
+
+
+def cell_tables(cells: Sequence[Measurement | WrongCell], details: bool = False) -> list[Table]:
     """A table for each net, in the order in which the nets were measured."""
     nets = dict.fromkeys(map(_net, cells))
-    return [_one_net(net, [m for m in cells if _net(m) == net]) for net in nets]
+    return [_one_net(net, [m for m in cells if _net(m) == net], details) for net in nets]
 
 
 def _net(measured: Measurement | WrongCell) -> str:
@@ -33,7 +41,7 @@ def _net(measured: Measurement | WrongCell) -> str:
     return cell.model if cell.device == "cpu" else f"{cell.model} on {cell.device}"
 
 
-def _one_net(title: str, cells: Sequence[Measurement | WrongCell]) -> Table:
+def _one_net(title: str, cells: Sequence[Measurement | WrongCell], details: bool) -> Table:
     epochs = len({m.cell.dataset_size for m in cells}) > 1
     unit = "s/epoch" if epochs else "ms/step"
     table = new_table(
@@ -50,8 +58,10 @@ def _one_net(title: str, cells: Sequence[Measurement | WrongCell]) -> Table:
         "\nsamples/s",
         "busy/send\n/wait %",
         "\ncheck",
+        *(["\np95", "\nefficiency", "\nserial"] if details else []),
         title=title,
     )
+    table.caption = "\n".join(state_lines([m for m in cells if isinstance(m, Measurement)]))
     # Rows of one strategy stand together; or, after a race, those of one batch size.
     together = any(a.cell.strategy == b.cell.strategy for a, b in pairwise(cells))
     kind = attrgetter("cell.strategy" if together else "cell.batch_size")
@@ -63,7 +73,7 @@ def _one_net(title: str, cells: Sequence[Measurement | WrongCell]) -> Table:
             f"{cell.workers}†" if crowded else f"{cell.workers}",
             f"{cell.batch_size}",
             *([f"{cell.dataset_size:,}"] if epochs else []),
-            *(_figures(m, epochs) if isinstance(m, Measurement) else _wrong(m)),
+            *(_figures(m, epochs, details) if isinstance(m, Measurement) else _wrong(m)),
             style="dim" if crowded else None,
             end_section=is_last(cells, i, kind),
         )
@@ -74,8 +84,19 @@ def _wrong(wrong: WrongCell) -> list[str]:
     return ["", "", "[b red]WRONG[/]", *[""] * 5, f"[red]{_error(wrong.error)}[/]"]
 
 
-def _figures(m: Measurement, epochs: bool) -> list[str]:
-    scale = 1.0 if epochs else 1e3 / m.steps_per_round
+def _with_interval(m: Measurement, value: float | None, arm: str, details: bool) -> str:
+    if value is None:
+        return ""
+    rounds = m.rounds.get(arm, [])
+    if not details or len(rounds) != len(m.rounds["sequential"]):
+        return f"{value:.2f}"
+    low, high = interval(m.rounds["sequential"], rounds)
+    return f"{value:.2f} {low:.2f}-{high:.2f}"
+
+
+def _figures(m: Measurement, epochs: bool, details: bool) -> list[str]:
+    steps = m.cell.dataset_size // m.cell.batch_size if epochs else 1e3
+    scale = steps / m.steps_per_round
     plain, strategy = (
         float(np.median(m.rounds[arm])) * scale for arm in ("sequential", "parallel")
     )
@@ -86,11 +107,21 @@ def _figures(m: Measurement, epochs: bool) -> list[str]:
         f"{strategy:.2f}",
         f"[{_style(m)}]{m.speedup:.2f}[/]",
         f"{m.speedup_low:.2f}-{m.speedup_high:.2f}",
-        "" if m.bound is None else f"{m.bound:.2f}",
-        f"{m.threads_speedup:.2f}",
+        _with_interval(m, m.bound, "silent", details),
+        threads(m),
         f"{m.samples_per_second:,.0f}",
         "/".join(f"{share:.0f}" for share in shares),
         _error(m.check_error),
+        *(_details(m) if details else []),
+    ]
+
+
+def _details(m: Measurement) -> list[str]:
+    p95, serial = m.single_steps.get("p95"), m.serial_fraction
+    return [
+        "" if p95 is None else f"{1e3 * p95:.2f}",
+        f"{m.efficiency:.2f}",
+        "" if serial is None else f"{serial:.2f}",
     ]
 
 
@@ -109,6 +140,8 @@ def _error(error: float | None) -> str:
 def notes(cells: Sequence[Measurement], wrong: Sequence[WrongCell]) -> list[str]:
     """What the marks and colours of the tables mean, where there are any."""
     said = []
+    if any("|" in threads(m) for m in cells):
+        said.append("a|b  turns of threads were of two kinds, with these medians")
     if any(m.oversubscribed for m in cells):
         said.append("† more workers than cores: they take turns, so there is no speed to be had")
     styles = {_style(m) for m in cells}

@@ -16,6 +16,8 @@ def new_table(first: str, *others: str, title: str | None = None) -> Table:
         title=f"\n{title}" if title else "",
         title_justify="left",
         title_style="bold",
+        caption_justify="left",
+        caption_style="none",
     )
     table.add_column(first, no_wrap=True, vertical="bottom")
     for name in others:

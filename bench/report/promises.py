@@ -1,9 +1,9 @@
 """Promises: ratios with a limit, and which of them the background load excuses."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.core.background_load import slowdown
+from bench.core.background_load import disturbed, slowdown
+from bench.core.machine_state import State, remark
 from strategies.records import Record
 
 
@@ -15,41 +15,48 @@ class Promise(Record, kind="promise"):
         what: the ratio in words.
         value: the ratio.
         limit: the largest value that keeps the promise; None if nothing is promised.
+        explained: the largest value that the load of other programs explains; 0 without a load.
+        meanwhile: what the machine was like, as a sentence; empty if there is nothing to say.
     """
 
     what: str
     value: float
     limit: float | None = None
+    explained: float = 0.0
+    meanwhile: str = ""
 
     @property
     def kept(self) -> bool:
         return self.limit is None or self.value <= self.limit
 
+    @property
+    def excused(self) -> bool:
+        """Whether it is not kept, and other programs explain that."""
+        return not self.kept and self.value <= self.explained
 
-def not_kept(
-    promises: Sequence[Promise], background_load: float, workers: int
-) -> tuple[list[str], list[str]]:
-    """Say which promises are broken, and which only the background load kept from being kept.
+    @property
+    def verdict(self) -> str:
+        """What is to be said of a promise that is not kept."""
+        said = f"{self.what}: {self.value:.3f}, promised is at most {self.limit:.3f}"
+        if self.meanwhile:
+            said += f"; meanwhile {self.meanwhile}"
+        if self.excused:
+            return f"{said}, which explains it: try again"
+        return f"{said}, which explains at most {self.explained:.3f}" if self.explained else said
+
+
+def made(
+    what: str, value: float, limit: float | None, background_load: float, workers: int, state: State
+) -> Promise:
+    """Make a promise of what was measured.
 
     Args:
-        promises: ratios of times; the background load explains no others.
-        background_load: cores that other programs used while the ratios were measured.
+        background_load: cores that other programs used meanwhile, 0 if the ratio is none of times.
         workers: cores that the measurement needed.
-
-    Returns:
-        A sentence for each broken promise, and one for each excused promise.
+        state: of the machine, as far as it was looked at.
     """
-    broken, excused = [], []
-    for promise in promises:
-        if promise.limit is None or promise.kept:
-            continue
-        said = f"{promise.what}: {promise.value:.3f}, promised is at most {promise.limit:.3f}"
-        most = promise.limit * slowdown(background_load, workers)
-        busy = f"{background_load:.1f} cores busy"
-        if promise.value <= most:
-            excused.append(f"{said}, but other programs kept {busy}: try again")
-        elif most > promise.limit:
-            broken.append(f"{said}, and no more than {most:.3f} while others keep {busy}")
-        else:
-            broken.append(said)
-    return broken, excused
+    explained = 0.0
+    if limit is not None and disturbed(background_load, workers):
+        explained = limit * slowdown(background_load, workers)
+    state = state or {"background_load": [background_load]}
+    return Promise(what, float(value), limit, explained, remark(state))

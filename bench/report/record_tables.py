@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
+from bench.core.cell import interval
 from bench.report.kinds import History, Mutant, Promise, Proof, Race, Transfer
 from bench.report.layout import is_last, new_table
 from strategies.records import Record
@@ -54,21 +56,36 @@ def _trainings(trainings: Sequence[History]) -> Table:
 
 
 def _promises(promises: Sequence[Promise]) -> Table:
-    table = new_table("ratio", "measured", "promised")
+    table = new_table("ratio", "measured", "promised", "")
     for p in promises:
-        style = "green" if p.kept else "b red"
+        style = "green" if p.kept else "b yellow"
         promised = "" if p.limit is None else f"at most {p.limit:.3g}"
-        table.add_row(p.what, f"[{style}]{p.value:.3f}[/]", promised)
+        meant = "" if p.kept else "explained" if p.excused else "not kept"
+        table.add_row(p.what, f"[{style}]{p.value:.3f}[/]", promised, f"[{style}]{meant}[/]")
     return table
+
+
+def promise_notes(promises: Sequence[Promise]) -> list[str]:
+    """Say what promises that are not kept mean, if there are any."""
+    unkept = [promise for promise in promises if not promise.kept]
+    if not unkept:
+        return []
+    return [
+        "[b yellow]not kept[/]  a machine may be unlike those of the promises, which have a core "
+        "for each worker, a cache in common and nothing else to do. The training is right "
+        "nevertheless. `nox -s promises` fails on these:",
+        *(f"  {escape(promise.verdict)}" for promise in unkept),
+    ]
 
 
 def _races(races: Sequence[Race]) -> Table:
     """The speed of every contender over the first."""
-    table = new_table("net", "workers", "batch", "contender", "ms/step", "speedup")
+    table = new_table("net", "workers", "batch", "contender", "ms/step", "speedup", "95%")
     for race in races:
         base = next(iter(race.rounds))
         speedups = {base: 1.0} | race.over(base)
         for name, times in race.rounds.items():
+            low, high = interval(race.rounds[base], times)
             table.add_row(
                 race.net,
                 f"{race.workers}",
@@ -76,6 +93,7 @@ def _races(races: Sequence[Race]) -> Table:
                 name,
                 f"{1e3 * np.median(times) / race.steps_per_round:.2f}",
                 f"{speedups[name]:.2f}",
+                "" if name == base else f"{low:.2f}-{high:.2f}",
             )
         table.add_section()
     return table

@@ -123,7 +123,9 @@ def _rows(table: Table) -> list[str]:
     header = [_cell(str(column.header)) for column in table.columns]
     cells = zip(*([_cell(str(cell)) for cell in column.cells] for column in table.columns))
     rule = ["---", *["--:"] * (len(header) - 1)]
-    return [*title, *(f"| {' | '.join(row)} |" for row in (header, rule, *cells)), ""]
+    rows = (f"| {' | '.join(row)} |" for row in (header, rule, *cells))
+    below = [line for text in str(table.caption or "").splitlines() for line in (_cell(text), "")]
+    return [*title, *rows, "", *below]
 
 
 def _cell(text: str) -> str:

@@ -2,7 +2,7 @@
 
     python -m bench.report.table .benchmarks/lockstep/FILE.jsonl
 
-prints them again.
+prints them again. With --details the tables of cells have more columns.
 """
 
 import argparse
@@ -18,52 +18,60 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.cell_tables import LEGEND, cell_tables, notes
-from bench.report.kinds import Measurement, WrongCell
-from bench.report.record_tables import TABLES
+from bench.report.cell_tables import DETAILS, LEGEND, cell_tables, notes
+from bench.report.kinds import Measurement, Promise, WrongCell
+from bench.report.record_tables import TABLES, promise_notes
 from strategies.records import Record, Run, read
 
-MIN_WIDTH = 120
+MIN_WIDTH, WIDE = 120, 160
+"""Characters of a line that all columns need, and those of the details."""
+
 HEADER_KEYS = ("session", "command", "date", "commit", "dirty", "host", "ranks")
 
 R = TypeVar("R", bound=Record)
 
 
-def render(run: Run, width: int, colour: bool) -> str:
-    """Tables of a run's results, question by question, as text `width` columns wide."""
+def render(run: Run, width: int, colour: bool, details: bool = False) -> str:
+    """Tables of a run's results, question by question, as text `width` columns wide.
+
+    Args:
+        details: add columns to the tables of cells, and intervals to all of their ratios.
+    """
+    width = max(width, WIDE) if details else width
     console = Console(
         file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False
     )
     cells = _only(Measurement, run.records)
     if cells:
-        console.print(LEGEND)
-    for question, tables in tables_by_question(run).items():
+        console.print(LEGEND + DETAILS * details)
+    for question, tables in tables_by_question(run, details).items():
         console.print("", Text(question, style="bold underline"), sep="\n")
         for i, table in enumerate(tables):
             if i and not table.title:  # a title begins with a gap
                 console.print()
             console.print(table)
-    if said := notes(cells, _only(WrongCell, run.records)):
+    said = notes(cells, _only(WrongCell, run.records))
+    if said := said + promise_notes(_only(Promise, run.records)):
         console.print("", *said, sep="\n")
     for number, problem in run.damaged:
         console.print(f"line {number} cannot be read: {escape(problem)}")
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def tables_by_question(run: Run) -> dict[str, list[Table]]:
+def tables_by_question(run: Run, details: bool = False) -> dict[str, list[Table]]:
     """Tables of a run's results, for each question that has any."""
     questions: dict[str, list[Record]] = {}
     for record in run.records:
         questions.setdefault(record.other_keys.get("question", ""), []).append(record)
-    tables = {question: _tables(group) for question, group in questions.items()}
+    tables = {question: _tables(group, details) for question, group in questions.items()}
     return {question: found for question, found in tables.items() if found}
 
 
-def _tables(group: Sequence[Record]) -> list[Table]:
+def _tables(group: Sequence[Record], details: bool) -> list[Table]:
     """A table for each net whose cells were measured, and one for each other kind of result."""
     found = {kind: _only(kind, group) for kind in TABLES}
     cells = [r for r in group if isinstance(r, Measurement | WrongCell)]
-    return cell_tables(cells) + [
+    return cell_tables(cells, details) + [
         TABLES[kind](records) for kind, records in found.items() if records
     ]
 
@@ -76,7 +84,9 @@ def main() -> None:
     """Print the tables of the run files that are named as arguments."""
     parser = argparse.ArgumentParser("python -m bench.report.table", description=main.__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
-    for path in parser.parse_args().files:
+    parser.add_argument("--details", action="store_true", help="more columns for cells")
+    arguments = parser.parse_args()
+    for path in arguments.files:
         try:
             run = read(path)
         except OSError as error:
@@ -84,7 +94,7 @@ def main() -> None:
         about = [f"{key}: {run.header[key]}" for key in HEADER_KEYS if key in run.header]
         print(f"{path}\n" + "\n".join(about))
         width = shutil.get_terminal_size((MIN_WIDTH, 0)).columns
-        print(render(run, max(MIN_WIDTH, width), sys.stdout.isatty()))
+        print(render(run, max(MIN_WIDTH, width), sys.stdout.isatty(), arguments.details))
 
 
 if __name__ == "__main__":

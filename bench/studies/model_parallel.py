@@ -14,7 +14,7 @@ from mpi4py import MPI
 from bench.core.arms import together, training, within
 from bench.core.cell import Case, Cell
 from bench.core.cores import available
-from bench.core.measure import measure
+from bench.core.race import measure
 from bench.core.silence import Silent
 from bench.core.turns import Contender, ratio, take_turns
 from bench.marks import only_in_full_grid

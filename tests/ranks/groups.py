@@ -43,12 +43,14 @@ GROUP = pytest.StashKey[Group]()
 
 
 def workers_of(item: pytest.Item, world: int) -> int:
-    """Return how many ranks a test asks for: its ``workers`` parameter, its mark, or all."""
+    """Return how many ranks a test asks for: its ``workers`` parameter, its mark, or all.
+
+    The mark ``ranks`` asks for more than that, as far as they are there.
+    """
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    if "workers" in params:
-        return int(params["workers"])
-    mark = item.get_closest_marker("workers")
-    return int(mark.args[0]) if mark else world
+    mark, more = item.get_closest_marker("workers"), item.get_closest_marker("ranks")
+    need = int(params["workers"] if "workers" in params else mark.args[0] if mark else world)
+    return max(need, min(int(more.args[0]), world)) if more else need
 
 
 def parametrize(metafunc: pytest.Metafunc, world: int) -> None:

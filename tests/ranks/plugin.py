@@ -54,6 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "workers(n, ...): how many ranks a test runs on, each number in turn"
     )
+    config.addinivalue_line(
+        "markers", "ranks(n): run the test on n ranks, if there are so many, not on its workers"
+    )
     config.addinivalue_line("markers", "deadline(seconds): time for each phase of a test")
     config.addinivalue_line("markers", "alone: with --share, no other test runs beside this one")
     if problem := launch_problem():

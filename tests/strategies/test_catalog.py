@@ -5,7 +5,7 @@ from torch import nn as tnn
 
 from bench.core import grid
 from bench.core.cell import Cell
-from bench.core.measure import measure
+from bench.core.race import measure
 from bench.core.silence import Silent
 from bench.user_code.registry import UserCode
 from nn.torch.model import TorchModel

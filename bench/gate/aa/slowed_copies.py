@@ -17,7 +17,7 @@ from mpi4py import MPI
 
 from bench.core.cell import Case, Cell
 from bench.core.grid import case
-from bench.core.measure import measure
+from bench.core.race import measure
 from nn import Batch
 from strategies import Strategy
 from strategies.records import RunFile

@@ -1,15 +1,15 @@
 """How a turn is timed: by clocks that tell exactly the time of the steps that were asked for."""
 
+import time
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
+from mpi4py import MPI
 
 from bench.core import arms, cores
 from bench.core.arms import alone, clocked, within
-from bench.core.silence import Silent
-from bench.core.turns import Contender
-from tests.bench.core.test_measure import make_case
 
 WARM_UP = 100.0
 """Seconds of the first step after a pause; each rank's others take one second more by rank."""
@@ -75,95 +75,86 @@ def test_a_turn_within_a_context_is_made_there_each_time():
     assert inside == ["in", (0, 2), "out", "in", (2, 2), "out"]
 
 
-@pytest.fixture
-def contenders(comm, monkeypatch):
-    """The arms of a cell of one worker, and where their steps were taken."""
-    taken = []
-    place = SimpleNamespace(name="one core")
-
-    @contextmanager
-    def all_cores():
-        place.name = "all cores"
-        yield
-        place.name = "one core"
-
-    monkeypatch.setattr(arms, "all_cores", all_cores)
-    case, silent = make_case(1), Silent(comm)
-
-    def watched(name, strategy):
-        step = strategy.step
-
-        def noted(batch):
-            hushed = "silent" if silent.record.silent else "heard"
-            taken.append((name, place.name, hushed))
-            return step(batch)
-
-        strategy.step = noted
-        return strategy
-
-    made = arms.arms(
-        case,
-        comm,
-        watched("plain", case.sequential()),
-        watched("strategy", case.build(comm)),
-        watched("without messages", case.build(silent)),
-        silent,
-    )
-    taken.clear()
-    return made, taken
-
-
 @pytest.mark.workers(1)
 @pytest.mark.parametrize(
-    ("arm", "where"),
+    ("step", "asked", "period", "taken"),
     [
-        ("sequential", ("plain", "one core", "heard")),
-        ("parallel", ("strategy", "one core", "heard")),
-        ("silent", ("without messages", "one core", "silent")),
-        ("threads", ("plain", "all cores", "heard")),
+        (0.01, 10, 1, [1, 10]),
+        (0.1, 20, 1, [1, 2]),
+        (2.0, 20, 1, [1, 1]),
+        (2.0, 1, 1, [1]),
+        (0.01, 12, 10, [10, 20]),
+        (0.01, 40, 10, [10, 20]),
+        (2.0, 40, 10, [10, 10]),
+        (0.01, 3, 10, [10]),
     ],
 )
-def test_each_arm_trains_what_its_name_says_and_where(contenders, arm, where):
-    made, taken = contenders
-    made[arm].turn(0, 2)
-    assert set(taken) == {where}
-    assert list(made) == ["sequential", "parallel", "threads", "silent"]
+def test_a_slow_turn_has_fewer_steps_and_whole_periods(step, asked, period, taken):
+    """It ends with the first step, or period, beyond 0.15 seconds; its time is scaled."""
+    steps = []
+
+    def turn(first, count):
+        steps.append(count)
+        return count * step
+
+    bound = arms.bounded(turn, period)
+    assert bound(7, asked) == pytest.approx(asked * step)
+    assert steps == taken
+    assert bound(7, asked) == pytest.approx(asked * step)
+    assert steps[len(taken) :] == taken[-1:], "its time is known by now"
+
+
+@pytest.mark.workers(2, 3)
+def test_ranks_that_take_no_part_sleep_and_are_told_the_seconds(comm):
+    some = comm.Split(0 if comm.rank == 0 else MPI.UNDEFINED)
+
+    def busy(first, steps):
+        assert comm.rank == 0
+        end = time.perf_counter() + 0.3
+        while time.perf_counter() < end:
+            pass
+        return 7.0
+
+    before = time.process_time()
+    assert arms.among(comm, some, busy)(0, 5) == 7.0
+    used = time.process_time() - before
+    assert comm.rank == 0 or used < 0.03
 
 
 @pytest.mark.workers(1)
-def test_only_the_arms_of_the_speedup_set_the_pace(contenders):
-    made, _ = contenders
-    assert {name: c.paces for name, c in made.items()} == {
-        "sequential": True,
-        "parallel": True,
-        "threads": False,
-        "silent": False,
-    }
-    assert {name: c.every for name, c in made.items()} == {
-        "sequential": 1,
-        "parallel": 1,
-        "threads": arms.THREADS_EVERY,
-        "silent": 1,
-    }
-    assert isinstance(made["threads"], Contender)
+@pytest.mark.parametrize("timed", ["together", "alone", "clocked"])
+def test_a_turn_leaves_no_thread_running(comm, monkeypatch, timed):
+    """Its own seconds are over before it waits for that."""
+    seen, clock = [], SimpleNamespace(now=0.0)
+    monkeypatch.setattr(arms, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def settle():
+        seen.append("settled")
+        clock.now += 1000.0
+
+    monkeypatch.setattr(arms, "settle", settle)
+
+    def work(*_):
+        seen.append("work")
+        clock.now += 1.0
+
+    turn = clocked(work) if timed == "clocked" else partial(getattr(arms, timed), comm, work)
+    seconds = turn(0, 1)
+    assert (seconds, seen) == (1.0, ["work", "work", "settled"])
 
 
 @pytest.mark.workers(1)
-@pytest.mark.parametrize(("step", "taken"), [(0.1, 5), (0.01, 20), (2.0, 1)])
-def test_slow_threads_take_fewer_steps_and_are_scaled_up(comm, monkeypatch, step, taken):
-    """20 steps are asked for, and half a second is enough."""
-    asked = []
-
-    def timed(comm, run, first, steps):
-        asked.append(steps)
-        return steps * step
-
-    monkeypatch.setattr(arms, "alone", timed)
-    case = make_case(1)
-    sequential = case.sequential()
-    made = arms.arms(case, comm, sequential, sequential, None, Silent(comm))
-    assert made["threads"].turn(0, 20) == pytest.approx(20 * step)
-    assert asked == [1, taken]
+def test_threads_that_spin_are_waited_for(monkeypatch):
+    """The processor time of the process says whether they do."""
+    used = iter([0.0, 0.005, 0.005, 0.009, 0.009, 0.009])
+    naps = []
+    monkeypatch.setattr(
+        cores,
+        "time",
+        SimpleNamespace(monotonic=lambda: 0.0, process_time=lambda: next(used), sleep=naps.append),
+    )
+    cores.settle()
+    assert naps == [cores.LOOK] * 3
 
 
 @pytest.mark.workers(1)
@@ -177,7 +168,7 @@ def test_blas_has_a_thread_for_each_core_that_the_launch_may_use(monkeypatch):
 
     monkeypatch.setattr(cores.threadpoolctl, "threadpool_limits", limits)
     monkeypatch.setattr(cores, "available", lambda: 7)
-    monkeypatch.setattr(cores, "_settle", lambda: asked.append("settled"))
+    monkeypatch.setattr(cores, "settle", lambda looks: asked.append("settled"))
     with cores.all_cores():
         assert asked == [7]
     assert asked == [7, "settled"]

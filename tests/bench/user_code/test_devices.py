@@ -12,7 +12,7 @@ import torch
 
 from bench.core import grid, turns
 from bench.core.cell import Cell
-from bench.core.measure import measure
+from bench.core.race import measure
 from bench.report.table import render
 from bench.user_code import UserCodeError, devices
 from bench.user_code.nets import Net

@@ -9,7 +9,7 @@ import torch
 
 from bench.core import turns
 from bench.core.cell import Cell
-from bench.core.measure import measure
+from bench.core.race import measure
 from bench.test_user_code import case
 from bench.user_code.loader import Options, load, load_data, load_model, load_net
 from bench.user_code.registry import UserCode

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import pytest
 from mpi4py import MPI
 
@@ -153,29 +152,34 @@ def promise(
     lap: Callable[[], float],
     pytestconfig: pytest.Config,
 ) -> Callable[..., None]:
-    """Record a ratio with its limit, if any; `--promises` holds it against the limit.
+    """Record a ratio with its limit, if any; with `--promises`, fail if it is not kept."""
+    return partial(promised, comm, record, lap, pytestconfig.option.promises)
+
+
+def promised(
+    comm: MPI.Intracomm,
+    record: Callable[..., None],
+    lap: Callable[[], float],
+    holds: bool,
+    what: str,
+    value: float,
+    limit: float | None,
+    seconds: Sequence[float] = (),
+    cores: int | None = None,
+    machine: State | None = None,
+    **extra: Any,
+) -> None:
+    """Do what the fixture `promise` does.
 
     A ratio of times comes with its rounds, `seconds`, which were measured on `cores` cores, by
     default one for each rank, in the last lap or in a race that looked at the `machine`.
     """
-
-    def promise(
-        what: str,
-        value: float,
-        limit: float | None,
-        seconds: Sequence[float] = (),
-        cores: int | None = None,
-        machine: State = MappingProxyType({}),  # type: ignore[assignment]
-        **extra: Any,
-    ) -> None:
-        load = float(np.mean(machine["background_load"])) if machine else lap() if seconds else 0.0
-        found = made(what, value, limit, load, cores or comm.size, machine)
-        extra |= {"ratio": found.value, "limit": limit}
-        record(found, f"{value:.3f}", list(seconds), extra)
-        if pytestconfig.option.promises:
-            hold(found)
-
-    return promise
+    state = machine or {"background_load": [lap() if seconds else 0.0]}
+    found = made(what, value, limit, cores or comm.size, state)
+    extra |= {"ratio": found.value, "limit": limit}
+    record(found, f"{value:.3f}", list(seconds), extra)
+    if holds:
+        hold(found)
 
 
 def hold(promise: Promise) -> None:

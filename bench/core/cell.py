@@ -11,7 +11,7 @@ from scipy import stats
 
 from bench.core.check import Check, Checker, equals_sequential
 from bench.core.cores import available
-from bench.core.machine_state import State
+from bench.core.machine_state import State, background_load
 from bench.core.turns import Rounds
 from nn.batch import Batch
 from nn.plain_json import INLINE
@@ -113,7 +113,7 @@ class Measurement(Record, kind="cell"):
     @property
     def background_load(self) -> float:
         """Cores that other programs used meanwhile."""
-        return float(np.mean(self.machine.get("background_load", 0.0)))
+        return background_load(self.machine)
 
     @classmethod
     def of(

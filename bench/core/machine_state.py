@@ -130,13 +130,17 @@ def share_no_cache(state: State) -> list[bool]:
     ]
 
 
+def background_load(state: State) -> float:
+    """Return how many cores other programs used, over all rounds; 0 if nobody looked."""
+    return float(np.mean(state.get("background_load", 0.0)))
+
+
 def remark(state: State) -> str:
     """Say what a reader of figures has to know of the machine; empty if there is nothing."""
     said, far = [], share_no_cache(state)
     if any(far):
         said.append(f"cores shared no cache in {sum(far)} of {len(far)} rounds")
-    load = float(np.mean(state.get("background_load", 0.0)))
-    if load > LIMIT:
+    if (load := background_load(state)) > LIMIT:
         said.append(f"other programs kept {load:.1f} cores busy")
     return " and ".join(said)
 

@@ -98,7 +98,8 @@ def _follow(
                         return
                     partial, last = "", time.monotonic()
                     if cell:
-                        yield cell | {"background_load": round(load.lap(), 3)}
+                        # Cells of one race come together; they know the load while they were raced.
+                        yield {"background_load": round(load.lap(), 3)} | cell
                 if time.monotonic() - last > TIMEOUT:
                     yield f"was ended after {TIMEOUT:.0f} s without a new cell, see {log}"
                     return

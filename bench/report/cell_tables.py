@@ -95,7 +95,7 @@ def _with_interval(m: Measurement, value: float | None, arm: str, details: bool)
 
 
 def _figures(m: Measurement, epochs: bool, details: bool) -> list[str]:
-    steps = m.cell.dataset_size // m.cell.batch_size if epochs else 1e3
+    steps = m.cell.dataset_size / m.cell.batch_size if epochs else 1e3
     scale = steps / m.steps_per_round
     plain, strategy = (
         float(np.median(m.rounds[arm])) * scale for arm in ("sequential", "parallel")

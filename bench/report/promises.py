@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bench.core.background_load import disturbed, slowdown
-from bench.core.machine_state import State, remark
+from bench.core.machine_state import State, background_load, remark
 from strategies.records import Record
 
 
@@ -45,18 +45,14 @@ class Promise(Record, kind="promise"):
         return f"{said}, which explains at most {self.explained:.3f}" if self.explained else said
 
 
-def made(
-    what: str, value: float, limit: float | None, background_load: float, workers: int, state: State
-) -> Promise:
+def made(what: str, value: float, limit: float | None, workers: int, state: State) -> Promise:
     """Make a promise of what was measured.
 
     Args:
-        background_load: cores that other programs used meanwhile, 0 if the ratio is none of times.
         workers: cores that the measurement needed.
-        state: of the machine, as far as it was looked at.
+        state: of the machine meanwhile, as far as it was looked at.
     """
-    explained = 0.0
-    if limit is not None and disturbed(background_load, workers):
-        explained = limit * slowdown(background_load, workers)
-    state = state or {"background_load": [background_load]}
+    load, explained = background_load(state), 0.0
+    if limit is not None and disturbed(load, workers):
+        explained = limit * slowdown(load, workers)
     return Promise(what, float(value), limit, explained, remark(state))

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bench import conftest
@@ -30,7 +31,7 @@ def speedup(comm, kept, monkeypatch):
 
     def speedup(cell, **options):
         record = lambda *what: kept.append(what)  # noqa: E731
-        return measure_and_keep("topic", comm, record, cell, seconds=0, **options)
+        return measure_and_keep("topic", comm, record, None, cell, seconds=0, **options)
 
     return speedup
 
@@ -43,7 +44,11 @@ def test_a_cell_is_kept_under_its_id_with_its_public_keys(speedup, kept):
     assert isinstance(result, Measurement)
     assert said == f"{result.speedup:.2f}x"
     assert seconds == result.rounds["parallel"]
-    assert extra == {"id": "topic/DataParallel-mlp-1w-b64-n1000-cpu", **result.as_dict()}
+    assert extra == {
+        "id": "topic/DataParallel-mlp-1w-b64-n1000-cpu",
+        **result.as_dict(),
+        "background_load": np.mean(result.machine["background_load"]),
+    }
     assert result.steps_per_round == 2
 
 
@@ -113,6 +118,7 @@ def test_a_result_is_on_disk_in_the_progress_and_with_pytest_benchmark(comm, tmp
         ({"quick": True}, ["speed", "promise"]),
         ({"cells": True}, ["speed", "full"]),
         ({"quick": True, "cells": True}, ["speed"]),
+        ({"promises": True}, ["promise"]),
     ],
 )
 def test_a_quick_grid_and_the_gates_grid_leave_out_what_they_say(options, left):
@@ -143,7 +149,7 @@ def test_a_quick_grid_and_the_gates_grid_leave_out_what_they_say(options, left):
         get_plugin=lambda name: SimpleNamespace(), register=lambda *plugin: None
     )
     config = SimpleNamespace(
-        option=SimpleNamespace(**{"quick": False, "cells": False, **options}),
+        option=SimpleNamespace(**dict.fromkeys(("quick", "cells", "promises"), False) | options),
         pluginmanager=manager,
         hook=SimpleNamespace(pytest_deselected=lambda items: dropped.extend(items)),
         stash={},

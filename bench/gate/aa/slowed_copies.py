@@ -3,7 +3,8 @@
     LOCKSTEP_CELLS=FILE mpiexec -n 2 python -m bench.gate.aa.slowed_copies AMOUNT ...
 
 measures every cell of GRID as it is, and once more with each step stretched by one of the amounts
-(0.1 is 10%), which take turns from cell to cell. bench.gate.aa starts this program.
+(0.1 is 10%), which take turns from cell to cell. All cells of a batch size are one race, as in the
+common grid. bench.gate.aa starts this program.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mpi4py import MPI
 
 from bench.core.cell import Case, Cell
 from bench.core.grid import case
-from bench.core.race import measure
+from bench.core.race import race
 from nn import Batch
 from strategies import Strategy
 from strategies.records import RunFile
@@ -62,17 +63,22 @@ def main() -> None:
     comm = MPI.COMM_WORLD
     amounts = [float(argument) for argument in sys.argv[1:]]
     file = RunFile(os.environ["LOCKSTEP_CELLS"], {"program": "bench.gate.aa.slowed_copies"})
+    races: dict[int, dict[str, Case]] = {}
     for number, (strategy, batch_size) in enumerate(GRID):
         cell = Cell(strategy, "mlp", comm.size, batch_size, 10_000)
         plain = replace(case(cell), runs_silent=False)
-        variants = [(str(cell), plain)]
+        variants = races.setdefault(batch_size, {})
+        variants[str(cell)] = plain
         if amounts:
             amount = amounts[number % len(amounts)]
-            variants.append((f"{cell}+{amount:.0%}", slowed_copy(plain, amount)))
-        for name, variant in variants:
-            result = measure(variant, comm)
+            variants[f"{cell}+{amount:.0%}"] = slowed_copy(plain, amount)
+    for variants in races.values():
+        for name, result in zip(variants, race(list(variants.values()), comm)):
+            if isinstance(result, Exception):
+                raise result
             if comm.rank == 0:
-                file.append({"id": name, **result.as_dict()})
+                load = {"background_load": result.background_load}
+                file.append({"id": name, **result.as_dict(), **load})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from bench.core import grid
 from bench.core.cell import Case, Cell
 from bench.core.check import CHECK_TOLERANCE, WrongTraining, equals_sequential, uneven_rows
 from bench.core.race import measure
-from bench.test_user_code import case as case_of_user_code
+from bench.test_user_code import trained as case_of_user_code
 from bench.user_code.nets import Net
 from strategies.catalog import Entry, added, select
 from tests.examples.mean_of_means import MeanOfMeans

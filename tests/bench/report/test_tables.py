@@ -35,9 +35,27 @@ def test_a_cell_is_shown_in_milliseconds_a_step():
 
 
 def test_cells_of_several_sizes_are_shown_in_seconds_an_epoch():
+    """A turn of 10 steps of plain training lasts 0.5 s; an epoch has 1,000 or 2,000 / 64 steps."""
     larger = replace(MEASURED, cell=replace(MEASURED.cell, dataset_size=2000))
-    for row, size in zip(rows(MEASURED, larger, first="DataParallel"), ("1,000", "2,000")):
-        assert row[:6] == ["DataParallel", "2", "64", size, "0.50", "0.20"]
+    one, other = rows(MEASURED, larger, first="DataParallel")
+    assert one[:6] == ["DataParallel", "2", "64", "1,000", "0.78", "0.31"]
+    assert other[:6] == ["DataParallel", "2", "64", "2,000", "1.56", "0.62"]
+
+
+def test_details_have_quantiles_efficiency_serial_share_and_intervals():
+    detailed = replace(
+        MEASURED,
+        rounds=MEASURED.rounds | {"silent": [0.25, 0.15, 0.45], "threads": [0.25, 0.15, 0.45]},
+        single_steps={"p50": 0.02, "p95": 0.034, "max": 0.05},
+    )
+    shown = render(Run(records=[detailed]), 120, colour=False, details=True)
+    (row,) = (line.split() for line in shown.splitlines() if line.startswith("DataParallel"))
+    assert row[6:] == [
+        *("1.40-1.60", "1.75", "2.00-2.00", "1.10", "1,234", "80/10/10", "1e-07"),
+        *("34.00", "0.75", "0.33"),
+    ]
+    assert "p95" in shown
+    assert "p95" not in render(Run(records=[detailed]), 120, colour=False)
 
 
 def test_what_is_wrong_crowded_or_unchecked_is_marked():
@@ -80,12 +98,21 @@ def test_a_transfer_is_shown_in_microseconds_and_gigabytes_a_second():
     assert row == ["Allreduce", "2", "1,000,000", "250.0", "4.00"]
 
 
-@pytest.mark.parametrize(
-    ("value", "kept"), [(1.5, True), (1.499, True), (1.501, False), (float("nan"), False)]
-)
-def test_a_promise_is_kept_up_to_its_limit(value, kept):
-    assert Promise("a / b", value, 1.5).kept is kept
-    assert Promise("a / b", value).kept
+def test_a_promise_that_is_not_kept_is_shown_with_what_it_means():
+    kept = Promise("a / b", 1.0, 1.5)
+    broken = Promise("c / d", 1.75, 1.5, 1.6, "cores shared no cache in 4 of 9 rounds")
+    shown = render(Run(records=[kept, broken]), 120, colour=False)
+    assert [line.split()[-4:] for line in shown.splitlines() if line.startswith("a / b")] == [
+        ["1.000", "at", "most", "1.5"]
+    ]
+    assert "1.750 at most 1.5 not kept" in " ".join(shown.split())
+    assert "The training is right nevertheless" in " ".join(shown.split())
+    assert broken.verdict in " ".join(shown.split())
+    assert "not kept" not in render(Run(records=[kept]), 120, colour=False)
+    excused = replace(broken, value=1.55)
+    assert "1.550 at most 1.5 explained" in " ".join(
+        render(Run(records=[excused]), 120, colour=False).split()
+    )
 
 
 @pytest.fixture

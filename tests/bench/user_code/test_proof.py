@@ -10,7 +10,7 @@ import torch
 from bench.core import turns
 from bench.core.cell import Cell
 from bench.core.race import measure
-from bench.test_user_code import case
+from bench.test_user_code import trained
 from bench.user_code.loader import Options, load, load_data, load_model, load_net
 from bench.user_code.registry import UserCode
 from nn import SGD, Batch, lr_schedules, mlp
@@ -210,7 +210,7 @@ def test_the_language_model_is_proven_by_all_of_ours(comm, strategy):
 def test_the_language_model_is_measured(comm, monkeypatch):
     monkeypatch.setattr(turns, "SHORTEST_TURN", 0.002)
     cell = Cell("DataParallel", "net", comm.size, 50, 300)
-    result = measure(case(cell, DataParallel, language_model()), comm, seconds=0)
+    result = measure(trained(cell, DataParallel, language_model()), comm, seconds=0)
     assert result.check_error < 1e-3
     assert result.speedup > 0
 

@@ -1,0 +1,102 @@
+"""Promises: what they hold, and which of those that are not kept other programs explain."""
+
+import math
+
+import pytest
+
+from bench.conftest import hold, promised
+from bench.report.promises import Promise, made
+
+pytestmark = pytest.mark.workers(1)
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    monkeypatch.setattr("bench.core.background_load.available", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [(1.5, True), (1.499, True), (1.501, False), (math.nan, False)]
+)
+def test_a_promise_is_kept_up_to_its_limit(value, kept):
+    assert Promise("a / b", value, 1.5).kept is kept
+    assert Promise("a / b", value).kept
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "load", "needed", "outcome"),
+    [
+        (1.0, 1.0, 0.0, 2, None),
+        (1.0, 1.0, 1.0, 2, None),
+        (9.9, None, 0.0, 2, None),
+        (1.1, 1.0, 0.05, 2, pytest.fail.Exception),
+        (1.1, 1.0, 1.0, 1, pytest.fail.Exception),  # a core was free
+        (1.1, 1.0, 1.0, 2, pytest.skip.Exception),
+    ],
+)
+def test_a_promise_is_not_broken_by_other_programs(value, limit, load, needed, outcome):
+    promise = made("a / b", value, limit, needed, {"background_load": [load, load]})
+    if outcome is None:
+        hold(promise)
+        return
+    with pytest.raises(outcome) as said:
+        hold(promise)
+    assert str(said.value).startswith("a / b: 1.100, promised is at most 1.000")
+    assert ("kept 1.0 cores busy" in str(said.value)) is (load == 1.0)
+
+
+@pytest.mark.parametrize(("load", "most"), [(0.2, 1.25), (0.5, 2.0), (1.9, 2.0)])
+def test_a_promise_is_broken_by_more_than_other_programs_explain(load, most):
+    """All of the load may have run on the core of one rank while the others waited for it."""
+    explained = made("a / b", 3 * most - 0.01, 3.0, 2, {"background_load": [load]})
+    assert explained.excused
+    assert explained.verdict.endswith("which explains it: try again")
+    for value in (3 * most + 0.01, math.inf, math.nan):
+        broken = made("a / b", value, 3.0, 2, {"background_load": [load]})
+        assert not broken.excused
+        assert broken.verdict.endswith(f"which explains at most {3 * most:.3f}")
+        with pytest.raises(pytest.fail.Exception):
+            hold(broken)
+
+
+def test_the_state_of_the_machine_is_said():
+    state = {"handover_ns": [1.0, 9.0, 9.0], "own_line_ns": [1.0] * 3, "background_load": [0.0] * 3}
+    assert made("a / b", 2.0, 1.0, 2, state).meanwhile == ("cores shared no cache in 2 of 3 rounds")
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_a_users_machine_is_no_defect(comm, holds):
+    """A benchmark records that a promise is not kept, and only `--promises` fails."""
+    kept = []
+
+    def promise(value, **options):
+        record = lambda *what: kept.append(what)  # noqa: E731
+        promised(comm, record, lambda: 0.0, holds, "a / b", value, 1.5, **options)
+
+    promise(1.5)
+    if holds:
+        with pytest.raises(pytest.fail.Exception, match=r"a / b: 1\.600"):
+            promise(1.6, seconds=[2.0], extra="more")
+    else:
+        promise(1.6, seconds=[2.0], extra="more")
+    assert [(made.value, *rest) for made, *rest in kept] == [
+        (1.5, "1.500", [], {"ratio": 1.5, "limit": 1.5}),
+        (1.6, "1.600", [2.0], {"ratio": 1.6, "limit": 1.5, "extra": "more"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "load"),
+    [
+        ({}, 0.0),  # no ratio of times: nothing explains it
+        ({"seconds": [1.0]}, 0.7),
+        ({"machine": {"background_load": [0.2, 0.4]}}, 0.3),
+        ({"seconds": [1.0], "machine": {"background_load": [0.2, 0.4]}}, 0.3),
+    ],
+)
+def test_the_load_is_that_of_the_race_or_of_the_lap(comm, options, load):
+    kept = []
+    record = lambda *what: kept.append(what[0])  # noqa: E731
+    promised(comm, record, lambda: 0.7, False, "a / b", 1.0, 1.5, cores=2, **options)
+    said = f"other programs kept {load} cores busy" if load else ""
+    assert kept[0].meanwhile == said

@@ -113,7 +113,7 @@ class MachineState:
                 self._window.fence()
                 if mine == 0:
                     others.append(_seconds(shared, target))
-                    shared.fill(i)
+                    shared.fill(255 - i)
                     own.append(_seconds(shared, target))
                 self._window.fence()
         if mine == 1:

@@ -2,7 +2,8 @@
 
 A mutant is a TOML file beside this one: `file`, a text to `find` in it (exactly once) and what to
 `replace` it with; the `bug` in a sentence; the `tests` that must fail, on how many `ranks`. It is
-applied to a copy of the tree, so that the tree itself is never touched.
+applied to a copy of the tree, so that the tree itself is never touched. As many are tried at once
+as there are cores.
 """
 
 import os
@@ -12,13 +13,15 @@ import subprocess
 import sys
 import tomllib
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from bench.report.proofs import Mutant
 
-pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(180)]
+pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(400)]
 
 ROOT = Path(__file__).parents[2]
 MUTANTS = {
@@ -61,7 +64,7 @@ def launch(ranks: int, *arguments: str, cwd: Path) -> subprocess.CompletedProces
             env=environment,
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=300,
             check=False,
         )
         if NOT_STARTED not in run.stdout + run.stderr:
@@ -83,15 +86,53 @@ def outcomes(tree: Path, tests: list[str], ranks: int) -> dict[str, str]:
     return found
 
 
+def without_a_mutant(tree: Path, ranks: int) -> dict[str, str]:
+    """Run the tests of all mutants that are tried on so many ranks."""
+    copy_tree(tree)
+    named = (mutant["tests"] for mutant in MUTANTS.values() if mutant["ranks"] == ranks)
+    return outcomes(tree, sorted(set().union(*named)), ranks)
+
+
+def with_the_mutant(tree: Path, name: str) -> dict[str, str]:
+    """Run the tests that must fail."""
+    mutant = MUTANTS[name]
+    copy_tree(tree)
+    path = tree / mutant["file"]
+    source = path.read_text()
+    assert source.count(mutant["find"]) == 1, f"{mutant['file']}: the text to replace has changed"
+    path.write_text(source.replace(mutant["find"], mutant["replace"]))
+    return outcomes(tree, mutant["tests"], mutant["ranks"])
+
+
+@pytest.fixture(scope="session")
+def tried(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[dict[str, str]]]]:
+    """For the id of each test below, what the tests that it launches did."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        launched = {}
+        for item in request.session.items:
+            if item.path == Path(__file__):
+                tree = tmp_path_factory.mktemp("tree")
+                params = item.callspec.params  # type: ignore[attr-defined]
+                act = with_the_mutant if "name" in params else without_a_mutant
+                launched[item.nodeid] = pool.submit(act, tree, *params.values())
+        yield launched
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def found(request: pytest.FixtureRequest, tried: dict[str, Future]) -> dict[str, str]:
+    """What the tests did that this test launches."""
+    return tried[request.node.nodeid].result()
+
+
 @pytest.mark.parametrize("ranks", RANKS)
-def test_without_a_mutant_the_same_tests_pass(tmp_path, ranks):
+def test_without_a_mutant_the_same_tests_pass(found, ranks):
     """Otherwise a test that always fails would count as catching every mutant."""
-    tests = {t for mutant in MUTANTS.values() if mutant["ranks"] == ranks for t in mutant["tests"]}
-    copy_tree(tmp_path)
-    found = outcomes(tmp_path, sorted(tests), ranks)
     passed = [name for name, outcome in found.items() if outcome == "passed"]
     assert {name: o for name, o in found.items() if o in {"failed", "error"}} == {}
-    for test in tests:
+    for test in {t for m in MUTANTS.values() if m["ranks"] == ranks for t in m["tests"]}:
         reported_as = test.replace("/", ".").replace(".py::", "::")
         *classes, function = reported_as.split("::")
         reported_as = ".".join(classes) + "::" + function  # as JUnit has it
@@ -99,14 +140,8 @@ def test_without_a_mutant_the_same_tests_pass(tmp_path, ranks):
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_the_mutant_is_caught(tmp_path, name, keep):
+def test_the_mutant_is_caught(found, name, keep):
     mutant = MUTANTS[name]
-    copy_tree(tmp_path)
-    path = tmp_path / mutant["file"]
-    source = path.read_text()
-    assert source.count(mutant["find"]) == 1, f"{mutant['file']}: the text to replace has changed"
-    path.write_text(source.replace(mutant["find"], mutant["replace"]))
-    found = outcomes(tmp_path, mutant["tests"], mutant["ranks"])
     caught_by = [test for test, outcome in found.items() if outcome == "failed"]
     keep(Mutant(name, mutant["bug"], mutant["file"], caught_by))
     assert caught_by, f"survived: {mutant['bug']} ({found})"

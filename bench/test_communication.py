@@ -36,6 +36,17 @@ def timed(comm, workers, record):
     return timed
 
 
+@pytest.mark.parametrize("workers", WORKERS)
+def test_barrier(comm, timed, workers):
+    """Ranks that wait for each other send nothing. Every turn of a race ends so."""
+
+    def run(first, times):
+        for _ in range(times):
+            comm.Barrier()
+
+    timed("Barrier", 0, run)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("workers", WORKERS)
 def test_allreduce(comm, timed, workers, size):

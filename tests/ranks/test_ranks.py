@@ -34,6 +34,18 @@ def test_only_the_workers_run_the_body(comm: MPI.Comm) -> None:
     assert comm != MPI.COMM_NULL
 
 
+@pytest.mark.ranks(3)
+@pytest.mark.workers(2)
+def test_more_ranks_than_workers_take_part_as_far_as_they_are_there(comm: MPI.Comm) -> None:
+    assert comm.size == min(3, MPI.COMM_WORLD.size)
+
+
+@pytest.mark.ranks(1)
+@pytest.mark.workers(2)
+def test_no_worker_is_left_out(comm: MPI.Comm) -> None:
+    assert comm.size == 2
+
+
 def test_world_has_all_ranks(world: MPI.Comm) -> None:
     assert world.allreduce(1) == MPI.COMM_WORLD.size
 

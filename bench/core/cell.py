@@ -154,7 +154,11 @@ class Measurement(Record, kind="cell"):
 
 
 def measurements(
-    raced: Mapping[str, tuple[Cell, Check]], rounds: Rounds, plain: str, threads: str
+    raced: Mapping[str, tuple[Cell, Check]],
+    rounds: Rounds,
+    plain: str,
+    threads: str,
+    machine: State | None = None,
 ) -> list[Measurement]:
     """Compare contenders that took turns with one of them, as cells are with sequential training.
 
@@ -162,6 +166,7 @@ def measurements(
         raced: contender -> its cell, and how its weights compare with plain training.
         plain: the contender to compare with.
         threads: the contender that uses all cores in one process.
+        machine: what the machine was like in each round.
     """
     return [
         Measurement.of(
@@ -173,6 +178,7 @@ def measurements(
             },
             rounds.steps,
             check,
+            machine=machine or {},
         )
         for name, (cell, check) in raced.items()
     ]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from bench.core.cell import Cell, Measurement
+from bench.core.machine_state import State
 from bench.core.turns import ratio
 from bench.report.promises import Promise
 from bench.report.proofs import Mutant, Proof
@@ -45,6 +46,7 @@ class Race(Record, kind="race"):
         steps_per_round: training steps in every turn.
         rounds: contender -> seconds of each of its turns; turns of one round are pairs.
         background_load: cores that other programs used meanwhile.
+        machine: what the machine was like in each round, see `bench.core.machine_state`.
     """
 
     net: str
@@ -53,6 +55,7 @@ class Race(Record, kind="race"):
     steps_per_round: int
     rounds: dict[str, list[float]]
     background_load: float
+    machine: State = field(default_factory=dict)
 
     def over(self, base: str) -> dict[str, float]:
         """How many times as fast as `base` each other contender is; median over rounds."""

@@ -16,6 +16,7 @@ from bench.core.cell import Cell, measurements
 from bench.core.check import Check, equals_sequential
 from bench.core.cores import all_cores, available
 from bench.core.grid import MLP_SIZES, TORCH_NETS, optimizer
+from bench.core.machine_state import MachineState
 from bench.core.turns import Contender, ratio, take_turns
 from nn import Batch
 from strategies import DataParallel, Pipeline, Sequential, SharedDataParallel
@@ -57,7 +58,7 @@ def _all_threads():
     ],
     ids=lambda value: str(value) if not isinstance(value, float) else "",
 )
-def test_peers(comm, record, promise, lap, net, batch_size, limit):
+def test_peers(comm, record, promise, net, batch_size, limit):
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     pytest.importorskip("torch").set_num_threads(1)
@@ -102,12 +103,13 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
     if net == "mlp":
         note = "scikit-learn draws weights of its own: only its time is compared"
         enter("scikit-learn", partial_fit_step(MLP_SIZES, 0.01), 1, Check(note=note))
-    lap()
-    rounds = take_turns(contenders)
+    machine = MachineState(comm)
+    rounds = take_turns(contenders, before_round=machine.look)
+    state = machine.close()
     for strategy in strategies.values():
         strategy.close()
     del raced[PLAIN]
-    for result in measurements(raced, rounds, PLAIN, THREADS):
+    for result in measurements(raced, rounds, PLAIN, THREADS, state):
         record(result)
     times = rounds.seconds
     promise(
@@ -115,6 +117,7 @@ def test_peers(comm, record, promise, lap, net, batch_size, limit):
         ratio(times["SharedDataParallel"], times["DistributedDataParallel"]),
         limit,
         times["SharedDataParallel"],
+        machine=state,
         rounds=times,
         steps_per_round=rounds.steps,
     )

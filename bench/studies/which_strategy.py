@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.core.arms import alone, together, training
-from bench.core.background_load import laps
 from bench.core.check import equals_sequential
 from bench.core.cores import available
+from bench.core.machine_state import MachineState, background_load, remark
 from bench.core.turns import Contender, take_turns
 from bench.gate.command_line import output_file
 from bench.report.kinds import Race
@@ -87,12 +87,13 @@ def race(net: str, rows: int, comm: MPI.Intracomm, rounds: int) -> Race:
     for name, strategy in strategies.items():
         turn = partial(together, comm, training(strategy.step, data))
         contenders[name] = Contender(turn, paces=False)
-    lap = laps(comm)
-    times = take_turns(contenders, rounds)
-    load = lap()
+    machine = MachineState(comm)
+    times = take_turns(contenders, rounds, before_round=machine.look)
+    state = machine.close()
     for strategy in strategies.values():
         strategy.close()
-    return Race(net, comm.size, rows, times.steps, times.seconds, load)
+    load = background_load(state)
+    return Race(net, comm.size, rows, times.steps, times.seconds, load, state)
 
 
 def main() -> None:
@@ -125,6 +126,8 @@ def main() -> None:
             row.append(_winner(speedups))
             said = ", ".join(f"{each} {speedup:.2f}" for each, speedup in speedups.items())
             console.print(f"{name}, batch {size}: {said}")
+            if meanwhile := remark(result.machine):
+                console.print(f"  {meanwhile}")
         rows.append(row)
     columns = ["net", "layers", *(f"batch {size}" for size in BATCH_SIZES)]
     table = Table(*columns, title=f"fastest strategy, {comm.size} workers (speedup)")

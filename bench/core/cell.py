@@ -102,13 +102,8 @@ class Measurement(Record, kind="cell"):
 
     @property
     def serial_fraction(self) -> float | None:
-        """Share of a step that does not get faster with more workers; None for a single worker.
-
-        Karp and Flatt, "Measuring parallel processor performance" (1990), equation 2. If it grows
-        with the workers, they do not lack parallel work: what they say to each other costs more.
-        """
-        n = self.cell.workers
-        return (1 / self.speedup - 1 / n) / (1 - 1 / n) if n > 1 else None
+        """See `serial_fraction`."""
+        return serial_fraction(self.speedup, self.cell.workers)
 
     @property
     def background_load(self) -> float:
@@ -182,6 +177,15 @@ def measurements(
         )
         for name, (cell, check) in raced.items()
     ]
+
+
+def serial_fraction(speedup: float, workers: int) -> float | None:
+    """Return the share of a step that more workers do not make faster; None for a single worker.
+
+    Karp and Flatt, "Measuring parallel processor performance" (1990), equation 2. If it grows with
+    the workers, they do not lack parallel work: what they say to each other costs more.
+    """
+    return (1 / speedup - 1 / workers) / (1 - 1 / workers) if workers > 1 else None
 
 
 def interval(sequential: ArrayLike, parallel: ArrayLike) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from bench.core.cell import Cell, Measurement
+from bench.core.cell import Cell, Measurement, serial_fraction
 from bench.core.machine_state import State
 from bench.core.turns import ratio
 from bench.report.promises import Promise
@@ -11,7 +11,17 @@ from nn.plain_json import INLINE
 from strategies.records import Record
 from strategies.training import History
 
-__all__ = ["History", "Measurement", "Mutant", "Promise", "Proof", "Race", "Transfer", "WrongCell"]
+__all__ = [
+    "History",
+    "Measurement",
+    "Mutant",
+    "Promise",
+    "Proof",
+    "Race",
+    "Scaling",
+    "Transfer",
+    "WrongCell",
+]
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,41 @@ class Race(Record, kind="race"):
         return {
             name: ratio(base_times, times) for name, times in self.rounds.items() if name != base
         }
+
+
+@dataclass(frozen=True)
+class Scaling(Record, kind="scaling"):
+    """The efficiency of so many workers.
+
+    Attributes:
+        law: "strong": plain training has the same batch, and the efficiency is the speedup over it,
+            divided by the workers; or "weak": plain training has as many rows as each worker, and
+            the efficiency is its time over theirs.
+        batch_size: rows of all workers together.
+        efficiency, efficiency_low, efficiency_high: with its 95% interval over paired rounds.
+        oversubscribed: whether there are more workers than cores.
+        rounds: "plain" and "parallel" -> seconds of its turn in each round.
+        machine: what the machine was like in each round, see `bench.core.machine_state`.
+    """
+
+    law: str
+    strategy: str
+    net: str
+    workers: int
+    batch_size: int
+    efficiency: float
+    efficiency_low: float
+    efficiency_high: float
+    oversubscribed: bool
+    rounds: dict[str, list[float]] = field(default_factory=dict)
+    machine: State = field(default_factory=dict)
+
+    @property
+    def serial(self) -> float | None:
+        """Karp and Flatt's serial fraction; None for weak scaling and for a single worker."""
+        if self.law == "weak":
+            return None
+        return serial_fraction(self.efficiency * self.workers, self.workers)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.core.cell import interval
-from bench.report.kinds import History, Mutant, Promise, Proof, Race, Transfer
+from bench.core.machine_state import remark
+from bench.report.kinds import History, Mutant, Promise, Proof, Race, Scaling, Transfer
 from bench.report.layout import is_last, new_table
 from strategies.records import Record
 
@@ -99,6 +100,25 @@ def _races(races: Sequence[Race]) -> Table:
     return table
 
 
+def _scalings(scalings: Sequence[Scaling]) -> Table:
+    table = new_table(
+        "scaling", "net", "strategy", "workers", "batch", "efficiency", "95%", "serial"
+    )
+    for i, s in enumerate(scalings):
+        table.add_row(
+            *(s.law, s.net, s.strategy),
+            f"{s.workers}†" if s.oversubscribed else f"{s.workers}",
+            f"{s.batch_size}",
+            f"{s.efficiency:.2f}",
+            f"{s.efficiency_low:.2f}-{s.efficiency_high:.2f}",
+            "" if s.serial is None else f"{s.serial:.2f}",
+            style="dim" if s.oversubscribed else None,
+            end_section=is_last(scalings, i, lambda s: (s.law, s.net, s.strategy)),
+        )
+    table.caption = remark(scalings[0].machine)
+    return table
+
+
 def _proofs(proofs: Sequence[Proof]) -> Table:
     """How the tests of every file ended, and the largest error of what they compared."""
     table = new_table("tests of", "number", "failed", "skipped", "largest error / tolerance")
@@ -128,6 +148,7 @@ TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     History: _trainings,
     Promise: _promises,
     Race: _races,
+    Scaling: _scalings,
     Proof: _proofs,
     Mutant: _mutants,
 }

@@ -12,6 +12,7 @@ from bench.report.kinds import (
     Promise,
     Proof,
     Race,
+    Scaling,
     Transfer,
     WrongCell,
 )
@@ -43,6 +44,7 @@ EXAMPLES = [
     WrongCell(CELL, math.inf, "the weights differ"),
     Transfer("Allreduce", 2, 940_072, 0.00025, True),
     Race("net", 2, 64, 10, {"plain": [0.4, 0.44], "ZeRO": [0.2, 0.2]}, 0.25),
+    Scaling(*("strong", "ZeRO", "net", 2, 1024, 0.75, 0.7, 0.8, False)),
     History(
         *("digits", 1000, 64, 2, 0, 0, "ZeRO", 2, "ahead"),
         loss=[2.5, 1.25],

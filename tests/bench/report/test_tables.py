@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.core.cell import Cell
-from bench.report.kinds import Promise, Transfer, WrongCell
+from bench.report.kinds import Promise, Scaling, Transfer, WrongCell
 from bench.report.progress import Progress
 from bench.report.table import render
 from strategies.records import Run
@@ -96,6 +96,22 @@ def test_a_single_worker_has_nothing_to_gain_and_no_colour():
 def test_a_transfer_is_shown_in_microseconds_and_gigabytes_a_second():
     (row,) = rows(Transfer("Allreduce", 2, 10**6, 0.00025, False), first="Allreduce")
     assert row == ["Allreduce", "2", "1,000,000", "250.0", "4.00"]
+
+
+def test_scaling_is_shown_with_its_serial_share_and_the_state_of_the_machine():
+    """A speedup of 1.5 on 2 workers leaves a third of the step serial."""
+    strong = Scaling(
+        *("strong", "ZeRO", "net", 2, 1024, 0.75, 0.7, 0.8, False),
+        machine={"background_load": [0.5]},
+    )
+    weak = replace(strong, law="weak", workers=4, batch_size=2048, oversubscribed=True)
+    alone = replace(strong, workers=1)
+    (one, other), (last,) = rows(strong, alone, first="strong"), rows(weak, first="weak")
+    assert one[1:] == ["net", "ZeRO", "2", "1024", "0.75", "0.70-0.80", "0.33"]
+    assert other[1:] == ["net", "ZeRO", "1", "1024", "0.75", "0.70-0.80"]
+    assert last[1:] == ["net", "ZeRO", "4†", "2048", "0.75", "0.70-0.80"]
+    shown = render(Run(records=[strong]), 120, colour=False)
+    assert "other programs kept 0.5 cores busy" in shown
 
 
 def test_a_promise_that_is_not_kept_is_shown_with_what_it_means():

@@ -1,0 +1,102 @@
+"""How far does it scale: one batch on more workers, and more rows with more workers?
+
+*Strong scaling*: the batch stays as it is, and its rows are divided. The efficiency of n workers is
+the speedup over plain training, divided by n (Amdahl, 1967). *Weak scaling*: every worker has as
+many rows as plain training has alone. The efficiency is the time of plain training over that of n
+workers, which have n times the rows (Gustafson, 1988). All of it is one race for each net. Not part
+of the common grid: name the file to run it.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import cast
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from bench.core.arms import alone, among, bounded, together, training
+from bench.core.cell import interval
+from bench.core.check import equals_sequential, uneven_rows
+from bench.core.cores import available
+from bench.core.grid import optimizer, synchronous, worker_counts
+from bench.core.machine_state import MachineState
+from bench.core.turns import Contender, take_turns
+from bench.marks import only_in_full_grid
+from bench.report.kinds import Scaling
+from nn import Batch, mlp
+from strategies import Sequential, Strategy
+from strategies.catalog import CATALOG
+
+NETS = {
+    "usual": [784, 256, 128, 10],
+    "wide": [784, 1024, 1024, 10],
+    "deep": [784, *[128] * 12, 10],
+}
+ROWS = 256
+"""Of a worker in weak scaling, and of plain training."""
+
+STRONG_ROWS = 1024
+"""Of the batch in strong scaling."""
+
+
+def batch(rows: int, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    return Batch(rng.standard_normal((rows, 784)).astype(np.float32), rng.integers(0, 10, rows))
+
+
+def laws(workers: int) -> Iterator[tuple[str, int, int]]:
+    """Yield each law, the rows of plain training and those of so many workers."""
+    yield "strong", STRONG_ROWS, STRONG_ROWS
+    yield "weak", ROWS, workers * ROWS
+
+
+@pytest.mark.workers(MPI.COMM_WORLD.size)
+@pytest.mark.parametrize("net", ["usual", *map(only_in_full_grid, ("wide", "deep"))])
+def test_scaling(comm, record, net):
+    def checked(name: str, workers: MPI.Intracomm) -> Strategy:
+        strategy = CATALOG[name](mlp(NETS[net]), optimizer(), workers)
+        plain = Sequential(mlp(NETS[net]), optimizer())
+        batches = [batch(uneven_rows(workers.size, ROWS), seed) for seed in range(3)]
+        check = equals_sequential(strategy, plain, batches, workers)
+        assert not check.problem, f"{name}: {check.problem}"
+        return strategy
+
+    plain = Sequential(mlp(NETS[net]), optimizer())
+    contenders = {
+        f"plain, {rows} rows": Contender(partial(alone, comm, training(plain.step, [batch(rows)])))
+        for rows in (ROWS, STRONG_ROWS)
+    }
+    strategies, compared = [], []
+    for n in worker_counts():
+        takes_part = comm.rank < n
+        workers = cast(MPI.Intracomm, comm.Split(0 if takes_part else MPI.UNDEFINED))
+        for name in synchronous():
+            strategy = checked(name, workers) if takes_part else None
+            strategies.append(strategy)
+            for law, plain_rows, rows in laws(n):
+                turn = lambda first, steps: 0.0  # noqa: E731
+                if strategy:
+                    turn = bounded(
+                        partial(together, workers, training(strategy.step, [batch(rows)]))
+                    )
+                contender = f"{name}, {n} workers, {law}"
+                contenders[contender] = Contender(among(comm, workers, turn), paces=False)
+                compared.append((contender, name, n, law, rows, f"plain, {plain_rows} rows"))
+    machine = MachineState(comm)
+    rounds = take_turns(contenders, before_round=machine.look)
+    state = machine.close()
+    compared.sort(key=lambda each: (each[3], each[1]))  # by law, then by strategy
+    for contender, name, n, law, rows, base in compared:
+        times, plain_times = rounds.seconds[contender], rounds.seconds[base]
+        share = n if law == "strong" else 1
+        low, high = (bound / share for bound in interval(plain_times, times))
+        efficiency = float(np.median(plain_times) / np.median(times)) / share
+        result = Scaling(
+            *(law, name, net, n, rows, efficiency, low, high, n > available()),
+            rounds={"plain": plain_times, "parallel": times},
+            machine=state,
+        )
+        record(result)
+    for strategy in filter(None, strategies):
+        strategy.close()

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from bench.core.background_load import BackgroundLoad
 from bench.core.cores import available
+from bench.core.fingerprint import LAUNCHER
 from bench.gate.cell_line import checked
 from bench.gate.launches import Launch
 from bench.gate.verdicts import Unusable
@@ -26,9 +27,6 @@ from bench.report.run_file import new_path
 
 CELLS: Final = "LOCKSTEP_CELLS"
 """Environment variable: the file to which the measuring core appends a line per cell."""
-
-LAUNCHER: Final = "LOCKSTEP_MPIEXEC"
-"""Environment variable: the command line that starts ranks, by default `mpiexec`."""
 
 TIMEOUT = 600.0
 """Seconds without a new cell until a launch is ended; the ranks' own deadlines are shorter."""

@@ -3,7 +3,8 @@
     python -m bench.gate.baselines -n 2 --launches 3 --save NAME [pytest arguments, e.g. --quick]
 
 A baseline is a file that `pytest-benchmark compare` reads, with one more top-level key, "lockstep":
-the fingerprint of the machine, pytest's arguments, and each launch's cells with all round times.
+the fingerprint of the machine, pytest's arguments, and each launch's layout and its cells with all
+round times.
 Everything else in the file is derived from these.
 
 Exit codes: 0 saved; 1 a launch failed (what was measured is saved all the same); 2 wrong usage, no
@@ -90,11 +91,16 @@ def write(
             "format": FORMAT,
             "fingerprint": dict(machine),
             "arguments": list(arguments),
-            "launches": [{"cells": list(launch.cells.values())} for launch in launches],
+            "launches": [_saved(launch) for launch in launches],
         },
     }
     with atomic_write(path, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, allow_nan=False)
+
+
+def _saved(launch: Launch) -> dict[str, Any]:
+    layout = {} if launch.layout is None else {"layout": launch.layout.as_dict()}
+    return layout | {"cells": list(launch.cells.values())}
 
 
 @cache

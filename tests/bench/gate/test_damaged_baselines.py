@@ -121,7 +121,7 @@ def saved(project, monkeypatch):
     (path,) = project.glob(".benchmarks/*/*_main.json")
     again = baselines.read(path).launches
 
-    def start(ranks, command, root, label=""):
+    def start(ranks, command, root, label="", number=0):
         assert all("\0" not in argument for argument in command)
         return Launch(dict(again[0].cells))
 

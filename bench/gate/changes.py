@@ -302,6 +302,12 @@ def fitted(values: Array, changes: Sequence[Change | _Part]) -> Array:
     return np.asarray(_design(len(values), changes) @ sizes(values, changes), dtype=float)
 
 
+def fall(values: Array, changes: Sequence[Change]) -> float:
+    """Return by how much the log speedup lies below its best at the end, as fitted; at best 0."""
+    fit = fitted(values, changes)
+    return float(fit.max() - fit[-1])
+
+
 def _design(length: int, changes: Sequence[Change | _Part]) -> Array:
     shapes = [_shape(change.kind, change.at, length) for change in changes]
     return np.column_stack([np.ones(length), *shapes])

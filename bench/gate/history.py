@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.gate.baselines import Baseline
-from bench.gate.changes import MIN_BASELINES, Array, Searched, fitted, search, sizes
+from bench.gate.changes import MIN_BASELINES, Array, Searched, fall, search, sizes
 from bench.gate.command_line import (
     judge_and_publish,
     make_interruptible,
@@ -127,9 +127,8 @@ def _judged(
         )
         return CellHistory(cell, outcome, reason, count)
     changes = [_located(number, series, searched) for number in range(len(searched.changes))]
-    fit = fitted(series.values[:, 0], searched.changes)
-    fall = float(fit.max() - fit[-1])
-    outcome, reason = _decided(searched, changes, fall, allowed)
+    fallen = fall(series.values[:, 0], searched.changes)
+    outcome, reason = _decided(searched, changes, fallen, allowed)
     if oversubscribed:
         outcome, reason = Outcome.NOT_GATED, f"more ranks than cores, not gated; {reason}"
     return CellHistory(
@@ -138,7 +137,7 @@ def _judged(
         reason,
         count,
         changes,
-        fall,
+        fallen,
         searched.least_step,
         searched.least_recent_step,
         searched.least_drift,
@@ -146,20 +145,20 @@ def _judged(
 
 
 def _decided(
-    searched: Searched, changes: Sequence[Located], fall: float, allowed: float
+    searched: Searched, changes: Sequence[Located], fallen: float, allowed: float
 ) -> tuple[Outcome, str]:
     """Return the outcome of a cell that was searched, and the reason in a sentence."""
     said = "; ".join(map(describe, changes))
-    if fall > math.log1p(allowed):
+    if fallen > math.log1p(allowed):
         sequential = sum(each.sequential for each in changes if each.change.size < 0)
         parallel = sum(each.parallel for each in changes if each.change.size < 0)
-        slower = f"{math.expm1(fall):.1%} slower than at its best"
+        slower = f"{math.expm1(fallen):.1%} slower than at its best"
         if -sequential > parallel:
             why = "because the sequential arm got faster"
             return Outcome.SEQUENTIAL_FASTER, f"{slower}, {why}: {said}"
         return Outcome.SLOWER, f"{slower}: {said}"
     if changes:
-        risen = changes[-1].change.size > 0 and fall == 0
+        risen = changes[-1].change.size > 0 and fallen == 0
         return (Outcome.FASTER if risen else Outcome.PASS), said
     if searched.least_step > MAX_HALF_WIDTH:
         least = math.expm1(searched.least_step)

@@ -127,8 +127,13 @@ def _sentence(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
 
 
 @cache
+def _cpu_info() -> dict[str, Any]:
+    """Ask once: it starts several programs."""
+    return dict(cpuinfo.get_cpu_info())
+
+
 def _cpu() -> str:
-    return cpuinfo.get_cpu_info().get("brand_raw") or platform.processor()
+    return _cpu_info().get("brand_raw") or platform.processor()
 
 
 def _smt() -> str | None:
@@ -150,10 +155,9 @@ def _governor() -> list[str] | None:
     return sorted(found)
 
 
-@cache
 def _hypervisor() -> str | None:
     """Return whether this is a virtual machine; None where processors have no flag for it."""
-    info = cpuinfo.get_cpu_info()
+    info = _cpu_info()
     if not info.get("flags") or not info.get("arch", "").startswith("X86"):
         return None
     return "yes" if "hypervisor" in info["flags"] else "no"

@@ -214,8 +214,8 @@ def test_the_governors_are_of_the_allowed_cores(monkeypatch, tmp_path, files, fo
 )
 def test_a_hypervisor_is_a_flag_of_some_processors(monkeypatch, told, found):
     monkeypatch.undo()
-    monkeypatch.setattr(module.cpuinfo, "get_cpu_info", lambda: told)
-    assert module._hypervisor.__wrapped__() == found
+    monkeypatch.setattr(module, "_cpu_info", lambda: told)
+    assert module._hypervisor() == found
 
 
 @pytest.mark.parametrize(
@@ -225,6 +225,18 @@ def test_smt_is_more_threads_than_cores(monkeypatch, threads, cores, found):
     counts = {True: threads, False: cores}
     monkeypatch.setattr(module.psutil, "cpu_count", lambda logical=True: counts[logical])
     assert module._smt() == found
+
+
+def test_the_processor_is_asked_once(monkeypatch):
+    """It takes half a second, and every launch makes a fingerprint."""
+    monkeypatch.undo()
+    asked = []
+    module._cpu_info.cache_clear()
+    ask = module.cpuinfo.get_cpu_info
+    monkeypatch.setattr(module.cpuinfo, "get_cpu_info", lambda: asked.append(1) or ask())
+    for ranks in (1, 2):
+        fingerprint(ranks, ["cpu"])
+    assert asked == [1]
 
 
 def test_is_the_same_at_every_look_and_can_be_saved(monkeypatch):

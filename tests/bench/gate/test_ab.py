@@ -56,6 +56,24 @@ def test_launches_alternate_and_those_of_a_pair_have_one_number(repository, monk
     assert order == [(a, 0), (b, 0), (b, 1), (a, 1), (a, 2), (b, 2)]
 
 
+def test_cells_in_doubt_are_launched_again_in_three_pairs(repository, monkeypatch):
+    """Both commits, so that a machine that got slower meanwhile is not the commit's fault."""
+    write_grid(repository, e={"parallel": 1.6})
+    order = []
+    run = collect.start
+
+    def noted(ranks, command, root, label, number):
+        cells = [argument for argument in command if "::" in argument]
+        order.append((label, number, len(cells)))
+        return run(ranks, command, root, label)
+
+    monkeypatch.setattr(collect, "start", noted)
+    assert ab.main(["HEAD", "-n", "2", "--json", "report.json"]) == 1
+    a, b = "before", "after"
+    assert order[6:] == [(a, 3, 1), (b, 3, 1), (b, 4, 1), (a, 4, 1), (a, 5, 1), (b, 5, 1)]
+    assert verdicts()["e"]["launches"] == [6, 3, 3]
+
+
 def test_says_which_commits_they_are(repository):
     (repository / "more").touch()
     commit(["more"])

@@ -122,8 +122,8 @@ def _judged(
     if searched is None:
         outcome = Outcome.NOT_GATED if oversubscribed else Outcome.INCONCLUSIVE
         reason = (
-            f"{count} baselines have {MIN_LAUNCHES} undisturbed launches of it; "
-            f"{MIN_BASELINES} are needed"
+            f"{count} baselines have {MIN_LAUNCHES} undisturbed launches of this cell, and "
+            f"{MIN_BASELINES} such baselines are needed"
         )
         return CellHistory(cell, outcome, reason, count)
     changes = [_located(number, series, searched) for number in range(len(searched.changes))]

@@ -138,8 +138,8 @@ class History:
     def method(self) -> str:
         """How to read the table."""
         return (
-            "Times are of parallel steps, as the speedup shows them: +5% is a slowdown. In "
-            f"{LEVEL:.0%} of histories without a change one is found in some cell. A cell fails if "
+            "Times are of parallel steps, as the speedup shows them: +5% is a slowdown. Nominally, "
+            f"a change is found in {LEVEL:.0%} of grids without one. A cell fails if "
             f"it is slower than at its best by more than {self.tolerance:.1%}."
         )
 

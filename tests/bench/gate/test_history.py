@@ -181,7 +181,10 @@ def test_three_baselines_are_too_few_and_it_says_so(project, capsys):
     assert code == Exit.INCONCLUSIVE
     assert set(outcomes(cells).values()) == {"inconclusive"}
     said = " ".join(capsys.readouterr().out.split())
-    assert "3 baselines have 3 undisturbed launches of it; 5 are needed" in said
+    assert (
+        "3 baselines have 3 undisturbed launches of this cell, and 5 such baselines are needed"
+        in said
+    )
 
 
 def test_launches_of_one_baseline_are_not_baselines(project):

@@ -302,9 +302,8 @@ def fitted(values: Array, changes: Sequence[Change | _Part]) -> Array:
     return np.asarray(_design(len(values), changes) @ sizes(values, changes), dtype=float)
 
 
-def fall(values: Array, changes: Sequence[Change]) -> float:
-    """Return by how much the log speedup lies below its best at the end, as fitted; at best 0."""
-    fit = fitted(values, changes)
+def fall(fit: Array) -> float:
+    """Return by how much a fitted log speedup lies below its best at the end; 0 if it is best."""
     return float(fit.max() - fit[-1])
 
 

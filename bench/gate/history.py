@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.gate.baselines import Baseline
-from bench.gate.changes import MIN_BASELINES, Array, Searched, fall, search, sizes
+from bench.gate.changes import MIN_BASELINES, Array, Kind, Searched, fall, fitted, search, sizes
 from bench.gate.command_line import (
     judge_and_publish,
     make_interruptible,
@@ -127,8 +127,8 @@ def _judged(
         )
         return CellHistory(cell, outcome, reason, count)
     changes = [_located(number, series, searched) for number in range(len(searched.changes))]
-    fallen = fall(series.values[:, 0], searched.changes)
-    outcome, reason = _decided(searched, changes, fallen, allowed)
+    fit = fitted(series.values[:, 0], searched.changes)
+    outcome, reason = _decided(searched, changes, fit, allowed)
     if oversubscribed:
         outcome, reason = Outcome.NOT_GATED, f"more ranks than cores, not gated; {reason}"
     return CellHistory(
@@ -137,7 +137,7 @@ def _judged(
         reason,
         count,
         changes,
-        fallen,
+        fall(fit),
         searched.least_step,
         searched.least_recent_step,
         searched.least_drift,
@@ -145,20 +145,26 @@ def _judged(
 
 
 def _decided(
-    searched: Searched, changes: Sequence[Located], fallen: float, allowed: float
+    searched: Searched, changes: Sequence[Located], fit: Array, allowed: float
 ) -> tuple[Outcome, str]:
     """Return the outcome of a cell that was searched, and the reason in a sentence."""
     said = "; ".join(map(describe, changes))
-    if fallen > math.log1p(allowed):
-        sequential = sum(each.sequential for each in changes if each.change.size < 0)
-        parallel = sum(each.parallel for each in changes if each.change.size < 0)
-        slower = f"{math.expm1(fallen):.1%} slower than at its best"
+    if fall(fit) > math.log1p(allowed):
+        best = int(fit.argmax())
+        lowered = [
+            each
+            for each in changes
+            if each.change.size < 0 and (each.change.kind is Kind.DRIFT or each.change.at > best)
+        ]
+        sequential = sum(each.sequential for each in lowered)
+        parallel = sum(each.parallel for each in lowered)
+        slower = f"{math.expm1(fall(fit)):.1%} slower than at its best"
         if -sequential > parallel:
             why = "because the sequential arm got faster"
             return Outcome.SEQUENTIAL_FASTER, f"{slower}, {why}: {said}"
         return Outcome.SLOWER, f"{slower}: {said}"
     if changes:
-        risen = changes[-1].change.size > 0 and fallen == 0
+        risen = fit[-1] - fit[0] > math.log1p(allowed)
         return (Outcome.FASTER if risen else Outcome.PASS), said
     if searched.least_step > MAX_HALF_WIDTH:
         least = math.expm1(searched.least_step)
@@ -172,7 +178,7 @@ def _located(number: int, series: Series, searched: Searched) -> Located:
     sequential, parallel = (
         float(sizes(series.values[:, arm], searched.changes)[1 + number]) for arm in (1, 2)
     )
-    is_drift = change.at == 0
+    is_drift = change.kind is Kind.DRIFT
     return Located(
         change,
         before=own[0] if is_drift else own[change.at - 1],

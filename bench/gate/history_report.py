@@ -14,6 +14,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.gate.baselines import Baseline
@@ -159,13 +160,13 @@ class History:
 def show(history: History, console: Console) -> None:
     """Print the table, worst first, and below it a sentence for each cell that has changed."""
     console.width = console.width if console.is_terminal else max(console.width, LOG_WIDTH)
-    table = Table(title=_title(history), caption=history.method, box=box.SIMPLE_HEAD)
+    table = Table(title=escape(_title(history)), caption=history.method, box=box.SIMPLE_HEAD)
     for name in HEADER:
         text = name in ("cell", "change", "first in", "commit")
         table.add_column(name, justify="left" if text else "right", overflow="fold")
     for cell in history.worst_first:
         for row in _rows(cell):
-            table.add_row(*row, style=COLOUR[cell.outcome])
+            table.add_row(*map(escape, row), style=COLOUR[cell.outcome])
     if history.cells:
         console.print(table)
 

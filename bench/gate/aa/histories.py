@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.gate.aa.error_rates import Rate
-from bench.gate.changes import Array, Kind, Searched, fall, search
+from bench.gate.changes import Array, Kind, Searched, fall, fitted, search
 from bench.gate.statistics import MIN_LAUNCHES, TOLERANCE
 from bench.report.marked_page import marks
 
@@ -128,7 +128,7 @@ def _rates(noise: Noise, length: int, number: int) -> list[Rate]:
         hits += [
             any(found.changes for found in unchanged),
             any(
-                fall(values, found.changes) > math.log1p(TOLERANCE)
+                fall(fitted(values, found.changes)) > math.log1p(TOLERANCE)
                 for values, found in zip(plain, unchanged, strict=True)
             ),
             any(change.size < 0 for change in stepped.changes),

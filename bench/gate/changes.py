@@ -22,8 +22,9 @@ five baselines: there are too few permutations. "Hunter" gave them up for the sa
 et al., "Hunter: Using Change Point Detection to Hunt for Performance Regressions", ICPE 2023).
 
 Few baselines are too few to learn a cell's noise, so cells lend each other theirs
-(`statistics.moderate`). At least EDGE baselines lie on each side of a step: a single odd baseline
-is none. Found changes are taken out and the rest is searched again, until nothing is found.
+(`statistics.moderate`). At least EDGE baselines lie on each side of a step, and a single odd
+baseline, where that explains a history better than any change, is none. Found changes are taken
+out and the rest is searched again, until nothing is found.
 """
 
 from __future__ import annotations
@@ -192,7 +193,8 @@ class _Scan:
         episode: (R,) the best two steps, up and down again; 0 in histories too short for any.
         places: (R, 2) of these.
         drift: (R,) a line.
-        rest: (R,) the sum of squares that the best of them leaves.
+        odd: (R,) a single baseline that lies off.
+        rest: (R,) the sum of squares that the best of them leaves, but for the odd baseline.
         freedom: its degrees, less one for the choice of the place.
     """
 
@@ -200,6 +202,7 @@ class _Scan:
     episode: Array
     places: NDArray[np.intp]
     drift: Array
+    odd: Array
     rest: Array
     freedom: int
 
@@ -214,9 +217,10 @@ def _scan(values: Array) -> _Scan:
     episode, places = _best_episode(sums, length)
     ramp = np.arange(length) - (length - 1) / 2
     drift = (centred @ ramp) ** 2 / (ramp @ ramp)
+    odd = (centred**2).max(axis=1) * length / (length - 1)
     best = np.maximum(np.maximum(steps.max(axis=1), episode), drift)
     rest = np.maximum((centred**2).sum(axis=1) - best, 0.0)
-    return _Scan(steps, episode, places, drift, rest, length - 3)
+    return _Scan(steps, episode, places, drift, odd, rest, length - 3)
 
 
 def _best_episode(sums: Array, length: int) -> tuple[Array, NDArray[np.intp]]:
@@ -260,10 +264,13 @@ def _null(lengths: tuple[int, ...]) -> _Null:
 
 
 def _likeliest(scan: _Scan, variance: float, null: _Null) -> list[_Part]:
-    """Return a step, two steps, or a drift, by Schwarz' criterion; each place is a parameter."""
+    """Return a step, two steps, or a drift, by Schwarz' criterion; each place is a parameter.
+
+    Nothing is returned where a single odd baseline is likelier than all of these.
+    """
     place = int(scan.steps[0].argmax())
-    step, episode, drift = (
-        float(gain[0]) for gain in (scan.steps[:, place], scan.episode, scan.drift)
+    step, episode, drift, odd = (
+        float(gain[0]) for gain in (scan.steps[:, place], scan.episode, scan.drift, scan.odd)
     )
     length = scan.freedom + 3
     total = float(scan.rest[0]) + max(step, episode, drift)
@@ -278,13 +285,14 @@ def _likeliest(scan: _Scan, variance: float, null: _Null) -> list[_Part]:
         (criterion(drift, 0), [_Part(Kind.DRIFT, 0, null.p(Kind.DRIFT, drift / variance))]),
         (criterion(step, 1), steps(step, place + EDGE)),
         (criterion(episode, 2), steps(episode, *map(int, scan.places[0]))),
+        (criterion(odd, 1), []),
     ]
     return min(models, key=lambda model: model[0])[1]
 
 
 def _is_new(parts: Sequence[_Part], found: Sequence[_Part], level: float) -> bool:
     """Tell whether changes are larger than chance, and no step of theirs stands beside another."""
-    if parts[0].p > level or len(found) >= MOST:
+    if not parts or parts[0].p > level or len(found) >= MOST:
         return False
     if parts[0].kind is Kind.DRIFT:
         return not any(part.kind is Kind.DRIFT for part in found)

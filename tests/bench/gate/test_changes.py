@@ -78,14 +78,20 @@ def test_all_cells_at_once():
     assert [[change.at for change in cell.changes] for cell in found.values()] == [[5]] * CELLS
 
 
-def test_a_single_odd_baseline_is_no_step():
-    odd = np.zeros(12)
-    odd[5] = -0.1
-    found = changed(odd, 12)["c2"].changes
-    assert [change for change in found if change.kind is Kind.STEP and change.high < 0] == []
-    last = np.zeros(12)
-    last[-1] = -0.05
-    assert changed(last, 12)["c2"].changes == []
+@pytest.mark.parametrize("length", [8, 12, 30])
+@pytest.mark.parametrize("at", [0, 5, -2, -1])
+@pytest.mark.parametrize("size", [0.05, 0.3])
+def test_a_single_odd_baseline_is_no_change_in_any_length(length, at, size):
+    odd = np.zeros(length)
+    odd[at] = -size
+    assert changed(odd, length)["c2"].changes == []
+
+
+def test_a_step_is_found_beside_an_odd_baseline():
+    odd = np.zeros(30)
+    odd[7] = -0.1
+    found = changed(odd + step(30, 20, 0.1), 30)["c2"].changes
+    assert [(change.kind, change.at) for change in found] == [(Kind.STEP, 20)]
 
 
 def test_a_cell_may_have_fewer_baselines():

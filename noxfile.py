@@ -238,6 +238,12 @@ def bench_ab(session: nox.Session) -> None:
 
 
 @shared
+def bench_history(session: nox.Session) -> None:
+    """When did speedups change, over all saved baselines? [-k TEXT] [--since 7] [--json F] ..."""
+    judged(session, "bench.gate.history", *session.posargs)
+
+
+@shared
 def bench_aa(session: nox.Session) -> None:
     """How often is the gate wrong? The same code against itself, and against slowed copies."""
     judged(session, "bench.gate.aa", *session.posargs)

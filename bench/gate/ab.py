@@ -3,7 +3,8 @@
     python -m bench.gate.ab GIT_REF [-n N] [--tolerance 5%] [pytest arguments; default --quick]
 
 Use it on hosted runners, where no two jobs get the same machine. The other commit is checked out
-into a temporary worktree, and launches alternate A B, B A, A B. Each commit runs its own nn,
+into a temporary worktree, and launches alternate A B, B A, A B; so do those of the cells in doubt,
+which are launched again. Each commit runs its own nn,
 strategies and bench, with the packages of this environment. Exit codes: see bench.gate.compare.
 """
 
@@ -22,8 +23,16 @@ from bench.gate.collect import Grid, collect
 from bench.gate.command_line import add_judging_options, judge_and_report, make_interruptible
 from bench.gate.compare import judge_launches
 from bench.gate.launches import Launch, notes
-from bench.gate.statistics import FRESH_LAUNCHES
+from bench.gate.statistics import MIN_LAUNCHES
 from bench.gate.verdicts import Report, Unusable
+
+FRESH_PAIRS = MIN_LAUNCHES
+"""Launches of each commit that confirm or clear a suspect.
+
+With three more of each, 6 launches before meet 3 fresh ones, which vary less than what
+`bench_compare` has: 3 before and 5 fresh ones. (1/6 + 1/3 = 0.50 and 1/3 + 1/5 = 0.53 of a launch's
+variance.)
+"""
 
 
 @contextmanager
@@ -50,7 +59,7 @@ def compare(reference: str, ranks: int, launches: int, tolerance: float, rest: l
 
         before, after = collect(grids, launches, keep=keep)
         judged, relaunched = judge_launches(
-            before, after, lambda cells: collect(grids, FRESH_LAUNCHES, only=cells), tolerance
+            before, after, lambda cells: collect(grids, FRESH_PAIRS, only=cells), tolerance
         )
         named = _git("-C", str(root), "describe", "--always", "--tags")
     label = _git("describe", "--always", "--tags", "--dirty")

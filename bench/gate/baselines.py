@@ -3,7 +3,8 @@
     python -m bench.gate.baselines -n 2 --launches 3 --save NAME [pytest arguments, e.g. --quick]
 
 A baseline is a file that `pytest-benchmark compare` reads, with one more top-level key, "lockstep":
-the fingerprint of the machine, pytest's arguments, and each launch's cells with all round times.
+the fingerprint of the machine, pytest's arguments, and each launch's layout and its cells with all
+round times.
 Everything else in the file is derived from these.
 
 Exit codes: 0 saved; 1 a launch failed (what was measured is saved all the same); 2 wrong usage, no
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +66,8 @@ class Baseline:
         saved: when.
         fingerprint: of the machine and its libraries.
         arguments: for pytest, with which the grid was launched.
+        commit: the commit that was measured; None if it is not known.
+        uncommitted: whether files differed from that commit.
     """
 
     path: Path
@@ -71,6 +75,8 @@ class Baseline:
     fingerprint: dict[str, Any]
     arguments: list[str]
     launches: list[Launch]
+    commit: str | None = None
+    uncommitted: bool = False
 
 
 def write(
@@ -90,11 +96,16 @@ def write(
             "format": FORMAT,
             "fingerprint": dict(machine),
             "arguments": list(arguments),
-            "launches": [{"cells": list(launch.cells.values())} for launch in launches],
+            "launches": [_saved(launch) for launch in launches],
         },
     }
     with atomic_write(path, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, allow_nan=False)
+
+
+def _saved(launch: Launch) -> dict[str, Any]:
+    layout = {} if launch.layout is None else {"layout": launch.layout.as_dict()}
+    return layout | {"cells": list(launch.cells.values())}
 
 
 @cache
@@ -157,7 +168,7 @@ def read(path: Path) -> Baseline:
         raise BaselineError(f"{path} is damaged: {error!r} in its launches") from error
     if not any(launch.cells for launch in launches):
         raise BaselineError(f"{path} is empty: no launch measured a cell")
-    return Baseline(path, when, machine, arguments, launches)
+    return Baseline(path, when, machine, arguments, launches, *_commit(content.get("commit_info")))
 
 
 def _machine(saved: Any) -> dict[str, Any]:
@@ -172,6 +183,13 @@ def _machine(saved: Any) -> dict[str, Any]:
         if not is_text(key) or not all(map(plain, value if isinstance(value, list) else [value])):
             raise ValueError(f"entry {key!r:.40} of the fingerprint")
     return saved
+
+
+def _commit(saved: Any) -> tuple[str | None, bool]:
+    """Return a commit, and whether files differed from it; nothing is judged by it."""
+    if not isinstance(saved, dict) or not re.fullmatch("[0-9a-f]{7,64}", str(saved.get("id"))):
+        return None, False
+    return str(saved["id"]), saved.get("dirty") is True
 
 
 def _arguments(saved: Any) -> list[str]:

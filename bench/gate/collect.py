@@ -24,6 +24,8 @@ class Grid:
         root: the checkout.
         label: its name in messages and logs.
         nodes: cell id -> pytest node id, of the cells seen so far.
+        launched: how often it was launched so far. Grids that take turns are launched equally
+            often, so both launches of a pair have one number, and one `Layout`.
     """
 
     ranks: int
@@ -32,6 +34,7 @@ class Grid:
     label: str = ""
     console: Console = field(default_factory=lambda: Console(stderr=True))
     nodes: dict[str, str] = field(default_factory=dict)
+    launched: int = 0
 
     def launch(self, only: Collection[str] | None = None) -> Launch:
         """Launch the grid, or only some cells; what was measured is kept even if it fails."""
@@ -41,7 +44,8 @@ class Grid:
         named = named_paths(self.arguments, self.root)
         options = [argument for argument in self.arguments if argument not in named]
         command = ["-m", "pytest", *(nodes or named or ["bench"]), "--cells", *options]
-        launch = start(self.ranks, command, self.root, self.label)
+        launch = start(self.ranks, command, self.root, self.label, self.launched)
+        self.launched += 1
         self.nodes |= {cell: line["nodeid"] for cell, line in launch.cells.items()}
         if only is None:
             return launch

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 
@@ -103,16 +104,37 @@ def add_judging_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", type=appended_file, metavar="FILE")
 
 
+class Judged(Protocol):
+    """What a program of the gate reports."""
+
+    @property
+    def exit(self) -> Exit: ...
+
+
+R = TypeVar("R", bound=Judged)
+
+
 def judge_and_report(judge: Callable[[], Report], options: argparse.Namespace) -> Exit:
     """Judge, show the verdicts, and write the files that the options ask for."""
     console = Console()
-    report: Report | None = None
+
+    def publish(report: Report) -> None:
+        verdicts.show(report, console)
+        verdicts.write(report, options.json, options.junit, options.markdown)
+
+    return judge_and_publish(judge, publish, console)
+
+
+def judge_and_publish(
+    judge: Callable[[], R], publish: Callable[[R], None], console: Console
+) -> Exit:
+    """Judge, and show and write the report; return its exit code."""
+    report: R | None = None
 
     def judged() -> Exit:
         nonlocal report
         report = judge()
-        verdicts.show(report, console)
-        verdicts.write(report, options.json, options.junit, options.markdown)
+        publish(report)
         return report.exit
 
     code = failing_in_a_sentence(console, judged)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from bench.core.fingerprint import differences, fingerprint
+from bench.core.fingerprint import differences, fingerprint, remarks
 from bench.gate import baselines
 from bench.gate.collect import Grid, collect
 from bench.gate.command_line import add_judging_options, judge_and_report, make_interruptible
@@ -76,7 +76,8 @@ def compare(
     """Launch the cells of a baseline again and judge them."""
     label = saved.path.stem
     size = ranks or saved.fingerprint["world_size"]
-    unequal = differences(saved.fingerprint, fingerprint(size, devices(saved.launches)))
+    machine = fingerprint(size, devices(saved.launches))
+    unequal = differences(saved.fingerprint, machine)
     if unequal:
         return Report(label, "this run", [], tolerance, incomparable=unequal)
 
@@ -88,7 +89,9 @@ def compare(
         lambda cells: [[], *collect([grid], FRESH_LAUNCHES, only=cells)],
         tolerance,
     )
-    return Report(label, "this run", judged, tolerance, notes=notes([*after, *relaunched]))
+    known = [f"{said} (compared all the same)" for said in remarks(saved.fingerprint, machine)]
+    said = [*known, *notes([*after, *relaunched])]
+    return Report(label, "this run", judged, tolerance, notes=said)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

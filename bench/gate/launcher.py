@@ -1,7 +1,8 @@
 """Start one launch on several ranks, and read its cells as they are measured.
 
 Benchmarks append their results to the run file that CELLS names, which stays on disk. Each cell is
-read at once, so a launch that crashes loses nothing that was measured.
+read at once, so a launch that crashes loses nothing that was measured. The last line of the file is
+the launch's `Layout`.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from typing import Any, Final
 
 from bench.core.background_load import BackgroundLoad
 from bench.core.cores import available
+from bench.core.fingerprint import LAUNCHER
 from bench.gate.cell_line import checked
 from bench.gate.launches import Launch
+from bench.gate.layout import Layout
 from bench.gate.verdicts import Unusable
 from bench.report.run_file import new_path
+from strategies.records import RunFile
 
 CELLS: Final = "LOCKSTEP_CELLS"
 """Environment variable: the file to which the measuring core appends a line per cell."""
-
-LAUNCHER: Final = "LOCKSTEP_MPIEXEC"
-"""Environment variable: the command line that starts ranks, by default `mpiexec`."""
 
 TIMEOUT = 600.0
 """Seconds without a new cell until a launch is ended; the ranks' own deadlines are shorter."""
@@ -37,7 +38,9 @@ LOGS = Path(".lockstep", "launches")
 """Folder for the output of the launches, in the working directory."""
 
 
-def start(ranks: int, command: Sequence[str], root: Path, label: str = "") -> Launch:
+def start(
+    ranks: int, command: Sequence[str], root: Path, label: str = "", number: int = 0
+) -> Launch:
     """Run a Python command on that many ranks, and return the cells that it measured.
 
     Args:
@@ -45,6 +48,7 @@ def start(ranks: int, command: Sequence[str], root: Path, label: str = "") -> La
         command: arguments of Python, such as `["-m", "pytest", "bench"]`.
         root: the working directory of the ranks.
         label: a part of the log file's name.
+        number: of the launch, which decides its `Layout`.
 
     Raises:
         Unusable: there is no launcher.
@@ -55,23 +59,28 @@ def start(ranks: int, command: Sequence[str], root: Path, label: str = "") -> La
     path.touch()
     cells: dict[str, dict[str, Any]] = {}
     failure = None
-    for new in _follow(ranks, command, root, label, path):
-        if isinstance(new, str):
-            failure = new
-        else:
-            cells[new["id"]] = new
-    return Launch(cells, failure=failure)
+    layout = Layout.of_launch(number)
+    try:
+        for new in _follow(ranks, command, root, label, path, layout):
+            if isinstance(new, str):
+                failure = new
+            else:
+                cells[new["id"]] = new
+    finally:
+        RunFile(path, {}).append(layout)
+    return Launch(cells, failure=failure, layout=layout)
 
 
 def _follow(
-    ranks: int, command: Sequence[str], root: Path, label: str, path: Path
+    ranks: int, command: Sequence[str], root: Path, label: str, path: Path, layout: Layout
 ) -> Iterator[dict[str, Any] | str]:
     """Yield cells as they are measured, with the background load; last a failure, if any."""
     LOGS.mkdir(parents=True, exist_ok=True)
     name = "-".join(filter(None, (time.strftime("%Y%m%d-%H%M%S"), str(os.getpid()), label)))
     log = LOGS / f"{name}.log"
     launcher = _launcher()
-    environment = os.environ | {CELLS: str(path), "LOCKSTEP_RANKS": str(ranks)}
+    own = {CELLS: str(path), "LOCKSTEP_RANKS": str(ranks)}
+    environment = os.environ | own | layout.environment
     if ranks > available():
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
     load = BackgroundLoad()

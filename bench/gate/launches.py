@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.background_load import disturbed
+from bench.gate.layout import Layout
 from bench.gate.statistics import PairedTimes
 
 
@@ -18,11 +19,13 @@ class Launch:
         cells: cell id -> its line, with the `background_load` while it was measured.
         requested: the cells that it was to measure; None is the whole grid.
         failure: how it failed, if it did; follows "a launch".
+        layout: of its memory; None if it was not recorded.
     """
 
     cells: dict[str, dict[str, Any]]
     requested: frozenset[str] | None = None
     failure: str | None = None
+    layout: Layout | None = None
 
     def disturbed(self) -> list[str]:
         """List the cells that other programs took processor time from."""

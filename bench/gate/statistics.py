@@ -198,7 +198,7 @@ def judge(
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence is between 0.5 and 1, not {confidence}")
     logs = {
-        cell: tuple(_log_medians(part.get(cell, ())) for part in (before, after, fresh or {}))
+        cell: tuple(log_medians(part.get(cell, ())) for part in (before, after, fresh or {}))
         for cell in before
         if cell in after
     }
@@ -359,8 +359,8 @@ def _noise(cells: Mapping[str, tuple[NDArray[np.float64], ...]]) -> dict[str, tu
     return {c: (float(v), float(d)) for c, v, d in zip(cells, variances, degrees, strict=True)}
 
 
-def _log_medians(launches: Sequence[PairedTimes]) -> NDArray[np.float64]:
-    """Return (launches, 3): the `_medians` of each launch."""
+def log_medians(launches: Sequence[PairedTimes]) -> NDArray[np.float64]:
+    """Return (launches, 3): the medians of log speedup, log sequential, log parallel."""
     return np.array([_medians(*times) for times in launches]).reshape(-1, 3)
 
 
@@ -380,4 +380,4 @@ def _logs(times: ArrayLike) -> NDArray[np.float64]:
 
 
 def _speedup(launches: Sequence[PairedTimes]) -> float | None:
-    return math.exp(_log_medians(launches)[:, 0].mean()) if launches else None
+    return math.exp(log_medians(launches)[:, 0].mean()) if launches else None

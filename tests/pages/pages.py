@@ -47,6 +47,7 @@ SHORT_FORMS = [
     (r"cp -rL \S+/tests/ranks ranks|echo .* >> conftest\.py", "true"),
     (r"nox -s (bench_mpi -- .*--save .*)", rf"{GATE} \1 {INCONCLUSIVE}"),
     (r"nox -s (bench_compare -- .*)", rf"{GATE} \1 {INCONCLUSIVE}"),
+    (r"nox -s bench_history", rf"{GATE} bench_history {INCONCLUSIVE}"),
     (r"nox -s bench_ab -- \S+(.*)", rf"{GATE} bench_ab -- HEAD\1 {INCONCLUSIVE}"),
     (r"nox -s bench_mpi -- (.*)", rf"nox -R -s bench_mpi -- \1 {COLLECT}"),
     # Says what it would do.

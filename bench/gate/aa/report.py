@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.core.fingerprint import fingerprint
+from bench.core.fingerprint import differences, fingerprint
 from bench.gate import statistics
 from bench.gate.aa import trial
 from bench.gate.aa.error_rates import NEEDED, Rate, Sample, error_rates, undisturbed
@@ -36,7 +36,7 @@ def summarise(path: Path, ranks: int) -> Report:
     machine, source = fingerprint(ranks, ["cpu"]), trial.code()
     samples: dict[bool, list[Sample]] = {True: [], False: []}
     for launch in launches:
-        if launch.code == source and launch.machine == machine:
+        if launch.code == source and not differences(launch.machine, machine):
             samples[launch.loaded].append(Sample.from_launch(launch.launch()))
         else:
             others += 1

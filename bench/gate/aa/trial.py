@@ -130,9 +130,9 @@ def collect_trial(path: Path, number: int, ranks: int, loaded: bool, console: Co
         begun = time.monotonic()
         if loaded:
             with busy_core(half if count == 0 else 0.0):
-                launch = start(ranks, command, Path.cwd())
+                launch = start(ranks, command, Path.cwd(), number=len(known) + count)
         else:
-            launch = start(ranks, command, Path.cwd())
+            launch = start(ranks, command, Path.cwd(), number=len(known) + count)
         seconds = time.monotonic() - begun
         if launch.failure:
             raise SystemExit(f"a launch {launch.failure}")

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+RNG = np.random.default_rng()
+
 
 def line(cell: str, spec: dict) -> dict:
-    rng = np.random.default_rng()
+    rng = RNG
     both = rng.normal(0, 0.03, 9)
     effect = rng.normal(0, spec.get("noise", 0.003))
 

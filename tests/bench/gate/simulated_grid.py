@@ -16,7 +16,7 @@ def write_grid(folder, **changes):
     (folder / "grid.json").write_text(json.dumps(specs))
 
 
-def simulated_start(ranks, command, root, label=""):
+def simulated_start(ranks, command, root, label="", number=0):
     """Return the launch of a grid.json in place of `launcher.start`, without a process."""
     grid = Path(root, "grid.json")
     lines = list(cells(grid, command)) if grid.exists() else []

@@ -162,7 +162,7 @@ def test_a_line_that_a_crash_cut_off_does_not_spoil_the_next(tmp_path, monkeypat
     content = path.read_text()
     path.write_text(content + '{"code": "c", "cel')
     monkeypatch.setattr(trial, "code", lambda: "c")
-    monkeypatch.setattr(trial, "start", lambda *arguments: Launch({"a": {"id": "a"}}))
+    monkeypatch.setattr(trial, "start", lambda *_, number: Launch({"a": {"id": "a"}}))
     trial.collect_trial(path, 1, 2, False, Console(file=io.StringIO()))
     assert path.read_text().startswith(content)
     launches, others = trial.read_trial(path)

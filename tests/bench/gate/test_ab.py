@@ -42,17 +42,36 @@ def test_a_vanished_cell_is_red(repository):
     assert ab.main(["HEAD", "-n", "2"]) == 1
 
 
-def test_launches_alternate(repository, monkeypatch):
+def test_launches_alternate_and_those_of_a_pair_have_one_number(repository, monkeypatch):
     order = []
     run = collect.start
 
-    def noted(ranks, command, root, label):
-        order.append(label)
+    def noted(ranks, command, root, label, number):
+        order.append((label, number))
         return run(ranks, command, root, label)
 
     monkeypatch.setattr(collect, "start", noted)
     ab.main(["HEAD", "-n", "2"])
-    assert order == ["before", "after", "after", "before", "before", "after"]
+    a, b = "before", "after"
+    assert order == [(a, 0), (b, 0), (b, 1), (a, 1), (a, 2), (b, 2)]
+
+
+def test_cells_in_doubt_are_launched_again_in_three_pairs(repository, monkeypatch):
+    """Both commits, so that a machine that got slower meanwhile is not the commit's fault."""
+    write_grid(repository, e={"parallel": 1.6})
+    order = []
+    run = collect.start
+
+    def noted(ranks, command, root, label, number):
+        cells = [argument for argument in command if "::" in argument]
+        order.append((label, number, len(cells)))
+        return run(ranks, command, root, label)
+
+    monkeypatch.setattr(collect, "start", noted)
+    assert ab.main(["HEAD", "-n", "2", "--json", "report.json"]) == 1
+    a, b = "before", "after"
+    assert order[6:] == [(a, 3, 1), (b, 3, 1), (b, 4, 1), (a, 4, 1), (a, 5, 1), (b, 5, 1)]
+    assert verdicts()["e"]["launches"] == [6, 3, 3]
 
 
 def test_says_which_commits_they_are(repository):
@@ -96,7 +115,7 @@ def test_a_commit_that_measures_nothing_is_wrong_usage_at_once(
     write_grid(repository)
     started = []
 
-    def noted(ranks, command, root, label):
+    def noted(ranks, command, root, label, number):
         started.append(label)
         return simulated_start(ranks, command, root)
 

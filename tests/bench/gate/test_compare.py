@@ -6,6 +6,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from bench.core.fingerprint import EVER_SINCE
 from bench.gate import collect, compare, launches
 from bench.gate import verdicts as verdicts_of_gate
 from bench.gate.verdicts import Exit
@@ -72,6 +73,29 @@ def test_another_machine_is_incomparable(project):
     assert judged() == (3, {})
     report = json.loads(Path("report.json").read_text())
     assert any("Abacus" in difference for difference in report["incomparable"])
+
+
+def test_a_baseline_of_before_the_kernel_and_the_governor_were_recorded_is_comparable(project):
+    save_baseline()
+    (path,) = project.glob(".benchmarks/*/*_main.json")
+    content = json.loads(path.read_text())
+    machine = content["lockstep"]["fingerprint"]
+    for key in set(machine) - EVER_SINCE:
+        del machine[key]
+    path.write_text(json.dumps(content))
+    assert judged() == (0, dict.fromkeys(GRID, "pass"))
+    notes = json.loads(Path("report.json").read_text())["notes"]
+    assert any(note.startswith("kernel: not recorded before, ") for note in notes)
+    assert all(note.endswith("now (compared all the same)") for note in notes)
+
+
+def test_another_setting_of_mpi_is_incomparable(project, monkeypatch):
+    monkeypatch.delenv("OMPI_MCA_btl", raising=False)
+    save_baseline()
+    monkeypatch.setenv("OMPI_MCA_btl", "tcp,self")
+    assert judged() == (3, {})
+    (said,) = json.loads(Path("report.json").read_text())["incomparable"]
+    assert "OMPI_MCA_btl=tcp,self" in said
 
 
 def test_another_number_of_ranks_is_incomparable(project):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.gate import baselines, collect, compare, launches
+from bench.gate import baselines, collect, comparable, compare, history, launches
 from bench.gate.launches import Launch
 from bench.gate.verdicts import Exit
 from tests.bench.gate.simulated_grid import save_baseline, write_grid
@@ -121,7 +121,7 @@ def saved(project, monkeypatch):
     (path,) = project.glob(".benchmarks/*/*_main.json")
     again = baselines.read(path).launches
 
-    def start(ranks, command, root, label=""):
+    def start(ranks, command, root, label="", number=0):
         assert all("\0" not in argument for argument in command)
         return Launch(dict(again[0].cells))
 
@@ -132,14 +132,20 @@ def saved(project, monkeypatch):
 
 def test_no_content_of_a_file_is_a_traceback(saved, monkeypatch):
     whole = json.loads(saved.read_text())
-    content = {"datetime": whole["datetime"], "lockstep": whole["lockstep"]}
+    content = {key: whole[key] for key in ("datetime", "lockstep")}
+    content["commit_info"] = {"id": "abcdef0", "dirty": True}
     for launch in content["lockstep"]["launches"]:
         launch["cells"] = [{key: line[key] for key in READ} for line in launch["cells"]]
     machine = {"cpu": "Abacus", "devices": ["cpu"], "world_size": 2}
-    monkeypatch.setattr(compare, "fingerprint", lambda *a: machine)
+    for module in (compare, comparable):
+        monkeypatch.setattr(module, "fingerprint", lambda *a: machine)
     content["lockstep"]["fingerprint"] = machine
     monkeypatch.setattr("os.fsync", lambda file: None)
-    refused, codes = 0, []
+    refused, codes, looked = 0, [], set()
+    others = saved.parents[2] / "history" / "machine"
+    others.mkdir(parents=True)
+    for number in range(1, 6):
+        (others / f"{number:04}_main.json").write_text(json.dumps(content))
     for case in cases(content):
         saved.write_bytes(case)
         try:
@@ -153,6 +159,8 @@ def test_no_content_of_a_file_is_a_traceback(saved, monkeypatch):
             assert saved.name in said.encode().decode()
             assert len(said) < 500
             continue
+        (others / "0006_main.json").write_bytes(case)
+        looked.add(history.main(["--storage", str(others.parent), "--json", "h"]))
         # What is read can be judged, and every report of it be written.
         code = compare.main([str(saved), "--json", "j", "--junit", "x", "--markdown", "m"])
         codes.append(code)
@@ -161,6 +169,8 @@ def test_no_content_of_a_file_is_a_traceback(saved, monkeypatch):
             (saved.parents[2] / path).read_text(encoding="utf-8")
     assert min(refused, len(codes)) > 100, "the damage is too small or too large to prove much"
     assert {Exit.HELD, Exit.INCOMPARABLE, Exit.INCONCLUSIVE} <= set(codes)
+    assert Exit.USAGE not in looked
+    assert Exit.HELD in looked
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:99", "mps", "banana"])

@@ -5,6 +5,7 @@ Seeds are fixed and the rates lie far from the bounds: if a test fails here, the
 
 import pytest
 
+from bench.gate.ab import FRESH_PAIRS
 from tests.bench.gate.noise import Noise
 from tests.bench.gate.rates import simulate
 
@@ -32,6 +33,16 @@ def test_a_10_percent_slower_cell_is_found_in_95_of_100(world, noise):
     rates = simulate(noise, 0.10, comparisons=200, comm=world)
     assert rates.found >= 0.95
     assert rates.alarms <= 0.01
+
+
+@pytest.mark.parametrize("kind", ["worst measured", "worst measured, heavy tails"])
+def test_three_fresh_pairs_find_as_much_and_alarm_as_little(world, kind):
+    """What bench_ab launches to confirm."""
+    pairs = {"fresh": FRESH_PAIRS, "more": FRESH_PAIRS}
+    slower = simulate(KINDS[kind], 0.10, comparisons=200, comm=world, **pairs)
+    assert slower.found >= 0.95
+    assert slower.alarms <= 0.01
+    assert simulate(KINDS[kind], 0.0, comparisons=100, comm=world, **pairs).alarms <= 0.01
 
 
 @pytest.mark.parametrize("noise", KINDS.values(), ids=KINDS)

@@ -50,7 +50,8 @@ from bench.gate.storage import STORAGE, name_of, next_file, of_this_machine, sav
 from bench.gate.verdicts import Exit, Unusable
 from nn.atomic_write import atomic_write
 
-FORMAT = 1
+FORMAT = 2
+"""1: each cell took turns with plain training alone; 2: with all cells of its race."""
 
 
 class BaselineError(Unusable):
@@ -156,7 +157,10 @@ def read(path: Path) -> Baseline:
     version = saved.get("format")
     if version != FORMAT:
         other = version if is_count(version) else "no number"
-        raise BaselineError(f"{path} has format {other}, this version reads {FORMAT}: save it anew")
+        raise BaselineError(
+            f"{path} has format {other}, this version reads {FORMAT}: cells now take turns with "
+            "all cells of their race, which may change their figures. Save the baseline anew"
+        )
     try:
         launches = [
             Launch({checked(line)["id"]: line for line in launch["cells"]})

@@ -47,6 +47,7 @@ def measure(
     sequential, parallel = case.sequential(), case.build(comm)
     check = case.check(parallel, sequential, case.check_batches, comm)
     if check.problem:
+        parallel.close()
         raise WrongTraining(cell, check)
 
     silent = Silent(comm)

@@ -184,6 +184,33 @@ def test_blas_has_a_thread_for_each_core_that_the_launch_may_use(monkeypatch):
 
 
 @pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    ("used", "looks"),
+    [
+        ([0, 0, 0], 3),
+        ([9, 9, 0, 0, 0], 5),
+        ([9, 0, 0, 9, 0, 0, 0], 7),  # a thread that got no core for two looks
+        ([9] * 200, 100),  # another thread works on: wait no longer than a second
+    ],
+)
+def test_threads_have_stopped_when_none_has_run_in_three_looks(monkeypatch, used, looks):
+    """`used`: milliseconds that this process used during each look of 10 ms."""
+    clock = SimpleNamespace(now=0.0, used=0.0, looks=0)
+
+    def sleep(seconds):
+        clock.now += seconds
+        clock.used += used[clock.looks] / 1e3
+        clock.looks += 1
+
+    fake = SimpleNamespace(
+        monotonic=lambda: clock.now, process_time=lambda: clock.used, sleep=sleep
+    )
+    monkeypatch.setattr(cores, "time", fake)
+    cores._settle()
+    assert clock.looks == pytest.approx(looks, abs=looks // 100)
+
+
+@pytest.mark.workers(1)
 def test_cores_are_those_that_the_launch_may_use_and_not_those_of_the_host(monkeypatch):
     mine, launchers = {3}, {3, 5}
     monkeypatch.setattr(cores.os, "cpu_count", lambda: 64)

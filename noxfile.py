@@ -168,6 +168,7 @@ def optional(session: nox.Session) -> None:
 def pages(session: nox.Session) -> None:
     """Does every command on every page work? Each is run, long ones in a short form."""
     add(session, "optional")
+    add(session, "faults")
     # The nox that runs this session, which need not be on the path.
     python(
         session, "pytest", "tests/pages", *session.posargs, NOX=str(Path(sys.argv[0]).absolute())
@@ -183,11 +184,14 @@ def mutants(session: nox.Session) -> None:
 @nox.session(requires=["environment"])
 def faults(session: nox.Session) -> None:
     """Does a failing, hanging or dying rank end in a failed test, and never in a hang?"""
+    add(session, "faults")
     # The session's own environment has MPICH, to try an MPI without fault tolerance.
     tests = ["psutil", "pytest", "pytest-benchmark", "hypothesis"]
     needed = PROJECT["project"]["dependencies"]  # of the plugins that the root conftest.py loads
     session.install("-c", "constraints.txt", "mpich", *needed, *tests)
-    command = ["pytest", "--deadline=120", *(session.posargs or ["tests/faults"])]
+    # Launches spend most of their time in waiting, so two can run side by side.
+    side_by_side = ["-n", "2", "--dist", "loadfile"]
+    command = ["pytest", "--deadline=120", *side_by_side, *(session.posargs or ["tests/faults"])]
     python(session, *command, MPICH_PYTHON=str(Path(session.bin, "python").absolute()))
 
 

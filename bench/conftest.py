@@ -55,7 +55,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "full: not part of the --quick grid")
     config.stash[RUN] = _run_file(config)
     if not config.option.benchmark_compare:
         config.option.benchmark_quiet = True  # its table knows times only; ours follows

@@ -13,7 +13,7 @@ from typing import Any
 from mpi4py import MPI
 
 EXPECTED = "LOCKSTEP_RANKS"
-"""The variable by which the user says how many ranks there are: then no launcher is looked for."""
+"""The variable by which the user says how many ranks there are; 1 means that each is alone."""
 
 LAUNCHERS = {
     "torchrun": ("RANK", "WORLD_SIZE"),
@@ -32,24 +32,26 @@ LAUNCHERS = {
 def check_launch(comm: Any) -> None:
     """Refuse to train alone on `comm` in one of several processes that a launcher started.
 
-    COMM_SELF is a rank alone on purpose, and a TorchComm does not depend on MPI's world.
+    COMM_SELF is a rank alone on purpose, and a TorchComm does not depend on MPI's world. What was
+    made of COMM_SELF is refused: nothing tells it from what was made of such a world.
 
     Raises:
         RuntimeError: see `worlds_of_one`.
     """
     if isinstance(comm, MPI.Comm) and comm != MPI.COMM_SELF and (problem := worlds_of_one()):
         raise RuntimeError(
-            f"{problem} Ranks of torchrun can train too: on TorchComm.world() in place of "
-            "MPI.COMM_WORLD."
+            f"{problem} To train alone, MPI.COMM_SELF itself will do, too. Ranks of torchrun can "
+            "train together: on TorchComm.world() in place of MPI.COMM_WORLD."
         )
 
 
 def worlds_of_one() -> str | None:
     """Say which launcher started several processes, each of which MPI sees as a world of one.
 
-    None if MPI's world has several ranks, or if nothing shows such a launcher.
+    None if MPI's world has several ranks, or one as the user expects, or if nothing shows such a
+    launcher.
     """
-    if MPI.COMM_WORLD.size > 1 or EXPECTED in os.environ:
+    if MPI.COMM_WORLD.size > 1 or os.environ.get(EXPECTED) == "1":
         return None
     launcher = launcher_in(os.environ)
     return launcher and (

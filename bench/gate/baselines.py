@@ -49,6 +49,7 @@ from bench.gate.statistics import MIN_LAUNCHES
 from bench.gate.storage import STORAGE, name_of, next_file, of_this_machine, saved_files
 from bench.gate.verdicts import Exit, Unusable
 from nn.atomic_write import atomic_write
+from nn.regular_file import open_regular
 
 FORMAT = 2
 """1: each cell took turns with plain training alone; 2: with all cells of its race."""
@@ -145,7 +146,8 @@ def read(path: Path) -> Baseline:
         BaselineError: it cannot be read, is damaged, or holds no cell.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            content = json.loads(file.read().decode())
     except (OSError, ValueError, RecursionError) as error:
         raise BaselineError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("lockstep"), dict):
@@ -162,10 +164,7 @@ def read(path: Path) -> Baseline:
             "all cells of their race, which may change their figures. Save the baseline anew"
         )
     try:
-        launches = [
-            Launch({checked(line)["id"]: line for line in launch["cells"]})
-            for launch in saved["launches"]
-        ]
+        launches = [_launch(launch["cells"]) for launch in saved["launches"]]
         when = datetime.fromisoformat(content["datetime"]).astimezone(UTC)
         machine, arguments = _machine(saved["fingerprint"]), _arguments(saved["arguments"])
     except (LookupError, TypeError, ValueError, OverflowError, OSError) as error:
@@ -173,6 +172,16 @@ def read(path: Path) -> Baseline:
     if not any(launch.cells for launch in launches):
         raise BaselineError(f"{path} is empty: no launch measured a cell")
     return Baseline(path, when, machine, arguments, launches, *_commit(content.get("commit_info")))
+
+
+def _launch(lines: Any) -> Launch:
+    """Return a launch of the cells on these lines; raise ValueError if one would be lost."""
+    if not isinstance(lines, list):
+        raise ValueError("the cells of a launch are no list")
+    cells = {checked(line)["id"]: line for line in lines}
+    if len(cells) < len(lines):
+        raise ValueError("two cells of a launch have the same id")
+    return Launch(cells)
 
 
 def _machine(saved: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from bench.core.arms import alone, together, training, within
 from bench.core.cell import Cell, measurements
-from bench.core.check import Check, equals_sequential
+from bench.core.check import Check, equals_sequential, uneven_rows
 from bench.core.cores import all_cores, available
 from bench.core.grid import MLP_SIZES, TORCH_NETS, optimizer
 from bench.core.machine_state import MachineState
@@ -78,7 +78,8 @@ def test_peers(comm, record, promise, net, batch_size, limit):
     batches = [
         Batch(x[lo : lo + batch_size], y[lo : lo + batch_size]) for lo in range(0, ROWS, batch_size)
     ]
-    short = Batch(x[1:batch_size], y[1:batch_size])
+    other = slice(1, 1 + uneven_rows(comm.size, batch_size))
+    uneven = Batch(x[other], y[other])
     strategies = {
         "torch, plain loop": build(peers.Peer),
         THREADS: build(peers.Peer),
@@ -97,7 +98,7 @@ def test_peers(comm, record, promise, net, batch_size, limit):
 
     enter(PLAIN, build(Sequential).step, 1, Check())
     for label, strategy in strategies.items():
-        check = equals_sequential(strategy, build(Sequential), [*batches[:2], short], comm)
+        check = equals_sequential(strategy, build(Sequential), [*batches[:2], uneven], comm)
         assert not check.problem, f"{label}: {check.problem}"
         enter(label, strategy.step, strategy.comm.size, check)
     if net == "mlp":

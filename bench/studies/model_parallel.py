@@ -13,6 +13,7 @@ from mpi4py import MPI
 
 from bench.core.arms import together, training, within
 from bench.core.cell import Case, Cell
+from bench.core.check import uneven_rows
 from bench.core.cores import available
 from bench.core.race import measure
 from bench.core.silence import Silent
@@ -72,12 +73,14 @@ class Setting:
         if name in SCHEDULES:
             name += f", {self.micro_batches} micro-batches"
         model = f"mlp of {self.depth} layers, {self.width} wide"
+        batches = self.batches(self.batch_size)
+        uneven = uneven_rows(self.workers, self.batch_size)
         return Case(
             cell=Cell(name, model, self.workers, self.batch_size, self.batch_size),
             build=self.build,
             sequential=lambda: Sequential(self.model(), SGD(0.01)),
-            batches=self.batches(self.batch_size),
-            check_batches=self.batches(self.batch_size - 1),
+            batches=batches,
+            check_batches=[*batches, self.batches(uneven)[0]],
         )
 
     @property

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.core.arms import alone, together, training
-from bench.core.check import equals_sequential
+from bench.core.check import equals_sequential, uneven_rows
 from bench.core.cores import available
 from bench.core.machine_state import MachineState, background_load, remark
 from bench.core.turns import Contender, take_turns
@@ -43,8 +43,6 @@ NETS = {
 }
 BATCH_SIZES = (16, 128, 512, 2048)
 PLAIN = "plain training"
-CHECK_ROWS = 19
-"""A prime number, so that shards are uneven."""
 
 
 def competing(sizes: list[int], comm: MPI.Intracomm) -> dict[str, Strategy]:
@@ -68,7 +66,8 @@ def errors(sizes: list[int], comm: MPI.Intracomm) -> dict[str, float]:
     Raises:
         SystemExit: a strategy trains other weights.
     """
-    batches, found = [batch(CHECK_ROWS, i) for i in range(3)], {}
+    rows, found = uneven_rows(comm.size, max(BATCH_SIZES)), {}
+    batches = [batch(rows, i) for i in range(3)]
     for name, strategy in competing(sizes, comm).items():
         plain = Sequential(mlp(sizes), SGD(0.01))
         check = equals_sequential(strategy, plain, batches, comm)

@@ -1,13 +1,14 @@
 """What the fixtures of benchmarks do with a cell: it is measured and kept, or WRONG and neither."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bench import conftest
-from bench.conftest import PROGRESS, RUN, keep, measure_and_keep
+from bench.conftest import PROGRESS, RUN, keep, measure_and_keep, promised, pytest_terminal_summary
 from bench.core import turns
 from bench.core.cell import Cell, Measurement
 from bench.report.kinds import Promise, WrongCell
@@ -157,4 +158,92 @@ def test_a_quick_grid_and_the_gates_grid_leave_out_what_they_say(options, left):
     conftest.pytest_collection_modifyitems(config, items)
     assert [item.name for item in items] == left
     assert {item.name for item in dropped} == {i.name for i in everything} - set(left)
-    assert all("alone" in item.own_markers for item in items)
+    assert all({"alone", "deadline"} <= {*item.own_markers} for item in items)
+
+
+@pytest.fixture
+def record(kept):
+    return lambda *what: kept.append(what)
+
+
+@pytest.fixture
+def lap(monkeypatch):
+    """Of two cores, other programs keep one busy; `lap.ended` is how often that was asked."""
+    monkeypatch.setattr("bench.core.background_load.available", lambda: 2)
+
+    def lap():
+        lap.ended += 1
+        return 1.0
+
+    lap.ended = 0
+    return lap
+
+
+@pytest.fixture
+def promise(comm, record, lap):
+    """The fixture of benchmarks with --promises."""
+    return partial(promised, comm, record, lap, True)
+
+
+def test_a_promise_is_recorded_with_its_rounds(promise, kept, lap):
+    promise("a / b", 1.25, 1.5, [0.5, 0.75], steps_per_round=3)
+    extra = {"ratio": 1.25, "limit": 1.5, "steps_per_round": 3}
+    busy = "other programs kept 1.0 cores busy"
+    assert kept == [(Promise("a / b", 1.25, 1.5, 0.0, busy), "1.250", [0.5, 0.75], extra)]
+    assert lap.ended == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cores", "outcome"),
+    [
+        ([0.5], 2, pytest.skip.Exception),
+        ([0.5], 1, pytest.fail.Exception),  # a core was free for it
+        ([0.5], None, pytest.fail.Exception),  # by default one core for each rank, here one
+        ([], 2, pytest.fail.Exception),  # no ratio of times: no load explains it
+    ],
+)
+def test_a_promise_is_held_and_recorded_even_if_it_is_broken(
+    promise, kept, lap, seconds, cores, outcome
+):
+    with pytest.raises(BaseException, match=r"a / b: 1\.600, promised is at most 1\.5") as ended:
+        promise("a / b", 1.6, 1.5, seconds, cores)
+    assert ended.type is outcome
+    assert [(result.what, result.value, result.limit) for result, *_ in kept] == [
+        ("a / b", 1.6, 1.5)
+    ]
+    assert lap.ended == len(seconds)
+
+
+@pytest.mark.parametrize("devices", [None, ["cpu", "cuda"]])
+def test_the_header_of_a_run_says_how_many_ranks_and_which_devices(tmp_path, monkeypatch, devices):
+    monkeypatch.setattr(conftest, "header", lambda *about: {"about": list(about)})
+    monkeypatch.setattr(conftest, "MPI", SimpleNamespace(COMM_WORLD=SimpleNamespace(size=7)))
+    monkeypatch.setenv("LOCKSTEP_SESSION", "bench_mpi")
+    option = SimpleNamespace(device=devices, benchmark_storage=f"file://{tmp_path}")
+    for name, cells in (("own", ""), ("cells", str(tmp_path / "cells.jsonl"))):
+        monkeypatch.setenv("LOCKSTEP_CELLS", cells)
+        run = conftest._run_file(SimpleNamespace(option=option))
+        assert run.path.parent == (tmp_path if cells else tmp_path / "lockstep"), name
+        run.append(Promise("a / b", 1.0))
+        assert read(run.path).header["about"] == ["bench_mpi", 7, devices or ["cpu"]]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_tables_come_at_the_end_from_rank_0(tmp_path, monkeypatch, rank):
+    monkeypatch.setattr(conftest, "MPI", SimpleNamespace(COMM_WORLD=SimpleNamespace(rank=rank)))
+    run = RunFile(tmp_path / "run.jsonl", {})
+    written = []
+    terminal = SimpleNamespace(
+        config=SimpleNamespace(stash={RUN: run}, option=SimpleNamespace(details=False)),
+        hasmarkup=False,
+        ensure_newline=lambda: None,
+        section=lambda *what, **how: None,
+        write=written.append,
+        write_line=written.append,
+    )
+    pytest_terminal_summary(terminal)
+    assert written == [], "nothing was measured"
+    run.append(Promise("a / b", 1.25, 1.5))
+    pytest_terminal_summary(terminal)
+    assert ("a / b" in "".join(written)) is (rank == 0)
+    assert (f"results, as measured: {run.path}" in written) is (rank == 0)

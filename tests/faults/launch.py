@@ -18,8 +18,9 @@ ULFM = ("--with-ft", "ulfm")
 _HANGS = 90.0
 # Seconds: a guard may print after the launcher has ended.
 _GUARD_ENDS = 5.0
-# What the MPI of this process has put into the environment, and what a new launch sets itself.
-_OWN = ("PMIX_", "PMI_", "OMPI_COMM_WORLD", "OMPI_MCA_ess", "OMPI_UNIVERSE")
+# What the MPI and the xdist of this process have put into the environment, and what a new launch
+# sets itself.
+_OWN = ("PMIX_", "PMI_", "OMPI_COMM_WORLD", "OMPI_MCA_ess", "OMPI_UNIVERSE", "PYTEST_XDIST_")
 _SET = ("LOCKSTEP_RANKS", "PYTHONPATH")
 
 
@@ -116,7 +117,8 @@ def launch(
     start = [mpiexec(), *ULFM] if launcher is None else list(launcher)
     count = ["-n", str(ranks)] if start else []
     command = [*start, *count, python, "-m", "pytest", "-p", "tests.ranks.plugin"]
-    command += ["-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(PLANTED)]
+    command += ["-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull]
+    command += ["--rootdir", str(PLANTED)]
     command += ["--deadline", str(deadline), "-v", *arguments, str(PLANTED / f"{suite}.py")]
     code, output, ended = run(command, folder, {**planted, **(environment or {})})
     entries = [json.loads(line) for line in log.read_text().splitlines()]

@@ -22,8 +22,10 @@ DEATHS = {  # what the report shows, and seconds until it is there at the latest
 PAIRS = [*pairwise(DEATHS), ("stop", "kill")]
 
 
-def died(tmp_path: Path, death: str, ranks: int, victim: int, then: str = "") -> Launch:
-    environment = {"PLANTED_DEATH": death, "PLANTED_NEXT": then}
+def died(
+    tmp_path: Path, death: str, ranks: int, victim: int, then: str = "", comm: str = "world"
+) -> Launch:
+    environment = {"PLANTED_DEATH": death, "PLANTED_NEXT": then, "PLANTED_COMM": comm}
     return launch(
         "lethal", tmp_path, ranks, victim=victim, deadline=DEADLINE, environment=environment
     )
@@ -37,9 +39,10 @@ def test_two_of_four(tmp_path: Path, first: str, second: str) -> None:
     assert_survivors_go_on(result, 4, 2)
 
 
+@pytest.mark.parametrize("comm", ["world", "COMM_WORLD"])
 @pytest.mark.parametrize("death", DEATHS)
-def test_one_of_two(tmp_path: Path, death: str) -> None:
-    result = died(tmp_path, death, 2, 1)
+def test_one_of_two(tmp_path: Path, death: str, comm: str) -> None:
+    result = died(tmp_path, death, 2, 1, comm=comm)
     assert_reported(result, "test_death", death, 1)
     assert_survivors_go_on(result, 2, 1)
 
@@ -84,7 +87,8 @@ def test_between_tests(tmp_path: Path) -> None:
 )
 def test_first_rank(tmp_path: Path, death: str, ranks: int) -> None:
     """If rank 0 dies, which prints and saves, the run ends and the next rank says why."""
-    result = died(tmp_path, death, ranks, 0)
+    comm = "COMM_WORLD" if ranks == 2 else "world"
+    result = died(tmp_path, death, ranks, 0, comm=comm)
     overdue = DEADLINE + 4.0 if death in ("swallow", "gil", "stop") else 0.0
     assert "rank 0 died" in result.output
     assert "[rank 1] " in result.output

@@ -55,6 +55,13 @@ def test_an_interrupt(tmp_path: Path) -> None:
     assert code == 130
 
 
+def test_sys_exit_ends_all_ranks_of_mpi4py(tmp_path: Path) -> None:
+    """No hook sees it in plain Python: there the other ranks wait, as strategies/README.md says."""
+    code, output = script(tmp_path, "exit", 2, 1, python=["-m", "mpi4py"])
+    assert output.count("at exit") == 1
+    assert code == 3
+
+
 def test_an_exception_in_a_thread_ends_the_thread_only(tmp_path: Path) -> None:
     code, output = script(tmp_path, "thread", 2, 1)
     assert "RuntimeError: planted" in output

@@ -32,4 +32,4 @@ TARGETS = {
 
 @pytest.mark.deadline(3600)  # for the number of cases that a user asks for; usually seconds
 def test_damaged_checkpoints() -> None:
-    fuzz.check(__name__, "checkpoint", fuzz.CASES // 4)
+    fuzz.check(__name__, "checkpoint", fuzz.CASES)

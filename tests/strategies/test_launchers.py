@@ -57,6 +57,21 @@ def test_a_strategy_refuses_to_train_alone_in_one_of_several_processes():
     assert done.returncode == 1
 
 
+def test_to_be_alone_on_purpose_is_to_be_on_comm_self_itself():
+    """A communicator made of COMM_SELF cannot be told from one made of a world of one."""
+    done = start(SLURM, strategy=ON_WORLD.replace("WORLD", "SELF"))
+    assert "it trains" in done.stdout, done.stderr
+    done = start(SLURM, strategy=ON_WORLD.replace("WORLD", "SELF.Dup()"))
+    assert "To train alone, MPI.COMM_SELF itself will do" in done.stderr
+    assert done.returncode == 1
+
+
+def test_another_number_of_ranks_does_not_say_that_each_is_alone():
+    done = start(SLURM | {EXPECTED: "4"}, strategy=ON_WORLD)
+    assert "srun (SLURM_PROCID=0, SLURM_STEP_NUM_TASKS=4) has started several" in done.stderr
+    assert done.returncode == 1
+
+
 def test_the_user_may_say_that_each_is_alone():
     done = start(SLURM | {EXPECTED: "1"}, strategy=ON_WORLD)
     assert "it trains" in done.stdout, done.stderr

@@ -63,4 +63,4 @@ TARGETS = {
 
 @pytest.mark.deadline(3600)  # for the number of cases that a user asks for; usually seconds
 def test_damaged_run_files() -> None:
-    fuzz.check(__name__, "records", fuzz.CASES // 4)
+    fuzz.check(__name__, "records", fuzz.CASES)

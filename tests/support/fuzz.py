@@ -44,6 +44,46 @@ _EDGE = 300  # bytes at both ends of a file, where headers and directories stand
 _ODD = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1]
 
 
+def damage(sound: bytes, rng: Generator) -> bytes:
+    """Return the bytes with a damage of a random kind in a random place, often near an end."""
+    damaged = bytearray(sound)
+    size = len(sound)
+
+    def place() -> int:
+        edge = min(_EDGE, size)
+        where = rng.random()
+        if where < 0.35:
+            return int(rng.integers(edge))
+        return int(size - edge + rng.integers(edge) if where < 0.6 else rng.integers(size))
+
+    at, length = place(), int(2 ** rng.uniform(0, 8))
+    match rng.integers(11):
+        case 0 | 1 | 2:  # the commonest, as it is the likeliest to go unseen
+            damaged[at] ^= 1 << int(rng.integers(8))
+        case 3:
+            for _ in range(int(rng.integers(2, 9))):
+                damaged[place()] ^= 1 << int(rng.integers(8))
+        case 4:  # a number of 1, 2, 4 or 8 bytes, in one of both orders
+            order = "little" if rng.random() < 0.7 else "big"
+            width = 2 ** int(rng.integers(4))
+            number = _ODD[rng.integers(len(_ODD))] % (1 << 8 * width)
+            damaged[at : at + width] = number.to_bytes(width, order)
+        case 5:
+            damaged[at : at + length] = rng.bytes(min(length, size - at))
+        case 6:
+            damaged[at : at + length] = bytes([rng.choice([0, 255])]) * min(length, size - at)
+        case 7:
+            del damaged[at:]
+        case 8:
+            del damaged[at : at + length]
+        case 9:
+            other = place()
+            damaged[at:at] = sound[other : other + length]
+        case 10:
+            damaged += rng.bytes(length)
+    return bytes(damaged)
+
+
 def equal(found: Any, sound: Any, folder: Path) -> bool:
     """Whether two values are the same, with arrays compared by dtype, shape and value."""
     if isinstance(sound, np.ndarray):
@@ -66,12 +106,15 @@ class Target:
         same: (what was read of a damaged file, what is read of sound ones, folder) -> whether the
             first is right. By default they are equal. For formats without checksums, compare with
             an independent reading of what the folder now holds.
+        damage: (bytes of a sound file, random numbers) -> bytes of a damaged one. By default bytes
+            are damaged, wherever they stand.
     """
 
     write: Callable[[Path], list[Path]]
     read: Callable[[Path], Any]
     errors: tuple[type[Exception], ...] = (ValueError, FileNotFoundError)
     same: Callable[[Any, Any, Path], bool] = equal
+    damage: Callable[[bytes, Generator], bytes] = damage
 
 
 def check(module: str, target: str, cases: int, seed: int = SEED) -> None:
@@ -113,46 +156,6 @@ def check(module: str, target: str, cases: int, seed: int = SEED) -> None:
             what = f"killed by {signal.Signals(-run.returncode).name}"
         found.append(f"seed {seed}, case {case}: {what}: {run.stderr[-1500:]}")
     assert not found, "\n".join(found)
-
-
-def damage(sound: bytes, rng: Generator) -> bytes:
-    """Return the bytes with a damage of a random kind in a random place, often near an end."""
-    damaged = bytearray(sound)
-    size = len(sound)
-
-    def place() -> int:
-        edge = min(_EDGE, size)
-        where = rng.random()
-        if where < 0.35:
-            return int(rng.integers(edge))
-        return int(size - edge + rng.integers(edge) if where < 0.6 else rng.integers(size))
-
-    at, length = place(), int(2 ** rng.uniform(0, 8))
-    match rng.integers(11):
-        case 0 | 1 | 2:  # the commonest, as it is the likeliest to go unseen
-            damaged[at] ^= 1 << int(rng.integers(8))
-        case 3:
-            for _ in range(int(rng.integers(2, 9))):
-                damaged[place()] ^= 1 << int(rng.integers(8))
-        case 4:  # a number of 1, 2, 4 or 8 bytes, in one of both orders
-            order = "little" if rng.random() < 0.7 else "big"
-            width = 2 ** int(rng.integers(4))
-            number = _ODD[rng.integers(len(_ODD))] % (1 << 8 * width)
-            damaged[at : at + width] = number.to_bytes(width, order)
-        case 5:
-            damaged[at : at + length] = rng.bytes(min(length, size - at))
-        case 6:
-            damaged[at : at + length] = bytes([rng.choice([0, 255])]) * min(length, size - at)
-        case 7:
-            del damaged[at:]
-        case 8:
-            del damaged[at : at + length]
-        case 9:
-            other = place()
-            damaged[at:at] = sound[other : other + length]
-        case 10:
-            damaged += rng.bytes(length)
-    return bytes(damaged)
 
 
 def replace(file: Path, rng: Generator) -> None:
@@ -208,7 +211,7 @@ def main(module: str, name: str, folder: Path, seed: int, first: int, last: int)
         if rng.random() < 0.02:
             replace(file, rng)
         else:
-            file.write_bytes(damage(contents[file], rng))
+            file.write_bytes(target.damage(contents[file], rng))
         print("case", case, flush=True)
         # Nothing handles this signal, so it ends the process even while it is in C.
         signal.setitimer(signal.ITIMER_REAL, _SECONDS)

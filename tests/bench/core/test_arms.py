@@ -144,20 +144,6 @@ def test_a_turn_leaves_no_thread_running(comm, monkeypatch, timed):
 
 
 @pytest.mark.workers(1)
-def test_threads_that_spin_are_waited_for(monkeypatch):
-    """The processor time of the process says whether they do."""
-    used = iter([0.0, 0.005, 0.005, 0.009, 0.009, 0.009])
-    naps = []
-    monkeypatch.setattr(
-        cores,
-        "time",
-        SimpleNamespace(monotonic=lambda: 0.0, process_time=lambda: next(used), sleep=naps.append),
-    )
-    cores.settle()
-    assert naps == [cores.LOOK] * 3
-
-
-@pytest.mark.workers(1)
 def test_blas_has_a_thread_for_each_core_that_the_launch_may_use(monkeypatch):
     asked = []
 
@@ -172,6 +158,33 @@ def test_blas_has_a_thread_for_each_core_that_the_launch_may_use(monkeypatch):
     with cores.all_cores():
         assert asked == [7]
     assert asked == [7, "settled"]
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    ("used", "looks"),
+    [
+        ([0, 0, 0], 3),
+        ([4, 4, 0, 0, 0], 5),
+        ([4, 0, 0, 4, 0, 0, 0], 7),  # a thread that got no core for two looks
+        ([4] * 300, 200),  # another thread works on: wait no longer than a second
+    ],
+)
+def test_threads_have_stopped_when_none_has_run_in_three_looks(monkeypatch, used, looks):
+    """`used`: milliseconds that this process used during each look of 5 ms."""
+    clock = SimpleNamespace(now=0.0, used=0.0, looks=0)
+
+    def sleep(seconds):
+        clock.now += seconds
+        clock.used += used[clock.looks] / 1e3
+        clock.looks += 1
+
+    fake = SimpleNamespace(
+        monotonic=lambda: clock.now, process_time=lambda: clock.used, sleep=sleep
+    )
+    monkeypatch.setattr(cores, "time", fake)
+    cores.settle(looks=3)
+    assert clock.looks == pytest.approx(looks, abs=looks // 100)
 
 
 @pytest.mark.workers(1)

@@ -4,11 +4,15 @@ import os
 import subprocess
 import sys
 import time
+from collections import namedtuple
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from mpi4py import MPI
 
-from bench.core.background_load import BackgroundLoad, disturbed
+from bench.core import background_load
+from bench.core.background_load import BackgroundLoad, disturbed, laps
 from bench.gate.aa.trial import busy_core
 
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60), pytest.mark.alone]
@@ -48,6 +52,54 @@ def test_work_of_children_is_our_own():
     subprocess.run([sys.executable, "-c", work], check=True)
     _, _, own = load._now()
     assert own - before > 0.3
+
+
+def test_the_work_of_all_descendants_is_our_own():
+    """Theirs, and that of those that they have waited for; one may end while we look."""
+
+    def process(*seconds, alive=True):
+        def times():
+            if not alive:
+                raise psutil.NoSuchProcess(1)
+            return (*seconds, 1e9)  # iowait is no work
+
+        return SimpleNamespace(cpu_times=times)
+
+    child, grandchild, gone = process(1, 2, 4, 8), process(16, 32, 64, 128), process(alive=False)
+    launcher = process(256, 512, 1024, 2048)
+    launcher.children = lambda recursive=False: [child, *([gone, grandchild] if recursive else [])]
+    _, _, own = BackgroundLoad(launcher)._now()
+    assert own == 2**12 - 1
+
+
+def test_a_core_is_busy_when_it_neither_idles_nor_waits_for_a_disk(monkeypatch):
+    """What guests use is part of what users use."""
+    names = "user nice system idle iowait irq softirq steal guest guest_nice"
+    times = namedtuple("Times", names)(1 + 16, 2 + 32, 4, 1e6, 1e9, 8, 64, 128, 16, 32)
+    load = BackgroundLoad()
+    monkeypatch.setattr(load, "_cores", [1])
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: [None, times])
+    _, busy, _ = load._now()
+    assert busy == 1 + 2 + 4 + 8 + 64 + 128 + 16 + 32
+
+
+@pytest.mark.workers(1, 2)
+def test_all_ranks_know_the_load_of_all_that_the_launcher_did_not_start(comm, monkeypatch):
+    measured = []
+
+    class Load:
+        def __init__(self, process):
+            measured.append(process)
+
+        def lap(self):
+            return 0.5
+
+    monkeypatch.setattr(background_load, "BackgroundLoad", Load)
+    lap = laps(comm)
+    assert [lap(), lap()] == [0.5, 0.5]
+    launched = MPI.COMM_WORLD.size > 1
+    expected = [psutil.Process(os.getppid() if launched else None)]
+    assert measured == (expected if comm.rank == 0 else [])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from mpi4py import MPI
 
 import nn
+from bench.core import metering
 from bench.core.metering import Metered
 from bench.core.silence import Silent
 from strategies import DataParallel, SharedDataParallel
@@ -40,7 +41,94 @@ def test_sends_are_counted_to_the_byte(comm):
     assert metered.record.calls["Barrier"] == 1
     metered.record.clear()
     assert not metered.record.sent
-    assert metered.record.waiting == 0
+    assert not metered.record.calls
+    assert metered.record.waiting == metered.record.communication == 0
+
+
+def test_sends_of_counts_and_datatypes_are_counted_to_the_byte(comm):
+    metered = Metered(comm)
+    size, rank = comm.size, comm.rank
+    after, before = (rank + 1) % size, (rank - 1) % size
+    counts = [1 + k for k in range(size)]
+    starts = np.cumsum([0, *counts[:-1]]).tolist()
+    parts = np.empty(sum(counts))
+    requests = [
+        metered.Ibcast(np.ones(3), root=0),
+        metered.Iallgatherv(MPI.IN_PLACE, [parts, (counts, starts), MPI.DOUBLE]),
+    ]
+    MPI.Request.Waitall(requests)
+    metered.Sendrecv_replace(np.ones(4, np.float32), after, 0, before, 0)
+    metered.Bcast([bytearray(80), 5, MPI.DOUBLE], root=0)
+    # Each rank takes the place of its own number in what every rank sends.
+    received = np.empty(size * counts[rank])
+    metered.Alltoallv([parts, counts], [received, [counts[rank]] * size])
+    assert metered.record.sent == {
+        **({"Ibcast": 24, "Bcast": 40} if rank == 0 else {}),
+        "Iallgatherv": 8 * counts[rank],
+        "Sendrecv_replace": 16,
+        "Alltoallv": 8 * sum(counts),
+    }
+
+
+@pytest.fixture
+def ticks(monkeypatch):
+    """A clock that ticks each time it is read: whatever is timed takes a second."""
+    seconds = iter(range(10**6))
+    monkeypatch.setattr(metering, "perf_counter", lambda: float(next(seconds)))
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    ("call", "waiting", "communication"),
+    [
+        (lambda comm: comm.Barrier(), 1, 0),
+        (lambda comm: comm.Allreduce(MPI.IN_PLACE, np.ones(2)), 1, 1),
+        (lambda comm: comm.Isend(np.ones(2), 0).Free(), 0, 1),
+        (lambda comm: comm.Iallreduce(MPI.IN_PLACE, np.ones(2)).Wait(), 1, 1),
+        (lambda comm: comm.Ibarrier().Test(), 1, 1),
+    ],
+)
+def test_each_verb_is_waiting_or_communication(comm, ticks, call, waiting, communication):
+    metered = Metered(comm)
+    call(metered)
+    found = metered.record
+    assert (found.waiting, found.communication) == (waiting, communication)
+
+
+@pytest.mark.workers(1)
+@pytest.mark.parametrize(
+    "name", ["Waitall", "Waitany", "Waitsome", "Testall", "Testany", "Testsome"]
+)
+def test_waits_for_lists_of_requests_are_waiting(comm, ticks, name):
+    metered = Metered(comm)
+    requests = [comm.Ibarrier() for _ in range(2)]
+    with metered.timed_requests():
+        getattr(MPI.Request, name)(requests)
+    assert metered.record.waiting == 1
+    MPI.Request.Waitall(requests)
+    assert metered.record.waiting == 1, "only within the context"
+
+
+@pytest.mark.workers(3)
+def test_another_message_that_has_come_ends_no_wait(comm):
+    """Neither of another rank nor with another tag."""
+    late, metered, got = 0.1, Metered(comm), np.empty(1)
+    comm.Barrier()
+    if comm.rank == 0:
+        comm.Probe(2, 7)
+        comm.Probe(1, 8)
+        metered.Recv(got, 1, 7)
+        assert got == 1.0
+        assert metered.record.waiting > 0.5 * late
+        assert metered.record.communication < 0.5 * late
+        comm.Recv(got, 2, 7)
+        comm.Recv(got, 1, 8)
+    elif comm.rank == 1:
+        comm.Send(np.zeros(1), 0, 8)
+        time.sleep(late)
+        comm.Send(np.ones(1), 0, 7)
+    else:
+        comm.Send(np.zeros(1), 0, 7)
 
 
 @pytest.mark.workers(2, 3)
@@ -152,6 +240,36 @@ def test_silence_finds_new_arrays_in_old_memory(comm):
             received[2:] = 3
             silent.Recv(received[2:], source=0)
             assert (received[2:] == 3).all(), "another view of an array that is known"
+
+
+@pytest.mark.workers(1)
+def test_only_what_would_be_received_is_touched_in_silence(comm):
+    silent = Silent(comm)
+    sent, received, whole = np.full(3, 5.0), np.full(3, np.nan), np.full(3, 7.0)
+    with silent.silence():
+        silent.Bcast(whole, root=0)
+        silent.Sendrecv(sent, 0, 0, received, 0, 0)
+    assert (whole == 7).all(), "the root has what the others would receive"
+    assert (sent == 5).all()
+    assert (received == 0).all()
+
+
+@pytest.mark.workers(1)
+def test_numbers_without_a_meaning_overflow_without_a_word_in_silence_alone(comm):
+    silent, large = Silent(comm), np.full(1, 1e308)
+    with silent.silence():
+        assert np.isinf(10 * large)
+    with pytest.raises(RuntimeWarning, match="overflow"):
+        10 * large
+
+
+@pytest.mark.workers(1)
+def test_an_error_in_silence_ends_it(comm):
+    silent, got = Silent(comm), np.zeros(1)
+    with pytest.raises(KeyError), silent.silence():
+        raise KeyError
+    silent.Allreduce(np.ones(1), got)
+    assert got == 1
 
 
 def test_private_memory_begins_alike_and_is_ones_own(comm):

@@ -74,6 +74,25 @@ def test_cells_in_doubt_are_launched_again_in_three_pairs(repository, monkeypatc
     assert verdicts()["e"]["launches"] == [6, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("given", "launched"),
+    [([], ["bench", "--cells", "--quick"]), (["-x"], ["bench", "--cells", "-x"])],
+)
+def test_a_small_grid_is_launched_unless_pytest_is_told_another(
+    repository, monkeypatch, given, launched
+):
+    commands = []
+    run = collect.start
+
+    def noted(ranks, command, root, label, number):
+        commands.append(command)
+        return run(ranks, command, root, label, number)
+
+    monkeypatch.setattr(collect, "start", noted)
+    ab.main(["HEAD", "-n", "2", *given])
+    assert commands == [["-m", "pytest", *launched]] * 6
+
+
 def test_says_which_commits_they_are(repository):
     (repository / "more").touch()
     commit(["more"])

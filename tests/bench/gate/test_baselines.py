@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from bench.gate import baselines, collect, compare, launches, storage
+from bench.gate.launches import Launch
 from bench.gate.storage import LONGEST_NAME, STORAGE, next_file, saved_files
 from bench.gate.verdicts import Exit
 from tests.bench.gate.simulated_grid import GRID, judged, save_baseline, write_grid
@@ -55,6 +56,19 @@ def test_a_crash_keeps_what_was_measured(project):
     assert baselines.main(["-n", "2", "--save", "main"]) == 1
     kept = baselines.load(STORAGE, "main")
     assert [list(launch.cells) for launch in kept.launches] == [["a", "b", "c"]] * 3
+
+
+def test_the_machine_of_a_baseline_has_the_devices_of_its_cells(project, monkeypatch):
+    run = collect.start
+
+    def on_cuda(*arguments, **options):
+        launch = run(*arguments, **options)
+        return Launch({cell: line | {"device": "cuda"} for cell, line in launch.cells.items()})
+
+    monkeypatch.setattr(collect, "start", on_cuda)
+    save_baseline()
+    (device,) = baselines.load(STORAGE, "main").fingerprint["devices"]
+    assert device.startswith("cuda (")
 
 
 def test_an_interrupted_save_keeps_the_launches_before_it(project, monkeypatch):

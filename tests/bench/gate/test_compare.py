@@ -1,6 +1,7 @@
 """Comparing with a baseline, from end to end on simulated cells."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -55,6 +56,39 @@ def test_a_launch_that_crashes_is_red_for_what_it_did_not_measure(project):
     code, outcomes = judged()
     assert code == 1
     assert [outcomes[name] for name in "abcdef"] == ["pass"] * 3 + ["missing"] * 3
+
+
+def test_a_cell_that_one_launch_of_several_did_not_measure_is_red(project, monkeypatch):
+    """Later launches have enough of it, but the code crashes now and then."""
+    save_baseline()
+    start, launched = collect.start, []
+
+    def crashes_once(*arguments, **options):
+        launched.append(arguments)
+        write_grid(project, d={"crash": True} if len(launched) == 1 else GRID["d"])
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(collect, "start", crashes_once)
+    code, outcomes = judged()
+    assert len(launched) > 3, "launched again for what the first did not measure"
+    assert code == 1
+    assert [outcomes[name] for name in "abcdef"] == ["pass"] * 3 + ["missing"] * 3
+
+
+def test_a_launch_that_fails_only_when_it_confirms_is_noted(project, monkeypatch):
+    save_baseline()
+    write_grid(project, c={"parallel": 1.54})
+    start = collect.start
+
+    def fails(ranks, command, root, label="", number=0):
+        launch = start(ranks, command, root, label, number)
+        again = any("[c]" in argument for argument in command)
+        return replace(launch, failure="ended with code 9") if again else launch
+
+    monkeypatch.setattr(collect, "start", fails)
+    assert judged()[0] == 1
+    report = json.loads(Path("report.json").read_text())
+    assert (report["exit_code"], report["notes"]) == (1, ["a launch ended with code 9"] * 5)
 
 
 def test_a_faster_sequential_arm_is_named(project):

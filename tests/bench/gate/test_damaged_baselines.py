@@ -1,31 +1,36 @@
 """No content of a baseline file makes the gate end in a traceback, whose exit code is "slower".
 
-A good baseline is damaged where its structure is: each kind of value becomes each odd one, several
-at once become some or go. Other cases are random bytes within its text, and texts that are no JSON
-of this kind.
+A good baseline is damaged where its structure is: a value becomes an odd one or goes, or several
+do. In other cases its bytes are damaged, or the file is no JSON of this kind.
 """
 
+import contextlib
 import copy
+import io
 import json
 import math
-import random
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import mpi4py
+import numpy as np
 import pytest
 
-from bench.gate import baselines, collect, comparable, compare, history, launches
-from bench.gate.launches import Launch
-from bench.gate.verdicts import Exit
-from tests.bench.gate.simulated_grid import save_baseline, write_grid
+mpi4py.rc.initialize = False  # not in the process that reads damaged files
 
-pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
+from bench.gate import baselines, collect, comparable, compare, history, launches  # noqa: E402
+from bench.gate.baselines import Baseline, BaselineError  # noqa: E402
+from bench.gate.launches import Launch  # noqa: E402
+from bench.gate.verdicts import Exit  # noqa: E402
+from tests.bench.gate.simulated_grid import save_baseline  # noqa: E402
+from tests.support import fuzz  # noqa: E402
+from tests.support.fuzz import Target  # noqa: E402
 
-RANDOM = 150
-"""Cases of several damages, and of random bytes."""
+pytestmark = pytest.mark.workers(1)
 
-DEEP = 5000
-READ = {"id", "device", "oversubscribed", "workers", "steps_per_round", "background_load", "rounds"}
-"""What the gate reads of a cell's line."""
+NAME = "0001_main.json"
+MACHINE = {"cpu": "Abacus", "devices": ["cpu"], "world_size": 2}
 
 
 class Text(str):
@@ -35,11 +40,15 @@ class Text(str):
 GONE = object()
 ODD: list[Any] = [
     *(None, True, False, 0, 1, -1, 10**30, 1.5, 1e300, 5e-324, -0.0, "", "x", "1", "cpu", "cuda"),
+    *("first", "second"),  # the id of another cell
     *([], {}, [None], [[1.0]], [[]], {"a": 1}, [1.0] * 9, "2030-01-01", "0001-01-01T00:00:00"),
     *("\ud800", "\0", "[/red]", "\n", "\x1b[2J", "9999-12-31T23:59:59-23:59", "cuda:99"),
     *(math.nan, math.inf, -math.inf, Text("9" * 400), Text("9" * 5000), Text("1e999")),
     *(Text("[" * 400 + "]" * 400), Text('{"a":' * 400 + "1" + "}" * 400)),
 ]
+DEEP = 5000
+OTHER = ("", "null", "[]", "1" * 5000, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP, "\ufeff{}")
+"""Files that are no baseline."""
 
 
 def places(value, way=()):
@@ -87,90 +96,131 @@ def as_json(tree):
     return text
 
 
-def scrambled(text, rng):
-    """Change, insert or cut some bytes."""
-    data = bytearray(text.encode())
-    for _ in range(rng.randint(1, 8)):
-        at = rng.randrange(len(data))
-        data[at : at + rng.randint(0, 3)] = rng.randbytes(rng.randint(0, 3))
-    return bytes(data[: rng.randrange(len(data))] if rng.random() < 0.1 else data)
+def damage(sound: bytes, rng: np.random.Generator) -> bytes:
+    """Replace or remove values, in most cases one; or damage the bytes, or the whole."""
+
+    def choice(values):
+        return values[rng.integers(len(values))]
+
+    way = rng.random()
+    if way < 0.25:
+        return fuzz.damage(sound, rng)
+    if way < 0.27:
+        return choice(OTHER).encode()
+    tree = json.loads(sound)
+    for _ in range(1 if way < 0.9 else rng.integers(2, 5)):
+        if same := kinds(tree):
+            replaced(tree, choice(choice(same)), choice([*ODD, GONE]))
+    return as_json(tree).encode()
 
 
-def cases(content):
-    for same in kinds(content):
-        for value in (*ODD, GONE):
-            tree = copy.deepcopy(content)
-            replaced(tree, same[0], value)
-            yield as_json(tree).encode()
-    rng = random.Random(15)
-    for _ in range(RANDOM):
-        tree = copy.deepcopy(content)
-        for _ in range(rng.randint(2, 4)):
-            replaced(tree, rng.choice(rng.choice(kinds(tree))), rng.choice([*ODD, GONE]))
-        yield as_json(tree).encode()
-        yield scrambled(json.dumps(content), rng)
-    for text in ("", "null", "[]", "1" * 5000, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP, "\ufeff{}"):
-        yield text.encode()
+def launch(number: int) -> Launch:
+    """Two cells, with what the gate reads of them, and the test that a fresh launch names."""
+    cells = {}
+    for cell, seconds in (("first", 0.014), ("second", 0.01)):
+        rounds = {
+            arm: [time * (1 + 0.001 * ((7 * number + 3 * i) % 5)) for i in range(9)]
+            for arm, time in (("sequential", 0.02), ("parallel", seconds))
+        }
+        counts = {"workers": 1, "steps_per_round": 10, "background_load": 0.0, "rounds": rounds}
+        named = {"id": cell, "nodeid": f"bench/test_fake.py::test_cell[{cell}]", "device": "cpu"}
+        cells[cell] = named | {"oversubscribed": False} | counts
+    return Launch(cells)
 
 
-@pytest.fixture
-def saved(project, monkeypatch):
-    """A baseline of one cell, and launches that measure the same again and take no time."""
-    write_grid(project, **dict.fromkeys("bcdef"))
-    save_baseline()
-    (path,) = project.glob(".benchmarks/*/*_main.json")
-    again = baselines.read(path).launches
+def write(folder: Path) -> list[Path]:
+    path = folder / NAME
+    saved = {
+        "format": baselines.FORMAT,
+        "fingerprint": MACHINE,
+        "arguments": ["--quick"],
+        "launches": [{"cells": list(launch(number).cells.values())} for number in range(3)],
+    }
+    path.write_text(json.dumps({"datetime": "2026-11-01T12:00:00+00:00", "lockstep": saved}))
+    return [path]
+
+
+def judged(path: Path) -> int:
+    """Compare a baseline with launches that find no change, and read every report of it."""
 
     def start(ranks, command, root, label="", number=0):
         assert all("\0" not in argument for argument in command)
-        return Launch(dict(again[0].cells))
+        return launch(0)
 
-    monkeypatch.setattr(collect, "start", start)
-    monkeypatch.setattr(launches, "disturbed", lambda load, workers: load > workers)
-    return path
+    reports = [path.with_name(f"report.{kind}") for kind in ("json", "junit", "markdown")]
+    options = [text for report in reports for text in (f"--{report.suffix[1:]}", str(report))]
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        mock.patch.object(collect, "start", start),
+        mock.patch.object(launches, "disturbed", lambda load, workers: load > workers),
+        mock.patch.object(compare, "fingerprint", return_value=MACHINE),
+        mock.patch("os.fsync"),
+    ):
+        code = compare.main([str(path), *options])
+    for report in reports:
+        report.read_text(encoding="utf-8")
+        report.unlink()
+    return code
 
 
-def test_no_content_of_a_file_is_a_traceback(saved, monkeypatch):
-    whole = json.loads(saved.read_text())
-    content = {key: whole[key] for key in ("datetime", "lockstep")}
-    content["commit_info"] = {"id": "abcdef0", "dirty": True}
-    for launch in content["lockstep"]["launches"]:
-        launch["cells"] = [{key: line[key] for key in READ} for line in launch["cells"]]
-    machine = {"cpu": "Abacus", "devices": ["cpu"], "world_size": 2}
-    for module in (compare, comparable):
-        monkeypatch.setattr(module, "fingerprint", lambda *a: machine)
-    content["lockstep"]["fingerprint"] = machine
-    monkeypatch.setattr("os.fsync", lambda file: None)
-    refused, codes, looked = 0, [], set()
-    others = saved.parents[2] / "history" / "machine"
-    others.mkdir(parents=True)
-    for number in range(1, 6):
-        (others / f"{number:04}_main.json").write_text(json.dumps(content))
-    for case in cases(content):
-        saved.write_bytes(case)
+def read(folder: Path) -> tuple[Baseline, int]:
+    """Read the baseline, and judge launches by it; return it, and the exit code."""
+    found = baselines.read(folder / NAME)
+    return found, judged(found.path)
+
+
+def right(found: tuple[Baseline, int], _: object, folder: Path) -> bool:
+    """Every cell that stands in the file is there as it stands, and the gate has a verdict."""
+    baseline, code = found
+    said = json.loads((folder / NAME).read_bytes())["lockstep"]
+    lines = [list(launch.cells.values()) for launch in baseline.launches]
+    return (
+        code in (Exit.HELD, Exit.FAILED, Exit.INCOMPARABLE, Exit.INCONCLUSIVE)
+        and json.dumps(lines) == json.dumps([launch["cells"] for launch in said["launches"]])
+        and json.dumps(baseline.fingerprint) == json.dumps(said["fingerprint"])
+        and baseline.arguments == said["arguments"]
+    )
+
+
+TARGETS = {"baseline": Target(write, read, (BaselineError,), right, damage)}
+
+
+@pytest.mark.deadline(3600)  # for the number of cases that a user asks for; usually seconds
+def test_damaged_baselines() -> None:
+    fuzz.check(__name__, "baseline", fuzz.CASES)
+
+
+def test_no_damage_keeps_the_history_from_its_end(tmp_path: Path) -> None:
+    """A baseline that can be read is looked at among sound ones, or left out with the reason."""
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    (path,) = write(machine)
+    sound, codes = path.read_bytes(), set()
+    for number in range(2, 7):
+        path.with_name(f"000{number}_main.json").write_bytes(sound)
+    with mock.patch.object(comparable, "fingerprint", return_value=MACHINE):
+        for case in range(300):
+            path.write_bytes(damage(sound, np.random.default_rng(case)))
+            arguments = ["--storage", str(tmp_path), "--json", str(tmp_path / "found.json")]
+            codes.add(history.main(arguments))
+            json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert codes <= {Exit.HELD, Exit.FAILED, Exit.INCOMPARABLE, Exit.INCONCLUSIVE}
+    assert Exit.HELD in codes
+
+
+def test_damages_are_neither_too_small_nor_too_large_to_prove_much(tmp_path: Path) -> None:
+    (path,) = write(tmp_path)
+    sound, codes, refused = path.read_bytes(), [], []
+    for case in range(600):
+        path.write_bytes(damage(sound, np.random.default_rng(case)))
         try:
-            baselines.read(saved)
-        except baselines.BaselineError as error:
-            said = str(error)
-        else:
-            said = ""
-        if said:
-            refused += 1
-            assert saved.name in said.encode().decode()
-            assert len(said) < 500
-            continue
-        (others / "0006_main.json").write_bytes(case)
-        looked.add(history.main(["--storage", str(others.parent), "--json", "h"]))
-        # What is read can be judged, and every report of it be written.
-        code = compare.main([str(saved), "--json", "j", "--junit", "x", "--markdown", "m"])
-        codes.append(code)
-        assert code in (Exit.HELD, Exit.FAILED, Exit.INCOMPARABLE, Exit.INCONCLUSIVE)
-        for path in ("j", "x", "m"):
-            (saved.parents[2] / path).read_text(encoding="utf-8")
-    assert min(refused, len(codes)) > 100, "the damage is too small or too large to prove much"
+            codes.append(read(tmp_path)[1])
+        except BaselineError as error:
+            refused.append(str(error))
+    assert min(len(refused), len(codes)) > 60
+    assert max(map(len, refused)) < 500
     assert {Exit.HELD, Exit.INCOMPARABLE, Exit.INCONCLUSIVE} <= set(codes)
-    assert Exit.USAGE not in looked
-    assert Exit.HELD in looked
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:99", "mps", "banana"])

@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -131,6 +132,64 @@ def test_keeps_the_cells_of_a_crash_and_says_where_to_look(tmp_path):
     launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
     assert list(launch.cells) == ["a", "b"]
     assert "ended with code 3, see .lockstep" in launch.failure
+
+
+def test_each_cell_has_the_background_load_of_its_own_lap(tmp_path, monkeypatch):
+    loads = iter([0.25, 1.5, *[0.0] * 4])
+    monkeypatch.setattr(
+        launcher, "BackgroundLoad", lambda: SimpleNamespace(lap=lambda: next(loads))
+    )
+    write_grid(tmp_path)
+    cells = launcher.start(2, ["-m", "pytest", "bench"], tmp_path).cells
+    found = [line["background_load"] for line in cells.values()]
+    assert found == [0.25, 1.5, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_a_line_that_comes_in_parts_is_one_cell(tmp_path, monkeypatch):
+    whole = json.dumps(line("a", {"parallel": 1.4})) + "\n"
+    writer = "\n".join(
+        [
+            "import os, time",
+            f"file = open(os.environ[{CELLS!r}], 'a')",
+            f"for part in ({whole[:99]!r}, {whole[99:]!r}):",
+            "    file.write(part)",
+            "    file.flush()",
+            "    time.sleep(0.3)",
+        ]
+    )
+    monkeypatch.setenv(LAUNCHER, shlex.join([sys.executable, "-c", writer]))
+    launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
+    assert list(launch.cells) == ["a"]
+    assert launch.failure is None
+
+
+@pytest.mark.parametrize(("ranks", "yields"), [(2, False), (3, True)])
+def test_ranks_yield_where_there_are_more_than_cores(tmp_path, monkeypatch, ranks, yields):
+    monkeypatch.setattr(launcher, "available", lambda: 2)
+    monkeypatch.delenv("OMPI_MCA_mpi_yield_when_idle", raising=False)
+    said = tmp_path / "said"
+    writer = f"import os; open({str(said)!r}, 'w').write(str(dict(os.environ)))"
+    monkeypatch.setenv(LAUNCHER, shlex.join([sys.executable, "-c", writer]))
+    launcher.start(ranks, ["-m", "pytest", "bench"], tmp_path)
+    assert ("'OMPI_MCA_mpi_yield_when_idle': '1'" in said.read_text()) is yields
+    assert f"'LOCKSTEP_RANKS': '{ranks}'" in said.read_text()
+
+
+def test_gives_up_only_if_no_cell_comes_for_long(tmp_path, monkeypatch):
+    """Three cells, each after 0.4 s, are more than 0.8 s in all, and nothing is wrong."""
+    lines = [json.dumps(line(name, {"parallel": 1.4})) for name in "abc"]
+    writer = "\n".join(
+        [
+            "import os, time",
+            f"for text in {lines!r}:",
+            "    time.sleep(0.4)",
+            f"    open(os.environ[{CELLS!r}], 'a').write(text + chr(10))",
+        ]
+    )
+    monkeypatch.setenv(LAUNCHER, shlex.join([sys.executable, "-c", writer]))
+    monkeypatch.setattr(launcher, "TIMEOUT", 0.8)
+    launch = launcher.start(2, ["-m", "pytest", "bench"], tmp_path)
+    assert (list(launch.cells), launch.failure) == (["a", "b", "c"], None)
 
 
 def test_gives_up_on_a_launch_that_says_nothing(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from bench.gate.statistics import (
     cells_to_confirm,
     decide,
     judge,
+    judge_and_confirm,
     log_speedup,
     moderate,
 )
@@ -156,6 +157,40 @@ class TestJudge:
         ]
         assert verdict.outcome is Outcome.NOT_GATED
         assert verdict.ratio == pytest.approx(1 / 1.5, rel=0.05)
+
+    def test_oversubscribed_cells_lend_no_noise_to_the_others(self):
+        before, after = measured(11, Program(), Program())
+        rng = np.random.default_rng(0)
+        for part in (before, after):
+            part["cell-4"] = [(s, p * rng.lognormal(0, 0.5)) for s, p in part["cell-4"]]
+        found = [
+            {v.cell: v for v in judge(b, a, oversubscribed={"cell-4"})}
+            for b, a in (
+                (before, after),
+                ({**before, "cell-4": before["cell-3"]}, {**after, "cell-4": after["cell-3"]}),
+            )
+        ]
+        for cell in before.keys() - {"cell-4"}:
+            assert found[0][cell] == found[1][cell]
+
+    def test_launches_that_confirm_are_of_both_sides(self):
+        """More launches before are added to those that there are; fresh ones decide alone."""
+        slow = Program().slowed("cell-2", 0.10)
+        before, after = measured(13, Program(), slow)
+        more, fresh = measured(14, Program(), slow, launches=5)
+        asked = []
+
+        def relaunch(cells):
+            asked.append(list(cells))
+            return {c: more[c] for c in cells}, {c: fresh[c] for c in cells}
+
+        verdicts = {v.cell: v for v in judge_and_confirm(before, after, relaunch)}
+        assert asked == [["cell-2"]]
+        assert verdicts["cell-2"].launches == (8, 3, 5)
+        assert verdicts["cell-1"].launches == (3, 3, 0)
+        expected = [log_speedup(*times) for times in [*before["cell-2"], *more["cell-2"]]]
+        assert verdicts["cell-2"].before == pytest.approx(math.exp(np.mean(expected)), rel=1e-9)
+        assert verdicts["cell-2"].outcome is Outcome.SLOWER
 
     @pytest.mark.parametrize("launches", [0, 1, 2])
     def test_too_few_launches_are_inconclusive_not_a_pass(self, launches):

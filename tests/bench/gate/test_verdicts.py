@@ -1,12 +1,14 @@
 """The table of verdicts, in terminals and logs."""
 
 import io
+import json
+from xml.etree import ElementTree as ET
 
 import pytest
 from rich.console import Console
 
 from bench.gate.statistics import Outcome, Verdict
-from bench.gate.verdicts import Report, show
+from bench.gate.verdicts import Exit, Report, show, to_json, to_junit, to_markdown
 
 pytestmark = pytest.mark.workers(1)
 
@@ -26,3 +28,62 @@ def test_nothing_is_cut_off_in_a_log_or_a_narrow_terminal(width):
     assert cell in "".join(row[0] for row in rows if row)
     if not width:
         assert any(row[:1] == [cell] and "slower" in row for row in rows)
+
+
+CASES = {
+    Outcome.PASS: None,
+    Outcome.FASTER: None,
+    Outcome.SEQUENTIAL_SLOWER: None,
+    Outcome.SUSPECT: "error",
+    Outcome.SLOWER: "failure",
+    Outcome.SEQUENTIAL_FASTER: "failure",
+    Outcome.MISSING: "failure",
+    Outcome.INCONCLUSIVE: "error",
+    Outcome.NOT_GATED: "skipped",
+    Outcome.NEW: "skipped",
+}
+"""What JUnit calls each outcome; a test that passes has nothing."""
+
+
+def test_each_outcome_is_what_junit_calls_it():
+    report = Report("then", "now", [Verdict(f"a {each}", each, "why") for each in Outcome])
+    suite = ET.fromstring(to_junit(report))
+    found = {}
+    for case in suite:
+        (kind,) = {child.tag for child in case} - {"system-out"} or {None}
+        found[case.get("name")] = kind
+        if kind and kind != "system-out":
+            assert case.find(kind).get("message") == "why"
+    assert found == {f"a {outcome}": kind for outcome, kind in CASES.items()}
+    kinds = list(CASES.values())
+    numbers = {"failures": "failure", "errors": "error", "skipped": "skipped"}
+    for name, kind in numbers.items():
+        assert suite.get(name) == str(kinds.count(kind))
+    assert suite.get("tests") == str(len(Outcome))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "code"),
+    [
+        ([Outcome.PASS, Outcome.NEW], Exit.HELD),
+        ([Outcome.PASS, Outcome.INCONCLUSIVE], Exit.INCONCLUSIVE),
+        ([Outcome.SUSPECT], Exit.INCONCLUSIVE),
+        ([Outcome.NOT_GATED, Outcome.NEW], Exit.INCONCLUSIVE),
+        ([], Exit.INCONCLUSIVE),
+        ([Outcome.INCONCLUSIVE, Outcome.MISSING], Exit.FAILED),
+    ],
+)
+def test_the_worst_outcome_is_the_exit_code_and_stands_in_the_report(outcomes, code):
+    report = Report("then", "now", [Verdict(str(each), each, "why") for each in outcomes])
+    assert report.exit == json.loads(to_json(report))["exit_code"] == code
+    other_machine = Report("then", "now", report.verdicts, incomparable=["cpu: a before, b now"])
+    assert other_machine.exit == Exit.INCOMPARABLE
+    suite = ET.fromstring(to_junit(other_machine))
+    assert suite.find("testcase[@name='fingerprint']/error").get("type") == "incomparable"
+
+
+def test_a_bar_in_a_name_is_no_column_in_markdown():
+    page = to_markdown(Report("then", "now", [Verdict("a|b", Outcome.SLOWER, "c | d")]))
+    (row,) = (text for text in page.splitlines() if "slower" in text and text.startswith("|"))
+    assert row.startswith("| a\\|b | ")
+    assert row.endswith(" | c \\| d |")

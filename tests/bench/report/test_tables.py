@@ -1,13 +1,11 @@
 """The figures of the tables, from results whose figures are known."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from bench.core.cell import Cell
-from bench.report.kinds import Promise, Scaling, Transfer, WrongCell
-from bench.report.progress import Progress
+from bench.report.kinds import Promise, Scaling, WrongCell
 from bench.report.table import render
 from strategies.records import Run
 from tests.bench.report.test_kinds import MEASUREMENT
@@ -93,11 +91,6 @@ def test_a_single_worker_has_nothing_to_gain_and_no_colour():
     assert styled(cell=replace(MEASURED.cell, workers=1)) is None
 
 
-def test_a_transfer_is_shown_in_microseconds_and_gigabytes_a_second():
-    (row,) = rows(Transfer("Allreduce", 2, 10**6, 0.00025, False), first="Allreduce")
-    assert row == ["Allreduce", "2", "1,000,000", "250.0", "4.00"]
-
-
 def test_scaling_is_shown_with_its_serial_share_and_the_state_of_the_machine():
     """A speedup of 1.5 on 2 workers leaves a third of the step serial."""
     strong = Scaling(
@@ -131,36 +124,7 @@ def test_a_promise_that_is_not_kept_is_shown_with_what_it_means():
     )
 
 
-@pytest.fixture
-def progress():
-    written = []
-    terminal = SimpleNamespace(
-        ensure_newline=lambda: None,
-        write=lambda text, **colours: written.append((text.strip(), colours)),
-        write_line=lambda text: written.append((text.strip(), {})),
-    )
-    made = Progress(terminal)
-    made.plan([SimpleNamespace(nodeid=f"bench/test_a.py::test[{i}]") for i in range(3)])
-    return made, written
-
-
-@pytest.mark.parametrize(
-    ("outcome", "said", "colour"),
-    [("passed", "1.50x", "green"), ("failed", "failed", "red"), ("skipped", "skipped", "yellow")],
-)
-def test_the_line_of_a_benchmark_says_how_it_ended(progress, outcome, said, colour):
-    """What it has measured is its result only if it passed."""
-    made, written = progress
-    node = "bench/test_a.py::test[0]"
-    made.said[node] = "1.50x"
-    report = SimpleNamespace(nodeid=node, when="call", outcome=outcome)
-    for each in ("passed", "failed", "skipped"):
-        setattr(report, each, each == outcome)
-    made.pytest_runtest_logstart(node)
-    made.pytest_runtest_logreport(report)
-    (count, _), (result, colours), (rest, _) = written
-    assert count == "1/3"
-    assert (result, [name for name, on in colours.items() if on]) == (said, [colour])
-    assert rest.startswith("test_a.py::test[0]")
-    made.pytest_runtest_logreport(report)
-    assert len(written) == 3, "a line for each benchmark, and no more"
+def test_a_net_on_another_device_has_a_table_of_its_own():
+    on_device = replace(MEASURED, cell=replace(MEASURED.cell, device="cuda"))
+    shown = render(Run(records=[MEASURED, on_device]), 120, colour=False).splitlines()
+    assert [line.strip() for line in shown if line.startswith("mlp")] == ["mlp", "mlp on cuda"]

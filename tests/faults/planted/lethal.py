@@ -1,4 +1,8 @@
-"""Faults that kill a rank, and tests for the survivors. PLANTED_DEATH names the fault."""
+"""Faults that kill a rank, and tests for the survivors. PLANTED_DEATH names the fault.
+
+PLANTED_COMM says by which communicator the ranks talk to each other: the fixture `world`, unless it
+is "COMM_WORLD".
+"""
 
 import contextlib
 import ctypes
@@ -41,24 +45,37 @@ DEATHS = {
 }
 
 
+if os.environ.get("PLANTED_COMM") == "COMM_WORLD":
+
+    @pytest.fixture
+    def everyone() -> MPI.Comm:
+        return MPI.COMM_WORLD
+
+else:
+
+    @pytest.fixture
+    def everyone(world: MPI.Comm) -> MPI.Comm:
+        return world
+
+
 @pytest.mark.workers(1)
 def test_before(comm: MPI.Comm) -> None:
     """A test whose report must survive the death."""
 
 
-def test_death(world: MPI.Comm, faulty: bool) -> None:
+def test_death(everyone: MPI.Comm, faulty: bool) -> None:
     if DEATH == "gil_everywhere":
         hold_the_interpreter()
     if faulty and DEATH in DEATHS:
         DEATHS[DEATH]()
-    world.allreduce(1)
+    everyone.allreduce(1)
 
 
-def test_next_death(world: MPI.Comm, next_death: str) -> None:
+def test_next_death(everyone: MPI.Comm, next_death: str) -> None:
     """The survivors of the first death are fewer, and are numbered anew."""
     if next_death:
         DEATHS[next_death]()
-    world.allreduce(1)
+    everyone.allreduce(1)
 
 
 @pytest.mark.workers(*range(1, ALL + 1))
@@ -66,5 +83,5 @@ def test_survivors(comm: MPI.Comm, workers: int) -> None:
     assert comm.allreduce(1) == workers
 
 
-def test_everyone_left(world: MPI.Comm) -> None:
-    assert world.allreduce(1) == world.size
+def test_everyone_left(everyone: MPI.Comm) -> None:
+    assert everyone.allreduce(1) == everyone.size

@@ -33,6 +33,7 @@ WRONGS = {
     "raise": raise_an_error,
     "interrupt": interrupt,
     "thread": in_a_thread,
+    "exit": lambda: sys.exit(3),
     "nothing": lambda: None,
 }
 atexit.register(lambda: print("at exit", flush=True))

@@ -20,7 +20,7 @@ ALL = MPI.COMM_WORLD.size
 pytestmark = pytest.mark.workers(ALL)
 # For faults that must be reported long before any deadline.
 at_once = pytest.mark.deadline(30.0)
-COMM = os.environ["PLANTED_COMM"]
+COMM = os.environ.get("PLANTED_COMM", "comm")
 
 
 @pytest.fixture(scope="module")

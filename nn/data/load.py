@@ -15,6 +15,7 @@
     `.mat` file.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -142,7 +143,7 @@ def load(
     if not isinstance(normalise, bool):
         raise TypeError(f"normalise={normalise!r}: expected True or False")
     validation = as_validation(validation)
-    own_path = None if path is None else Path(path).absolute()  # a worker may run elsewhere
+    own_path = None if path is None else str(Path(path).absolute())  # a worker may run elsewhere
     arguments: dict[str, Any] = dict(name=name, size=size, features=features, seed=seed)
     arguments |= dict(path=own_path, normalise=normalise, validation=validation)
 
@@ -175,22 +176,39 @@ def load(
     key |= dict(normalise=normalise, validation=plain(validation))
     material = dict(contents=contents, packages=packages)
     dataset = Dataset(name, **cache.fetch(name, {**key, **material}, make))
-    reload = partial(_load_again, material, arguments)
-    object.__setattr__(dataset, "reload", reload)  # it is frozen
+    object.__setattr__(dataset, "reload", Reload(material, arguments))  # it is frozen
     return dataset
 
 
-def _load_again(material: dict[str, Any], arguments: dict[str, Any], **others: Any) -> Dataset:
-    """Load a set that was loaded before, here or in another process.
+@dataclass(frozen=True)
+class Reload:
+    """Loads a set again, here or in another process; its text is the call of `load`.
 
-    Raises:
-        ValueError: the user's files, or packages that the rows depend on, are others now.
+    Attributes:
+        material: what the rows depend on beside the arguments: files and versions.
+        arguments: of `load`.
     """
-    dataset = load(**{**arguments, **others})
-    assert isinstance(dataset.reload, partial)
-    if dataset.reload.args[0] != material:
-        raise ValueError(
-            f"{arguments['path'] or arguments['name']}: the set has changed since it was loaded; "
-            "expected the same files and versions of packages wherever it is used"
-        )
-    return dataset
+
+    material: dict[str, Any]
+    arguments: dict[str, Any]
+
+    def __call__(self, **others: Any) -> Dataset:
+        """Load the set, with other arguments where they are given.
+
+        Raises:
+            ValueError: the user's files, or packages that the rows depend on, are others now.
+        """
+        dataset = load(**{**self.arguments, **others})
+        assert isinstance(dataset.reload, Reload)
+        if dataset.reload.material != self.material:
+            raise ValueError(
+                f"{self.arguments['path'] or self.arguments['name']}: the set has changed since it "
+                "was loaded; expected the same files and versions of packages wherever it is used"
+            )
+        return dataset
+
+    def __str__(self) -> str:
+        name, *rest = self.arguments.items()
+        usual = {name: each.default for name, each in inspect.signature(load).parameters.items()}
+        others = [f"{name}={value!r}" for name, value in rest if value != usual[name]]
+        return f"load({', '.join([repr(name[1]), *others])})"

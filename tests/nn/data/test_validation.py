@@ -118,6 +118,7 @@ def test_a_set_is_pickled_without_its_rows(path, monkeypatch) -> None:
     dataset, whole = load("file", path=path.name, validation=0.2), load("file", path=path.name)
     sent = pickle.dumps(dataset)
     assert len(sent) < 2_000
+    assert f"path={str(path)!r}, validation=0.2" in str(dataset.reload)
     monkeypatch.chdir("/")
     there = pickle.loads(sent)
     for name in ("x", "y", "x_validation", "y_validation", "x_test", "y_test"):

@@ -27,7 +27,8 @@ class Rule(Protocol):
     """Decides which jobs run.
 
     Attributes:
-        epochs: of each rung, how many epochs a trial has trained at its end.
+        epochs: of each rung, how many epochs a trial has trained at its end; empty if each trial
+            has epochs of its own.
         accuracies: what `ended` was told.
     """
 
@@ -89,7 +90,7 @@ class All:
 
     def __init__(self, trials: int):
         self.trials = trials
-        self.epochs = [0]  # each trial has its own
+        self.epochs: list[int] = []
         self.accuracies: dict[Job, float] = {}
 
     def begin(self) -> list[Job]:

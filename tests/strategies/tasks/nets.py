@@ -35,6 +35,14 @@ def small_torch(seed: int, loss: Any = None, inputs: int = COLUMNS) -> Any:
     return TorchModel(net, seed=seed, loss=loss)
 
 
+def wide(seed: int, width: int, loss: Any = None) -> nn.Model:
+    return nn.mlp([COLUMNS, width, CLASSES], seed=seed, loss=loss)
+
+
+def wide_or_failing(seed: int, width: int) -> nn.Model:
+    return failing(seed) if width == 3 else wide(seed, width)
+
+
 def failing(seed: int, loss: Any = None) -> nn.Model:
     raise ValueError("this net cannot be built")
 
@@ -45,8 +53,8 @@ class Watching(nn.Model):
     seen: ClassVar[list[dict[str, set[int]]]] = []
     """Of each net, the rows by what was done with them."""
 
-    def __init__(self, seed: int):
-        super().__init__([Linear(COLUMNS, 5), Tanh(), Linear(5, CLASSES)], seed=seed)
+    def __init__(self, seed: int, width: int = 5):
+        super().__init__([Linear(COLUMNS, width), Tanh(), Linear(width, CLASSES)], seed=seed)
         self.notes: dict[str, set[int]] = {"trained": set(), "sorted": set()}
         Watching.seen.append(self.notes)
 

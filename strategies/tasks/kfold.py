@@ -13,12 +13,12 @@ from nn.data import Dataset
 from nn.optim import SGD
 from strategies.records import Record
 from strategies.tasks.fitting import digest, fit, score, validation_rows
-from strategies.tasks.identity import identity
 from strategies.tasks.models import Builder, as_builders, built
 from strategies.tasks.run import run_tasks
 from strategies.tasks.running import current
 from strategies.tasks.schedules import Maker, as_makers, made
 from strategies.tasks.text_table import text_table
+from strategies.tasks.with_code import with_code
 from strategies.training import History
 
 
@@ -270,9 +270,8 @@ def kfold(
         for number in range(k)
     ]
     began = time.perf_counter()
-    outcomes = run_tasks(
-        training, tasks, executor, journal=journal, seed=seed, data=identity(training)
-    )
+    function = with_code(training, [*builders.values(), *makers.values(), optimizer])
+    outcomes = run_tasks(function, tasks, executor, journal=journal, seed=seed)
     seconds = time.perf_counter() - began
     folds = [
         FoldScore(error=outcome.error, seconds=outcome.seconds)

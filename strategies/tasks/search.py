@@ -12,11 +12,11 @@ from nn.arguments import as_int
 from nn.atomic_write import atomic_write
 from nn.data import Dataset
 from strategies.records import Record
+from strategies.tasks.executors import ranks_of
 from strategies.tasks.expression import expression, modules
 from strategies.tasks.files import files_beside
 from strategies.tasks.fitting import digest, score, validation_rows
 from strategies.tasks.halving import All, Asha, Halving, Job, Rule, winner
-from strategies.tasks.identity import identity
 from strategies.tasks.models import Builder, fully_connected
 from strategies.tasks.order import Order
 from strategies.tasks.outcome import Outcome
@@ -24,6 +24,8 @@ from strategies.tasks.run import run_tasks
 from strategies.tasks.space import OPTIMIZERS, as_space, check_names, configurations
 from strategies.tasks.text_table import text_table
 from strategies.tasks.trial import train_configuration
+from strategies.tasks.with_code import with_code
+from strategies.tasks.workers import Workers
 
 HOW = ("grid", "random", "halving", "asha")
 
@@ -197,9 +199,8 @@ def search(
         replay: of "asha": the `order` of an earlier search, whose decisions are taken again.
         checkpoint_every: steps between two checkpoints of a training, from which it goes on when
             its worker has died; by default one is written at its end.
-        executor, journal: as for `run_tasks`. With a journal, checkpoints of all trials are kept in
-            the folder JOURNAL.files, and the order in which the trials of "asha" ended in the file
-            JOURNAL.order, so that a search that was broken off decides as if it had not been.
+        executor, journal: as for `run_tasks`. With a journal, the checkpoints of all trials are
+            kept in the folder JOURNAL.files. A search that was broken off goes on from both.
         seed: seed of the draw, and of the seeds of all trials.
 
     Raises:
@@ -214,6 +215,8 @@ def search(
         raise ValueError('how="random": expected a number of trials=')
     if how != "asha" and (replay or at_once is not None):
         raise ValueError(f'replay= or at_once= with how={how!r}: expected how="asha"')
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"dataset is {type(dataset).__name__}: expected a set from nn.data.load")
     validation_rows(dataset)
     chosen = as_space(space, distributions=trials is not None)
     check_names(model or partial(fully_connected, 1, 1), chosen)
@@ -223,30 +226,34 @@ def search(
             raise ValueError(f"optimizer={name!r}: expected one of {', '.join(optimizers)}")
     rule = _rule(how, tried, eta, least, at_once, executor)
     how_trained = dict(model=model, optimizers=dict(optimizers), loss=loss, seed=seed)
-    asked = dict(space=space, how=how, trials=trials, eta=eta, least=least, dataset=dataset)
+    comm = ranks_of(executor)
     began = time.perf_counter()
-    with files_beside(journal) as folder:
-        conductor = _Conductor(rule, tried, Order(replay, journal))
+    with files_beside(journal, executor) as folder:
+        conductor = _Conductor(rule, tried, Order(replay))
+        training = _Training(dataset, folder, checkpoint_every, how_trained)
         run_tasks(
-            _Training(dataset, folder, checkpoint_every, how_trained),
+            with_code(training, [model, *optimizers.values()]),
             conductor.begin(),
             executor,
             journal=journal,
             seed=seed,
-            data=identity(asked | how_trained),
+            data=[dict(space), how, trials, eta, least],
             then=conductor.ended,
         )
+    seconds = time.perf_counter() - began
+    if comm:  # rank 0 has conducted
+        conductor, seconds = comm.bcast((conductor, seconds))
     best, tested = conductor.tested()
     return Search(
         dataset=dataset.name,
         how=how,
         seed=seed,
         executor=str(executor),
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
         trials=conductor.trials,
         best=best.trial,
         epochs=tested["epochs"],
-        accuracy=rule.accuracies[best],
+        accuracy=conductor.rule.accuracies[best],
         test_accuracy=tested["accuracy"],
         order=[(job.trial, job.rung) for job in conductor.order.ended],
         line=_line(tried[best.trial], dataset, tested["epochs"], how_trained),
@@ -283,10 +290,10 @@ def _workers(executor: Any) -> int:
     """
     if executor is None:
         return 1
-    if executor == "mpi":
-        from mpi4py import MPI
-
-        return MPI.COMM_WORLD.size
+    if comm := ranks_of(executor):
+        return comm.size
+    if isinstance(executor, Workers):
+        return executor.size
     try:
         return as_int("executor", executor, 1)
     except TypeError:

@@ -35,7 +35,10 @@ from tests.strategies.tasks.nets import (
     write,
 )
 
-pytestmark = pytest.mark.workers(1)
+pytestmark = [
+    pytest.mark.workers(1),
+    pytest.mark.filterwarnings("ignore:4 workers share"),  # more workers than cores, on purpose
+]
 
 PARTS = 3
 HOW: dict[str, Any] = dict(batch_size=8, epochs=2, optimizer=partial(SGD, momentum=0.5))

@@ -20,7 +20,6 @@ from strategies.tasks.search import Search
 from tests.strategies.tasks.nets import (
     CLASSES,
     Watching,
-    failing,
     numbered_rows,
     small_torch,
     wide,
@@ -28,7 +27,10 @@ from tests.strategies.tasks.nets import (
     write,
 )
 
-pytestmark = pytest.mark.workers(1)
+pytestmark = [
+    pytest.mark.workers(1),
+    pytest.mark.filterwarnings("ignore:4 workers share"),  # more workers than cores, on purpose
+]
 
 SPACE: dict[str, Any] = {
     "lr": [0.3, 0.1, 0.01],
@@ -121,11 +123,13 @@ def test_rungs_go_on_from_checkpoints_to_the_bits_of_one_training(dataset: Datas
 
 
 def test_a_rung_trains_only_what_the_rung_below_has_not(dataset: Dataset, monkeypatch) -> None:
-    steps = []
-    plain = nn.Model.gradients
-    monkeypatch.setattr(
-        nn.Model, "gradients", lambda self, *args: (steps.append(1), plain(self, *args))[1]
-    )
+    steps, plain = [], nn.Model.gradients
+
+    def counted(self: nn.Model, *args: Any) -> float:
+        steps.append(1)
+        return plain(self, *args)
+
+    monkeypatch.setattr(nn.Model, "gradients", counted)
     found = search(SPACE, dataset, how="halving", **HALVING)
     an_epoch = dataset.steps_per_epoch(8)
     assert len(steps) == an_epoch * sum(trial.rungs[-1].epochs for trial in found.trials)
@@ -165,7 +169,7 @@ def test_a_search_that_was_broken_off_goes_on_and_decides_the_same(
     dataset: Dataset, tmp_path: Path, monkeypatch, how: str, after: int
 ) -> None:
     whole = search(SPACE, dataset, how=how, **WAYS[how])
-    builds = []
+    builds: list[int] = []
 
     def counted(self, *args: Any, **kwargs: Any) -> None:
         plain(self, *args, **kwargs)
@@ -290,4 +294,3 @@ def test_wrong_arguments_are_refused(dataset: Dataset, changed, error, words) ->
 def test_a_set_without_validation_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="has no validation rows"):
         search(SPACE, load("iris"))
-    assert failing is not None

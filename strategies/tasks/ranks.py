@@ -3,6 +3,8 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
 from typing import Any
 
 from mpi4py import MPI
@@ -58,6 +60,9 @@ def on_ranks(
             f"ranks {differing} call run_tasks with another function, other tasks or other terms "
             "than rank 0: expected the same on every rank"
         )
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    raise_together(comm, lambda: check_cores(node.size, terms.threads))
+    node.Free()
     if ranks_per_task > 1:
         _check_groups(comm.size, ranks_per_task, terms.limit)
         return _by_groups(comm, function, ranks_per_task, drive)
@@ -74,17 +79,13 @@ def _by_own_workers(
     drive: Callable[[Executes], list[Outcome]],
 ) -> list[Outcome]:
     """Give each rank a worker. Rank 0 sees to the tasks while its own worker runs one."""
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    raise_together(comm, lambda: check_cores(node.size, threads))
-    node.Free()
     arrays = SharedArrays()
     own = Worker(threads, arrays)
     _agent[:] = [(function, own)]
     try:
-        if comm.size == 1:
-            return drive(ByCrew(Crew([own])))
+        others = comm.size - 1
         return _served(
-            comm, comm, lambda remote: ByCrew(Crew([own, *_each(comm.size - 1, remote)])), drive
+            comm, comm, lambda remote: ByCrew(Crew([own, *_each(others, remote)])), drive
         )
     finally:
         _agent.clear()
@@ -128,8 +129,9 @@ def _served(
     """Drive the run on rank 0 while the other ranks of `served` execute what they are sent."""
     outcomes, error = None, None
     if served != MPI.COMM_NULL:
-        with MPICommExecutor(served) as remote:  # None on the other ranks, once rank 0 has ended
-            if remote is not None:
+        executor: Any = MPICommExecutor(served) if served.size > 1 else nullcontext()
+        with executor as remote:  # on the other ranks, until rank 0 has ended
+            if served.rank == 0:
                 crew = way(remote)
                 try:
                     outcomes = drive(crew)
@@ -149,10 +151,10 @@ def _served(
 
 
 def _check_groups(ranks: int, each: int, limit: float | None) -> None:
-    if ranks < 1 + each or (ranks - 1) % each:
+    if ranks != each and (ranks < 1 + each or (ranks - 1) % each):
         raise ValueError(
-            f"ranks_per_task={each} on {ranks} ranks: expected {each} for each task at a time and "
-            f"one more, which only waits, such as {1 + each} or {1 + 2 * each} ranks"
+            f"ranks_per_task={each} on {ranks} ranks: expected all ranks for one task at a time, "
+            f"or {each} for each of several and one that only waits, such as {1 + 2 * each} ranks"
         )
     if limit is not None:
         raise ValueError(
@@ -167,9 +169,14 @@ def _by_groups(
     each: int,
     drive: Callable[[Executes], list[Outcome]],
 ) -> list[Outcome]:
-    """Cut ranks 1 and following into groups: the first of each gets tasks, the others follow."""
-    number, place = divmod(comm.rank - 1, each)
-    is_manager = comm.rank == 0
+    """Cut the ranks into groups, whose first ranks get tasks from rank 0 and whose others follow.
+
+    Rank 0 is in none of several groups: it waits, since it could not see to them
+    while it trains.
+    """
+    is_alone = each == comm.size
+    number, place = divmod(comm.rank - (not is_alone), each)
+    is_manager = comm.rank == 0 and not is_alone
     group: Any = comm.Split(MPI.UNDEFINED if is_manager else number)
     leads: Any = comm.Split(0 if is_manager or place == 0 else MPI.UNDEFINED)
     _group[:] = [] if is_manager else [(function, group)]
@@ -178,7 +185,9 @@ def _by_groups(
             while (call := _next_call(group)) is not None:
                 _together(function, group, *call)
         count = (comm.size - 1) // each
-        return _served(comm, leads, lambda remote: ByCrew(_crew(count, remote)), drive)
+        return _served(
+            comm, leads, lambda remote: ByCrew(_crew(count, remote)) if count else Together(), drive
+        )
     finally:
         _group.clear()
         for derived in (group, leads):
@@ -188,6 +197,22 @@ def _by_groups(
 
 _group: list[tuple[Callable[[Any], Any], MPI.Intracomm]] = []
 """The function and the group of this rank, while `_by_groups` runs here."""
+
+
+class Together:
+    """Executes each task at once, on this rank and all that follow it."""
+
+    room: float = 1
+
+    def submit(
+        self, limit: float | None, function: Callable[[Any], Any], task: Any, order: Order
+    ) -> "Future[Result]":
+        future: Future[Result] = Future()
+        future.set_result(_on_group(function, task, order, limit))
+        return future
+
+    def kill(self) -> None:
+        pass
 
 
 def _crew(count: int, remote: Any) -> Crew:

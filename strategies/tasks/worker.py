@@ -22,6 +22,9 @@ _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from strategies.tasks.worker_process import serve; serve(int(sys.argv[2]), sys.argv[3:])"
 )
+_QUICK = {"OMPI_MCA_btl": "self,sm"}
+"""A world of one needs no network. Open MPI takes a second to find out which ones there are."""
+
 _LOOKS = 1.0  # seconds between two looks at a process whose connection a child of it holds open
 _STARTS = 3  # in a row that fail before a call is given up
 
@@ -120,7 +123,7 @@ class Worker:
                     *(sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(theirs.fileno())),
                     *(str(self._arrays.folder), *_preloaded()),
                 ],
-                env=without_launcher(os.environ) | environment(self._threads),
+                env=_QUICK | without_launcher(os.environ) | environment(self._threads),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.PIPE,  # never written to: its end is the end of this process
                 start_new_session=True,

@@ -78,6 +78,18 @@ def numbered_rows() -> dict[str, NDArray]:
     return {"x": x, "y": y, "x_test": x_test, "y_test": y_test}
 
 
+def learnable_rows() -> dict[str, NDArray]:
+    """A set of rows that nets can tell apart, some better than others."""
+    rng = np.random.default_rng(1)
+    rows: dict[str, NDArray] = {}
+    for suffix in ("", "_test"):
+        y = np.arange(ROWS) % CLASSES
+        x = rng.standard_normal((ROWS, COLUMNS))
+        x[np.arange(ROWS), y] += 2.5
+        rows |= {f"x{suffix}": x, f"y{suffix}": y}
+    return rows
+
+
 def write(path: Path, **changed: NDArray) -> Path:
     """Write the set, with these arrays in the place of its own."""
     np.savez(path, **(numbered_rows() | changed))  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from strategies.tasks.search import Search
 from tests.strategies.tasks.nets import (
     CLASSES,
     Watching,
-    numbered_rows,
+    learnable_rows,
     small_torch,
     wide,
     wide_or_failing,
@@ -49,7 +49,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    return load("file", path=write(tmp_path / "rows.npz"), validation=0.3)
+    return load("file", path=write(tmp_path / "rows.npz", **learnable_rows()), validation=0.3)
 
 
 def right(model: Any, x: Any, y: Any) -> float:
@@ -92,20 +92,21 @@ def test_test_rows_are_looked_at_once_and_trained_on_never(tmp_path: Path, how: 
 
 @pytest.mark.parametrize("how", WAYS)
 def test_the_winner_is_chosen_on_validation_rows(tmp_path: Path, how: str) -> None:
-    """Test labels are wrong, so that the best on validation rows are the worst on test rows."""
-    wrong = (numbered_rows()["y_test"] + 1) % CLASSES
-    dataset = load("file", path=write(tmp_path / "wrong.npz", y_test=wrong), validation=0.3)
+    """Test labels are wrong, so that the best on validation rows is not the best on test rows."""
+    rows = learnable_rows()
+    rows["y_test"] = (rows["y_test"] + 1) % CLASSES
+    dataset = load("file", path=write(tmp_path / "wrong.npz", **rows), validation=0.3)
     found = search(SPACE, dataset, how=how, **WAYS[how])
     last = [trial.rungs[-1] for trial in found.trials]
     most = max(rung.epochs for rung in last)
     accuracies = [rung.accuracy if rung.epochs == most else -1.0 for rung in last]
-    assert found.accuracy == max(accuracies)
+    assert found.accuracy == max(accuracies) > 0.6
     assert found.best == accuracies.index(max(accuracies))
     tests = [
         right(train_configuration(t.configuration, dataset).model, dataset.x_test, dataset.y_test)
         for t in found.trials
     ]
-    assert found.test_accuracy < max(tests)
+    assert found.test_accuracy == tests[found.best] < max(tests)
 
 
 @pytest.mark.parametrize("how", ["halving", "asha"])
@@ -164,7 +165,7 @@ class BrokenOff(BaseException):
 
 
 @pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("after", [1, 5])
+@pytest.mark.parametrize("after", [1, 3])
 def test_a_search_that_was_broken_off_goes_on_and_decides_the_same(
     dataset: Dataset, tmp_path: Path, monkeypatch, how: str, after: int
 ) -> None:

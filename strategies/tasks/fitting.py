@@ -39,14 +39,21 @@ def score(predicted: NDArray, y: NDArray, classes: int) -> Score:
     Args:
         predicted, y: (n,) classes.
         classes: number of classes.
+
+    Raises:
+        ValueError: `predicted` holds no class for each row.
     """
+    if predicted.shape != y.shape or predicted.dtype.kind not in "iu":
+        raise ValueError(
+            f"the model predicts {predicted.dtype} of shape {predicted.shape} for {len(y)} rows: "
+            "expected a class for each, which a loss of classes makes of the outputs"
+        )
     right = np.bincount(y[predicted == y], minlength=classes)
     return Score(right.tolist(), np.bincount(y, minlength=classes).tolist())
 
 
 def fit(
-    model: Any,
-    optimizer: Any,
+    strategy: Sequential,
     rows: Dataset,
     *,
     batch_size: int,
@@ -63,7 +70,7 @@ def fit(
     if checkpoint is not None and checkpoint_every is None:
         checkpoint_every = sys.maxsize
     return train(
-        Sequential(model, optimizer),
+        strategy,
         rows,
         batch_size=batch_size,
         epochs=epochs,

@@ -12,6 +12,7 @@ from nn.arguments import as_int
 from nn.data import Dataset
 from nn.optim import SGD
 from strategies.records import Record
+from strategies.sequential import Sequential
 from strategies.tasks.fitting import digest, fit, score, validation_rows
 from strategies.tasks.models import Builder, as_builders, built
 from strategies.tasks.run import run_tasks
@@ -327,8 +328,7 @@ class _Training:
                 )
 
         history = fit(
-            model,
-            self.optimizer(schedule),
+            Sequential(model, self.optimizer(schedule)),
             rows,
             batch_size=self.batch_size,
             epochs=self.epochs,

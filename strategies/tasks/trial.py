@@ -8,6 +8,7 @@ from typing import Any
 
 from nn.arguments import as_int
 from nn.data import Dataset
+from strategies.sequential import Sequential
 from strategies.tasks.fitting import Score, fit, score, validation_rows
 from strategies.tasks.keys import seeds_of
 from strategies.tasks.models import Builder, built, fully_connected
@@ -72,8 +73,7 @@ def train_configuration(
     make_schedule = SCHEDULES[configuration["schedule"]]
     schedule = make_schedule(configuration["lr"], most * dataset.steps_per_epoch(batch_size))
     history = fit(
-        net,
-        optimizers[configuration["optimizer"]](schedule),
+        Sequential(net, optimizers[configuration["optimizer"]](schedule)),
         dataset,
         batch_size=batch_size,
         epochs=most if epochs is None else as_int("epochs", epochs, 1, most),

@@ -8,9 +8,22 @@ from bench.report.promises import Promise
 from bench.report.proofs import Mutant, Proof
 from nn.plain_json import INLINE
 from strategies.records import Record
+from strategies.tasks import EnsembleScores, KFold, Search
 from strategies.training import History
 
-__all__ = ["History", "Measurement", "Mutant", "Promise", "Proof", "Race", "Transfer", "WrongCell"]
+__all__ = [
+    "EnsembleScores",
+    "History",
+    "KFold",
+    "Measurement",
+    "Mutant",
+    "Promise",
+    "Proof",
+    "Race",
+    "Search",
+    "Transfer",
+    "WrongCell",
+]
 
 
 @dataclass(frozen=True)

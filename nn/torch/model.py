@@ -319,7 +319,7 @@ class TorchModel(Model):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Like `Model._evaluating`: the modules are in evaluation mode, and torch keeps no graph."""
+        """Like `Model._evaluating`: modules are in evaluation mode, and torch keeps no graph."""
         module = self._whole.module.eval()
         try:
             with torch.no_grad():

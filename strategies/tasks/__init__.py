@@ -14,6 +14,7 @@ that raises, takes too long or kills its worker costs the others nothing, and a 
 goes on from its journal.
 """
 
+from strategies.tasks.ensemble import Ensemble, EnsembleScores
 from strategies.tasks.kfold import KFold, kfold
 from strategies.tasks.outcome import Outcome
 from strategies.tasks.run import run_tasks
@@ -23,6 +24,8 @@ from strategies.tasks.trial import train_configuration
 from strategies.tasks.workers import Workers
 
 __all__ = [
+    "Ensemble",
+    "EnsembleScores",
     "KFold",
     "Outcome",
     "Running",

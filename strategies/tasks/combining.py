@@ -1,11 +1,14 @@
 """Ways to combine what the members of an ensemble make of rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 WAYS = ("soft", "hard", "stacked")
+
+Combine = Callable[[Sequence[NDArray]], NDArray[np.int64]]
+"""The probabilities of each member, (n, classes) -> the class of each row, (n,)."""
 
 
 def soft(probabilities: Sequence[NDArray]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from nn.data import Dataset
 from nn.optim import SGD
 from strategies.records import Record
 from strategies.sequential import Sequential
-from strategies.tasks.combining import WAYS, Stacked, hard, soft
+from strategies.tasks.combining import WAYS, Combine, Stacked, hard, soft
 from strategies.tasks.fitting import fit, score, validation_rows
 from strategies.tasks.keys import seeds_of
 from strategies.tasks.models import Builder, as_builders, built
@@ -218,7 +218,7 @@ class Ensemble:
             stacked = Stacked(unseen, y)
             for name, probabilities in zip(builders, tested):
                 members[name].append(right(probabilities.argmax(axis=1)))
-            for way, combine in zip(WAYS, (soft, hard, stacked)):
+            for way, combine in _ways(stacked).items():
                 combinations[way].append(right(combine(tested)))
             if repeat == 0:
                 self._stacked, self._classes = stacked, dataset.classes
@@ -266,7 +266,11 @@ class Ensemble:
             raise ValueError(f"way={way!r}: expected one of {', '.join(WAYS)}")
         found = self.probabilities(x)
         assert self._stacked
-        return {"soft": soft, "hard": hard, "stacked": self._stacked}[way](found)
+        return _ways(self._stacked)[way](found)
+
+
+def _ways(stacked: Stacked) -> dict[str, Combine]:
+    return dict(zip(WAYS, (soft, hard, stacked)))
 
 
 def probabilities_of(model: Any, x: NDArray, classes: int) -> NDArray[np.float32]:
@@ -311,7 +315,7 @@ class _Training:
         optimizer = self.optimizer(made(name, self.schedules[name], steps))
         strategy = Sequential(model, optimizer)
         fit(strategy, rows, batch_size=self.batch_size, epochs=self.epochs, seed=order_seed)
-        found = {"probabilities": probabilities_of(model, x, rows.classes)}
+        found: dict[str, Any] = {"probabilities": probabilities_of(model, x, rows.classes)}
         if number == EVERYTHING and task["repeat"] == 0:
             found["state"] = strategy.state()
         return found

@@ -66,6 +66,10 @@ class Watching(nn.Model):
         self.notes["sorted"] |= {int(number) for number in x[:, 0]}
         return super().predict(x, rows)
 
+    def outputs(self, x, rows=1024):
+        self.notes["sorted"] |= {int(number) for number in x[:, 0]}
+        return super().outputs(x, rows)
+
 
 def numbered_rows() -> dict[str, NDArray]:
     """A set of rows whose column 0 is their number; test rows have numbers from 1,000 on."""

@@ -3,12 +3,14 @@
 from dataclasses import dataclass, field
 
 from bench.core.cell import Cell, Measurement
+from bench.core.core_use import CoreUse
 from bench.core.turns import ratio
 from bench.report.promises import Promise
 from bench.report.proofs import Mutant, Proof
 from nn.plain_json import INLINE
 from strategies.records import Record
 from strategies.tasks import EnsembleScores, KFold, Search
+from strategies.tasks.journal import Task
 from strategies.training import History
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "Proof",
     "Race",
     "Search",
+    "Task",
     "Transfer",
+    "Use",
     "WrongCell",
 ]
 
@@ -87,3 +91,29 @@ class WrongCell(Record, kind="wrong"):
     cell: Cell = field(metadata=INLINE)
     error: float | None
     problem: str
+
+
+@dataclass(frozen=True)
+class Use(Record, kind="use"):
+    """How many cores processes used over time, and how long they computed and waited.
+
+    Attributes:
+        what: what they did.
+        nap: seconds between two looks.
+        seconds: for how long they were watched.
+        cores: process -> cores in use, one value per nap.
+        computing: process -> seconds of processor time.
+        waiting: process -> the other seconds.
+    """
+
+    what: str
+    nap: float
+    seconds: float
+    cores: dict[str, list[float]]
+    computing: dict[str, float]
+    waiting: dict[str, float]
+
+    @classmethod
+    def of(cls, what: str, use: CoreUse) -> "Use":
+        """Make the record of what was watched."""
+        return cls(what, use.nap, use.seconds, use.cores, use.computing, use.waiting)

@@ -6,8 +6,6 @@ all of them beside the record file. Not part of the common grid: name the file t
 """
 
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,13 +15,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import psutil
 import pytest
 from mpi4py import MPI
 from numpy.typing import NDArray
 
 import nn
 from bench.conftest import RUN, hold
+from bench.core.core_use import watched
 from bench.core.cores import available
 from bench.core.grid import MLP_SIZES, optimizer
 from bench.report.promises import Promise
@@ -128,30 +126,14 @@ def load(arm: Arm, data: Dataset, comm: MPI.Intracomm) -> list[float]:
     """
     pids = np.empty(comm.size, np.int64)
     comm.Allgather(np.array([os.getpid()]), pids)
-    processes = [psutil.Process(int(pid)) for pid in pids]
-    cores: list[float] = []
-    over = threading.Event()
-
-    def used() -> float:
-        return sum(times.user + times.system for times in (p.cpu_times() for p in processes))
-
-    def watch() -> None:
-        last, then = used(), time.perf_counter()
-        while not over.wait(NAP):
-            now, at = used(), time.perf_counter()
-            cores.append((now - last) / (at - then))
-            last, then = now, at
-
-    watcher = threading.Thread(target=watch)
     epoch = run(arm, data, comm, epochs=1)
     epochs = comm.bcast(epoch and max(1, round(LOAD_SECONDS / epoch.seconds[-1])))
-    if comm.rank == 0:
-        watcher.start()
-    run(arm, data, comm, epochs=epochs)
-    if comm.rank == 0:
-        over.set()
-        watcher.join()
-    return cores
+    if comm.rank > 0:
+        run(arm, data, comm, epochs=epochs)
+        return []
+    with watched({f"rank {rank}": int(pid) for rank, pid in enumerate(pids)}, NAP) as use:
+        run(arm, data, comm, epochs=epochs)
+    return [sum(each) for each in zip(*use.cores.values())]
 
 
 def plot(histories: dict[str, list[History]], loads: dict[str, list[float]], path: Path) -> None:

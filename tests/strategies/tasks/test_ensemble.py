@@ -113,7 +113,7 @@ def test_scores_are_those_of_members_that_are_trained_by_themselves(dataset: Dat
 def test_no_member_predicts_for_the_meta_learner_what_it_was_trained_on(tmp_path: Path) -> None:
     numbered = load("file", path=write(tmp_path / "rows.npz"), normalise=False)
     Watching.seen.clear()
-    models = {"a": Watching, "b": partial(Watching, width=3)}
+    models: dict[str, Any] = {"a": Watching, "b": partial(Watching, width=3)}
     how = {**HOW, "schedules": 1e-4}
     Ensemble(models, **how).fit(numbered, k=3, repeats=2)
     trained = [notes for notes in Watching.seen if notes["trained"]]
@@ -126,7 +126,8 @@ def test_no_member_predicts_for_the_meta_learner_what_it_was_trained_on(tmp_path
 
 
 def test_workers_train_the_same_members_as_one_process(dataset: Dataset) -> None:
-    ensembles = [Ensemble(MODELS | {"torch": small_torch}, **HOW) for _ in range(2)]
+    models: dict[str, Any] = MODELS | {"torch": small_torch}
+    ensembles = [Ensemble(models, **HOW) for _ in range(2)]
     serial, parallel = (
         ensemble.fit(dataset, k=2, repeats=2, executor=executor)
         for ensemble, executor in zip(ensembles, (None, 2))

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -59,7 +59,9 @@ def _carried(function: Any) -> dict[str, Any]:
             for name, value in zip(names, _contents(function))
             if not _is_code(value)
         }
-        return held | {f"default {i}": v for i, v in enumerate(function.__defaults__ or ())}
+        defaults = enumerate(_defaults(function))
+        others = {i: value for i, value in defaults if not isinstance(value, _CONSTANTS)}
+        return held | {f"default {i}": v for i, v in others.items() if not _is_code(v)}
     return {} if _is_code(function) else {"object": function}
 
 
@@ -72,6 +74,19 @@ def _contents(function: FunctionType) -> list[Any]:
         except ValueError:
             held.append(None)
     return held
+
+
+def _defaults(function: FunctionType) -> list[Any]:
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+
+
+def _settings(named: Mapping[Any, Any]) -> list[str]:
+    """Return the constants among what is named, as text; not what Python notes about a class."""
+    return [
+        f"{name} = {_plain(value)}"
+        for name, value in named.items()
+        if isinstance(value, _CONSTANTS) and not str(name).startswith("__")
+    ]
 
 
 def _is_code(value: Any) -> bool:
@@ -108,14 +123,16 @@ def _reach(value: Any, found: dict[int, tuple[str, str]]) -> None:
     if id(value) in found or not _is_own(value.__module__):
         return
     if isinstance(value, type):
-        found[id(value)] = value.__module__, value.__qualname__
+        found[id(value)] = value.__module__, f"{value.__qualname__} {_settings(vars(value))}"
         for part in (*value.__mro__[1:], *vars(value).values()):
             if isinstance(part, FunctionType | type | property | staticmethod | classmethod):
                 _reach(part, found)
         return
     codes = list(_nested(value.__code__))
-    found[id(value)] = value.__module__, f"{value.__qualname__} {[_text(code) for code in codes]}"
-    for part in (*_contents(value), *(value.__defaults__ or ())):
+    defaults = _settings(dict(enumerate(_defaults(value))))
+    texts = [_text(code) for code in codes]
+    found[id(value)] = value.__module__, f"{value.__qualname__} {defaults} {texts}"
+    for part in (*_contents(value), *_defaults(value)):
         if _is_code(part) or isinstance(part, functools.partial):
             _reach(part, found)
     for name in {name for code in codes for name in code.co_names}:

@@ -36,8 +36,10 @@ class Progress:
         line += f", {passed:.0f} s"
         if run and ended < of:
             line += f", about {passed / run * (of - ended):.0f} s left"
-        end = "\n" if is_last or not self._is_terminal else ""
-        start = "\r" if self._is_terminal else ""
-        self._stream.write(f"{start}{line:<{self._width}}{end}")
+        if self._is_terminal:
+            end = "\n" if is_last else ""
+            self._stream.write(f"\r{line:<{self._width}}{end}")  # over what is left of a longer one
+        else:
+            self._stream.write(f"{line}\n")
         self._stream.flush()
         self._said, self._width = now, len(line)

@@ -42,44 +42,80 @@ def check_cores(workers: int, threads: int) -> str | None:
     return f"{workers} workers share {cores} cores: expected at most {cores} workers"
 
 
-_lock = threading.Lock()
-_inside: list[int] = []
-_restores = ExitStack()
-
-
 @contextmanager
 def threads_limited(threads: int) -> Iterator[None]:
     """Hold the libraries of this process to so many threads in the block.
 
     Libraries that are loaded already are told by threadpoolctl, and those that the block loads find
-    the variables. The limits hold for the whole process: where tasks run in several threads of it,
-    they last until the last one has ended.
+    the variables, which these keep.
     """
+    if threading.current_thread() is threading.main_thread():
+        with threadpool_limits(threads), _variables(threads), _torch(threads):
+            yield
+    else:
+        with _shared_limits(threads), threadpool_limits(threads, user_api="openmp"):
+            yield
+
+
+_lock = threading.Lock()
+_inside = 0
+_restores = ExitStack()
+
+
+@contextmanager
+def _shared_limits(threads: int) -> Iterator[None]:
+    """Hold what all threads of this process share, until the last of the blocks has ended.
+
+    OpenMP counts for each thread by itself, and is none of it.
+    """
+    global _inside
     with _lock:
         if not _inside:
-            _restores.enter_context(threadpool_limits(threads))
-            _restores.enter_context(_variables(threads))
-            _restores.enter_context(_torch(threads))
-        _inside.append(threads)
+            for limits in (_blas, _variables, _torch):
+                _restores.enter_context(limits(threads))
+        _inside += 1
     try:
         yield
     finally:
         with _lock:
-            _inside.pop()
+            _inside -= 1
             if not _inside:
                 _restores.close()
+
+
+@contextmanager
+def _blas(threads: int) -> Iterator[None]:
+    """Hold BLAS from a thread made for it.
+
+    threadpoolctl lifts a limit in the thread that set it, and the block may end in another one.
+    """
+    is_set, is_over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with threadpool_limits(threads, user_api="blas"):
+            is_set.set()
+            is_over.wait()
+
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    is_set.wait()
+    yield
+    is_over.set()
+    holder.join()
 
 
 @contextmanager
 def _variables(threads: int) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in VARIABLES}
     os.environ.update(environment(threads))
-    yield
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -91,5 +127,7 @@ def _torch(threads: int) -> Iterator[None]:
         return
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

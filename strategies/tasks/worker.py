@@ -102,7 +102,7 @@ class Worker:
             self._closed = True
             self.kill()
             if self._process:
-                self._process.wait()
+                _wait(self._process)
 
     def _begun(self, message: bytes) -> bool:
         """Send a call to the process, and return whether it has begun it."""
@@ -157,12 +157,18 @@ class Worker:
             assert process
             assert connection
             self.kill()  # its children; itself, if it has only closed its connection
-            code = process.wait()
-            assert process.stdin
-            process.stdin.close()
+            code = _wait(process)
             connection.close()
             self._process = self._connection = None
             return code
+
+
+def _wait(process: subprocess.Popen) -> int:
+    """Wait for the end of a process that has been killed, and return its exit code."""
+    code = process.wait()
+    assert process.stdin
+    process.stdin.close()
+    return code
 
 
 def _preloaded() -> list[str]:

@@ -103,6 +103,8 @@ class Worker:
             self.kill()
             if self._process:
                 _wait(self._process)
+                assert self._process.stdin
+                self._process.stdin.close()
 
     def _begun(self, message: bytes) -> bool:
         """Send a call to the process, and return whether it has begun it."""

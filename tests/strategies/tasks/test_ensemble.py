@@ -15,7 +15,7 @@ import nn
 from nn import SGD
 from nn.data import Dataset, load
 from strategies.records import from_dict
-from strategies.tasks import Ensemble, EnsembleScores
+from strategies.tasks import Ensemble, EnsembleScores, Workers
 from strategies.tasks.combining import Stacked, hard, soft
 from strategies.tasks.keys import seeds_of
 from tests.strategies.tasks.nets import (
@@ -125,12 +125,12 @@ def test_no_member_predicts_for_the_meta_learner_what_it_was_trained_on(tmp_path
         assert everything or notes["sorted"] == tested
 
 
-def test_workers_train_the_same_members_as_one_process(dataset: Dataset) -> None:
+def test_workers_train_the_same_members_as_one_process(dataset: Dataset, pair: Workers) -> None:
     models: dict[str, Any] = MODELS | {"torch": small_torch}
     ensembles = [Ensemble(models, **HOW) for _ in range(2)]
     serial, parallel = (
         ensemble.fit(dataset, k=2, repeats=2, executor=executor)
-        for ensemble, executor in zip(ensembles, (None, 2))
+        for ensemble, executor in zip(ensembles, (None, pair))
     )
     assert (serial.members, serial.combinations) == (parallel.members, parallel.combinations)
     for one, other in zip(*(each.probabilities(dataset.x_test) for each in ensembles)):

@@ -15,7 +15,7 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler
 import nn
 from nn.data import Dataset, load
 from strategies.records import from_dict
-from strategies.tasks import search, train_configuration
+from strategies.tasks import Workers, search, train_configuration
 from strategies.tasks.search import Search
 from tests.strategies.tasks.nets import (
     CLASSES,
@@ -137,22 +137,25 @@ def test_a_rung_trains_only_what_the_rung_below_has_not(dataset: Dataset, monkey
 
 
 @pytest.mark.parametrize("executor", [1, 2, 4])
-def test_halving_decides_the_same_with_any_number_of_workers(dataset: Dataset, executor) -> None:
+def test_halving_decides_the_same_with_any_number_of_workers(
+    dataset: Dataset, pair: Workers, executor: Any
+) -> None:
     serial = search(SPACE, dataset, how="halving", **HALVING)
+    executor = pair if executor == 2 else executor
     parallel = search(SPACE, dataset, how="halving", executor=executor, **HALVING)
     assert parallel.decisions() == serial.decisions()
     assert (parallel.best, parallel.test_accuracy) == (serial.best, serial.test_accuracy)
 
 
-@pytest.mark.parametrize("executor", [None, 2])
-def test_a_replay_of_asha_takes_the_same_decisions(dataset: Dataset, executor) -> None:
-    first = search(SPACE, dataset, how="asha", executor=2, **HALVING)
-    again = search(
-        SPACE, dataset, how="asha", executor=executor, at_once=2, replay=first.order, **HALVING
-    )
-    assert again.order == first.order
-    assert again.decisions() == first.decisions()
-    assert again.best == first.best
+def test_a_replay_of_asha_takes_the_same_decisions(dataset: Dataset, pair: Workers) -> None:
+    first = search(SPACE, dataset, how="asha", executor=pair, **HALVING)
+    for executor in (None, pair):
+        again = search(
+            SPACE, dataset, how="asha", executor=executor, at_once=2, replay=first.order, **HALVING
+        )
+        assert again.order == first.order
+        assert again.decisions() == first.decisions()
+        assert again.best == first.best
 
 
 def test_a_replay_of_another_search_is_refused(dataset: Dataset) -> None:

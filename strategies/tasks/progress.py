@@ -1,7 +1,7 @@
 """One line that says how far a run is."""
 
 import sys
-import time
+from time import monotonic
 from typing import TextIO
 
 EVERY = 0.2
@@ -17,13 +17,13 @@ class Progress:
     def __init__(self, shown: bool, stream: TextIO | None = None):
         self._stream = (stream or sys.stderr) if shown else None
         self._is_terminal = bool(self._stream and self._stream.isatty())
-        self._began = time.monotonic()
+        self._began = monotonic()
         self._said = self._began - EVERY if self._is_terminal else self._began
         self._width = 0
 
     def show(self, ended: int, of: int, failed: int, taken_up: int, is_last: bool = False) -> None:
         """Say how many tasks of how many have ended, with an estimate of the time that is left."""
-        now = time.monotonic()
+        now = monotonic()
         is_due = now - self._said >= (EVERY if self._is_terminal else SELDOM)
         if self._stream is None or not (is_due or (is_last and (self._is_terminal or self._width))):
             return

@@ -247,16 +247,21 @@ def _together(
     limit = time.monotonic() + PATIENCE
     while not ended.Test():
         if result.error and time.monotonic() > limit:
-            print(
-                f"{result.error}\nOnly rank {comm.rank} of the task's {comm.size} has raised this; "
-                f"the others have not come for {PATIENCE:g} s. Raise on all of them "
-                "(strategies.comm.raise_together), or on none.",
-                file=sys.stderr,
-                flush=True,
-            )
-            group.Abort(1)
+            _give_up(comm, result.error)
         time.sleep(1e-3)
     comm.Free()
     errors = group.allgather(result.error)
     error = next(filter(None, errors), None)
     return Result(None if error else result.value, error, result.seconds)
+
+
+def _give_up(comm: MPI.Intracomm, error: str) -> None:
+    """End the launch, and say why: the other ranks wait in MPI, which nothing can end."""
+    print(
+        f"{error}\nRank {comm.rank} of the {comm.size} of this task has raised this. The others "
+        f"have not come for {PATIENCE:g} s. Raise on all of them (strategies.comm.raise_together). "
+        "A run with the same journal goes on with what has ended.",
+        file=sys.stderr,
+        flush=True,
+    )
+    comm.Abort(1)

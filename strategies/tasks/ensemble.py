@@ -16,6 +16,7 @@ from strategies.records import Record
 from strategies.sequential import Sequential
 from strategies.tasks.combining import WAYS, Combine, Stacked, hard, soft
 from strategies.tasks.fitting import fit, score, validation_rows
+from strategies.tasks.in_words import in_words
 from strategies.tasks.keys import seeds_of
 from strategies.tasks.models import Builder, as_builders, built
 from strategies.tasks.run import run_tasks
@@ -233,7 +234,7 @@ class Ensemble:
             seed=seed,
             batch_size=self.batch_size,
             epochs=self.epochs,
-            executor=str(executor),
+            executor=in_words(executor),
             seconds=seconds,
             members=members,
             combinations=combinations,

@@ -14,6 +14,7 @@ from nn.optim import SGD
 from strategies.records import Record
 from strategies.sequential import Sequential
 from strategies.tasks.fitting import digest, fit, score, validation_rows
+from strategies.tasks.in_words import in_words
 from strategies.tasks.models import Builder, as_builders, built
 from strategies.tasks.run import run_tasks
 from strategies.tasks.running import current
@@ -288,7 +289,7 @@ def kfold(
         seed=seed,
         batch_size=batch_size,
         epochs=epochs,
-        executor=str(executor),
+        executor=in_words(executor),
         seconds=seconds,
         scores=scores,
     )

@@ -17,6 +17,7 @@ from strategies.tasks.expression import expression, modules
 from strategies.tasks.files import files_beside
 from strategies.tasks.fitting import digest, score, validation_rows
 from strategies.tasks.halving import All, Asha, Halving, Job, Rule, winner
+from strategies.tasks.in_words import in_words
 from strategies.tasks.models import Builder, fully_connected
 from strategies.tasks.order import Order
 from strategies.tasks.outcome import Outcome
@@ -248,7 +249,7 @@ def search(
         dataset=dataset.name,
         how=how,
         seed=seed,
-        executor=str(executor),
+        executor=in_words(executor),
         seconds=seconds,
         trials=conductor.trials,
         best=best.trial,

@@ -123,7 +123,7 @@ def _reach(value: Any, found: dict[int, tuple[str, str]]) -> None:
     if id(value) in found or not _is_own(value.__module__):
         return
     if isinstance(value, type):
-        found[id(value)] = value.__module__, f"{value.__qualname__} {_settings(vars(value))}"
+        found[id(value)] = str(value.__module__), f"{value.__qualname__} {_settings(vars(value))}"
         for part in (*value.__mro__[1:], *vars(value).values()):
             if isinstance(part, FunctionType | type | property | staticmethod | classmethod):
                 _reach(part, found)
@@ -131,7 +131,7 @@ def _reach(value: Any, found: dict[int, tuple[str, str]]) -> None:
     codes = list(_nested(value.__code__))
     defaults = _settings(dict(enumerate(_defaults(value))))
     texts = [_text(code) for code in codes]
-    found[id(value)] = value.__module__, f"{value.__qualname__} {defaults} {texts}"
+    found[id(value)] = str(value.__module__), f"{value.__qualname__} {defaults} {texts}"
     for part in (*_contents(value), *_defaults(value)):
         if _is_code(part) or isinstance(part, functools.partial):
             _reach(part, found)
@@ -140,7 +140,7 @@ def _reach(value: Any, found: dict[int, tuple[str, str]]) -> None:
             if _is_code(part):
                 _reach(part, found)
             elif isinstance(part, _CONSTANTS):
-                module = value.__module__
+                module = str(value.__module__)
                 found[hash((module, name, repr(part)))] = module, f"{name} = {_plain(part)}"
 
 

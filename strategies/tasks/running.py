@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ class Running:
         checkpoint: a file of the task's own, for `train(..., checkpoint=)`. It is there again when
             the task is retried, and when the run is resumed from its journal. It is removed when
             the task is finished.
-        comm: the ranks that run this task together: one, unless `ranks_per_task` says otherwise.
     """
 
     key: str
@@ -38,13 +38,14 @@ class Running:
         """A seed for a function that takes a number, below 2**32."""
         return int(self.seeds.generate_state(1)[0])
 
-    @property
+    @cached_property
     def rng(self) -> Generator:
-        """A new generator on the task's seeds, at the beginning of its stream."""
+        """The generator of the task, which begins with `seeds`."""
         return default_rng(self.seeds)
 
     @property
     def comm(self) -> Any:
+        """An `mpi4py` communicator of the ranks that run this task together: one, mostly."""
         if self._comm is None:
             from mpi4py import MPI
 

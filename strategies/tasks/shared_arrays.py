@@ -3,7 +3,6 @@
 import io
 import itertools
 import os
-import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -25,7 +24,10 @@ class SharedArrays:
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="lockstep-tasks-"))
+        self._temporary = tempfile.TemporaryDirectory(
+            prefix="lockstep-tasks-", ignore_cleanup_errors=True
+        )
+        self.folder = Path(self._temporary.name)
         self._files: dict[int, tuple[NDArray, str]] = {}
         self._numbers, self._lock = itertools.count(), threading.Lock()
 
@@ -57,7 +59,7 @@ class SharedArrays:
 
     def close(self) -> None:
         """Remove the files. Processes that have mapped them keep what they have."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._temporary.cleanup()
 
 
 class _Pickler(cloudpickle.Pickler):

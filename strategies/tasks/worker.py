@@ -39,7 +39,9 @@ class WorkerDied(Exception):
     def __str__(self) -> str:
         if self.code is not None and self.code < 0:
             with contextlib.suppress(ValueError):
-                return f"its worker died by {signal.Signals(-self.code).name}"
+                name = signal.Signals(-self.code).name
+                why = " (is memory short?)" if name == "SIGKILL" else ""
+                return f"its worker died by {name}{why}"
         return f"its worker ended with exit code {self.code}"
 
 
@@ -77,7 +79,10 @@ class Worker:
                 break
             code = self._buried()
         else:
-            raise WorkerDied(code)
+            raise RuntimeError(
+                f"a worker ended {_STARTS} times before it could begin with this, the last time "
+                f"with exit code {code}: what it said is on stderr"
+            )
         kind, value = self._received(limit)
         if kind == "late":
             self.kill()
@@ -92,7 +97,7 @@ class Worker:
     def kill(self) -> None:
         """End the process, and all that it has started, now."""
         process = self._process
-        if process:
+        if process and process.returncode is None:  # else another process may have its number
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
 
@@ -142,7 +147,7 @@ class Worker:
             if rest <= 0:
                 return "late", None
             try:
-                is_dead = self._process.poll() is not None  # before: its last words count
+                is_dead = _has_ended(self._process)  # asked first, since its last words count
                 if self._connection.poll(0 if is_dead else min(rest, _LOOKS)):
                     return self._connection.recv()
                 if is_dead:
@@ -163,6 +168,11 @@ class Worker:
             connection.close()
             self._process = self._connection = None
             return code
+
+
+def _has_ended(process: subprocess.Popen) -> bool:
+    """Whether a process has ended. Its number stays taken until it is waited for."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _wait(process: subprocess.Popen) -> int:

@@ -62,11 +62,11 @@ def test_tasks_have_seeds_of_their_own(serial):
     assert not any(np.array_equal(a.value["own"], b.value["own"]) for a, b in zip(outcomes, other))
 
 
-def test_seeds_spawn_and_streams_begin_anew():
+def test_seeds_spawn_and_a_task_has_one_stream():
     def function(task):
         here = current()
         one, other = here.seeds.spawn(2)
-        assert here.rng.random() == here.rng.random()
+        assert here.rng.random() != current().rng.random()
         return [one.generate_state(1)[0], other.generate_state(1)[0], here.seed]
 
     (outcome,) = run(function, [0])

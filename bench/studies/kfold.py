@@ -29,7 +29,7 @@ from bench.studies.conftest import chosen_by
 from nn import SGD
 from nn.data import Dataset
 from nn.lr_schedules import Schedule, cosine, warm_restarts
-from strategies.tasks import KFold, kfold, run_tasks
+from strategies.tasks import KFold, kfold
 from strategies.tasks.models import as_builders
 
 pytestmark = pytest.mark.workers(MPI.COMM_WORLD.size)
@@ -42,8 +42,6 @@ OVER_SERIAL = {2: 1 / 1.85}
 """Workers -> the largest time over that of one process that is promised."""
 
 OVER_OTHERS, OVER_IDEAL = 1.03, 1.05
-TASKS, OVERHEAD = 200, 0.005
-"""Tasks that do nothing, and the seconds that each may take."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -159,23 +157,3 @@ def test_kfold(request, comm, record, lap, net):
             record(Use.of(f"k-fold, {net}, {how}", use))
         print(results["parallel"][-1].beside(serial))
     hold(ratios, load, workers)
-
-
-def nothing(task: int) -> None:
-    """Do nothing: what such a task takes is overhead."""
-
-
-def test_overhead(request, comm, record, lap):
-    with pool(comm) as crew:
-
-        def empty_tasks() -> None:
-            run_tasks(nothing, range(TASKS), crew.workers, progress=False)
-
-        lap()
-        times = take_turns({"empty tasks": whole_run(comm, empty_tasks)}, 5, steps=1)
-        load = lap()
-    seconds = times.seconds["empty tasks"]
-    what = f"overhead of a task in a warm pool, over {1e3 * OVERHEAD:g} ms"
-    made = Promise(what, float(np.median(seconds)) / TASKS / OVERHEAD, 1.0)
-    record(made, f"{made.value:.3f}", seconds)
-    hold([made], load, comm.size)

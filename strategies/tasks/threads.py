@@ -50,7 +50,7 @@ def threads_limited(threads: int) -> Iterator[None]:
     the variables, which these keep.
     """
     if threading.current_thread() is threading.main_thread():
-        with threadpool_limits(threads), _variables(threads), _torch(threads):
+        with threadpool_limits(threads), _variables(threads):
             yield
     else:
         with _shared_limits(threads), threadpool_limits(threads, user_api="openmp"):
@@ -120,7 +120,7 @@ def _variables(threads: int) -> Iterator[None]:
 
 @contextmanager
 def _torch(threads: int) -> Iterator[None]:
-    """Hold torch, if it is loaded, which counts its threads itself."""
+    """Hold torch, if it is loaded, which sets OpenMP anew in every thread that it meets."""
     torch = sys.modules.get("torch")
     if torch is None:
         yield

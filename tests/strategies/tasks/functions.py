@@ -46,6 +46,7 @@ def trained(task):
         mlp([4, 8, 3], seed=current().seed), SGD(task["rate"], momentum=0.9, nesterov=True)
     )
     taken = Path(task["steps"])
+    Path(f"{taken}.pid").write_text(str(os.getpid()))
 
     def note(history):
         with taken.open("a") as file:

@@ -163,6 +163,19 @@ def test_then_decides_as_before_in_the_order_of_the_journal(path, pair):
     assert [each.task for each in resumed] == [each.task for each in whole]
 
 
+def test_a_task_of_then_is_taken_up_though_what_caused_it_failed(path):
+    tasks = [{"number": 0}, {"number": 1, "do": "raise"}]
+
+    def then(outcome):
+        return [{"number": 2}, {"number": 3}] if outcome.error else ()
+
+    for _ in range(2):
+        outcomes = run(misbehaves, tasks, journal=path, then=then)
+        assert [each.task["number"] for each in outcomes] == [0, 1, 2, 3]
+        assert [each.error is None for each in outcomes] == [True, False, True, True]
+    assert Counter(line["task"]["number"] for line in kept(path)) == {0: 1, 1: 2, 2: 1, 3: 1}
+
+
 def test_a_checkpoint_is_kept_until_its_task_has_ended(path):
     def function(task):
         found = current().checkpoint.exists()

@@ -113,6 +113,27 @@ def test_limits_last_until_the_last_thread_has_ended(unlimited):
         assert executor.submit(in_threads, 0).result() == ({ALL}, [{1}, {1}], {ALL})
 
 
+def torch_in_threads(_):
+    """The threads of torch in a task in another thread, and in the process after it."""
+    import torch
+
+    torch.set_num_threads(ALL)
+
+    def computes(task):
+        torch.rand(300, 300) @ torch.rand(300, 300)
+        return torch.get_num_threads()
+
+    with ThreadPoolExecutor(2) as executor:
+        outcomes = run(computes, [0, 1], executor)
+    return [each.value for each in outcomes], torch.get_num_threads()
+
+
+def test_torch_is_held_in_threads_too(unlimited):
+    pytest.importorskip("torch")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        assert executor.submit(torch_in_threads, 0).result() == ([1, 1], ALL)
+
+
 def test_limits_are_lifted_after_an_error():
     with threadpool_limits(2):
         with pytest.raises(ZeroDivisionError), threads_limited(1):

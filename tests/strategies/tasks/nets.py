@@ -1,5 +1,7 @@
 """Nets, schedules and sets of the tests of tasks. They are picklable, for workers of any kind."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,6 +71,25 @@ class Watching(nn.Model):
     def outputs(self, x, rows=1024):
         self.notes["sorted"] |= {int(number) for number in x[:, 0]}
         return super().outputs(x, rows)
+
+
+class Living(nn.Model):
+    """A small net."""
+
+    def __init__(self, seed: int):
+        super().__init__([Linear(COLUMNS, 5), Tanh(), Linear(5, CLASSES)], seed=seed)
+
+
+class Dying(Living):
+    """The same net; its process dies at the eighth step that it takes in one attempt."""
+
+    steps = 0
+
+    def gradients(self, batch, add=False, ready=None):
+        self.steps += 1
+        if self.steps == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().gradients(batch, add, ready)
 
 
 def numbered_rows() -> dict[str, NDArray]:

@@ -26,6 +26,8 @@ from tests.strategies.tasks.nets import (
     COLUMNS,
     MARKER,
     ROWS,
+    Dying,
+    Living,
     Watching,
     failing,
     numbered_rows,
@@ -130,6 +132,42 @@ def test_two_workers_train_the_same_bits_as_one_process(numbered: Dataset, pair:
     models = {"small": small, "torch": small_torch}
     serial = kfold(models, SCHEDULES, numbered, PARTS, **HOW)
     assert serial.equals(kfold(models, SCHEDULES, numbered, PARTS, executor=pair, **HOW))
+
+
+def test_a_training_goes_on_to_the_bit_where_its_worker_died(
+    numbered: Dataset, pair: Workers
+) -> None:
+    """Of ten steps, an attempt survives seven; the second begins with the seventh."""
+    schedules = {"restarts": three_restarts}
+    serial = kfold({"net": Living}, schedules, numbered, PARTS, **HOW)
+    dying = {"net": Dying}
+    again = kfold(dying, schedules, numbered, PARTS, checkpoint_every=3, executor=pair, **HOW)
+    assert [fold.error for fold in again.of("net", "restarts").folds] == PARTS * [None]
+    assert again.equals(serial)
+    anew = kfold(dying, schedules, numbered, PARTS, executor=pair, **HOW)
+    assert all("SIGKILL" in (fold.error or "") for fold in anew.of("net", "restarts").folds)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (dict(epochs=3), "data"),
+        (dict(models={"small": small_torch}), "code"),
+        (dict(seed=1), "seed"),
+        (dict(k=4), "tasks"),
+    ],
+)
+def test_a_journal_of_another_run_is_refused(numbered: Dataset, tmp_path, changed, words) -> None:
+    journal = tmp_path / "journal"
+    asked: dict[str, Any] = dict(
+        models={"small": small}, schedules={"rate": 0.1}, dataset=numbered, k=PARTS, **HOW
+    )
+    first = kfold(**asked, journal=journal)
+    kept = journal.read_bytes()
+    assert kfold(**asked, journal=journal).equals(first)
+    assert journal.read_bytes() == kept  # nothing has been trained anew
+    with pytest.raises(ValueError, match=f"is of another run.*{words}"):
+        kfold(**(asked | changed), journal=journal)
 
 
 def test_mean_spread_and_classes(numbered: Dataset) -> None:

@@ -1,5 +1,6 @@
 """What a function computes with: digests by which a journal knows its code and its data again."""
 
+import dis
 import functools
 import hashlib
 import sys
@@ -135,7 +136,8 @@ def _reach(value: Any, found: dict[int, tuple[str, str]]) -> None:
     for part in (*_contents(value), *_defaults(value)):
         if _is_code(part) or isinstance(part, functools.partial):
             _reach(part, found)
-    for name in {name for code in codes for name in code.co_names}:
+    names = {name for code in codes for name in code.co_names}
+    for name in names - _assigned(codes):
         for part in _named(name, value, codes):
             if _is_code(part):
                 _reach(part, found)
@@ -153,6 +155,16 @@ def _named(name: str, function: FunctionType, codes: list[CodeType]) -> Iterator
         module = around.get(other)
         if isinstance(module, ModuleType) and _is_own(module.__name__) and name in vars(module):
             yield vars(module)[name]
+
+
+def _assigned(codes: list[CodeType]) -> set[str]:
+    """Return the globals that a function assigns: they say what was done, and not what to do."""
+    return {
+        step.argval
+        for code in codes
+        for step in dis.get_instructions(code)
+        if step.opname == "STORE_GLOBAL"
+    }
 
 
 def _nested(code: CodeType) -> Iterator[CodeType]:

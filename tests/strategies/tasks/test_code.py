@@ -41,7 +41,11 @@ class Net:
 
 @functools.cache
 def cached(x):
+    global calls
+    calls += 1
     return math.sqrt(x)
+
+calls = 0
 
 def unused(x):
     return 1
@@ -116,6 +120,15 @@ def test_a_change_of_what_is_reached_is_seen(load, change, module):
 )
 def test_a_change_of_anything_else_is_not(load, change, helper):
     assert code_of(load()) == code_of(load(*change, helper=helper))
+
+
+def test_a_call_changes_nothing(load):
+    """What a function notes in its module is none of its code."""
+    function = load()
+    before = code_of(function)
+    function(2)
+    assert sys.modules["planted"].calls == 1
+    assert code_of(function) == before
 
 
 def test_every_process_sees_the_same(load, tmp_path):

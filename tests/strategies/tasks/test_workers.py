@@ -176,9 +176,11 @@ def test_a_task_that_spins_and_catches_everything_is_ended(pair):
     assert "limit=0.3" in outcome.error
 
 
-def test_the_limit_does_not_count_the_start_of_a_worker(monkeypatch):
-    monkeypatch.setattr(worker, "_preloaded", lambda: ["tests.support.late"])
-    (outcome,) = run(draw, draws(1), 1, limit=0.2)  # a worker takes longer than that to begin
+def test_the_limit_does_not_count_the_start_of_a_worker(monkeypatch, tmp_path):
+    (tmp_path / "takes_time.py").write_text("import time; time.sleep(1.2)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(worker, "_preloaded", lambda: ["takes_time"])
+    (outcome,) = run(draw, draws(1), 1, limit=1)
     assert outcome.error is None
 
 

@@ -32,7 +32,7 @@ class CoreUse:
 
     @property
     def waiting(self) -> dict[str, float]:
-        """Process -> seconds in which it did not compute."""
+        """Process -> seconds in which it did not compute: for work, a disk, or a core to run on."""
         return {name: max(0.0, self.seconds - used) for name, used in self.computing.items()}
 
 

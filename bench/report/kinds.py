@@ -103,7 +103,7 @@ class Use(Record, kind="use"):
         seconds: for how long they were watched.
         cores: process -> cores in use, one value per nap.
         computing: process -> seconds of processor time.
-        waiting: process -> the other seconds.
+        waiting: process -> the other seconds: for work, a disk, or a core to run on.
     """
 
     what: str

@@ -1,8 +1,9 @@
 """What does it cost to run tasks side by side, and how well are the workers kept busy?
 
-An empty task on two workers that are warm, by ways to have it run, in turns; and tasks of unequal
-length, against the time that nobody can beat: the longest task, or the workers' even share. Not
-part of the common grid: name the file to run it.
+An empty task on two workers that are warm, by ways to have it run, in turns; tasks of unequal
+length, against the time that nobody can beat: the longest task, or the workers' even share; and the
+same trainings on one rank each or on several together, in turns. Not part of the common grid: name
+the file to run it.
 """
 
 import time
@@ -20,9 +21,9 @@ from mpi4py import MPI
 from bench.conftest import hold
 from bench.core.turns import Contender, Turn, ratio, take_turns
 from bench.report.promises import Promise
-from strategies.tasks import Workers, run_tasks
-
-pytestmark = pytest.mark.workers(1)
+from nn import SGD, data, mlp
+from strategies import DataParallel, train
+from strategies.tasks import Workers, current, run_tasks
 
 OVERHEAD = 0.005
 """Seconds that a task may cost beside its own work."""
@@ -46,6 +47,7 @@ def multiply(task: dict[str, int]) -> None:
         a = np.tanh(a @ a)
 
 
+@pytest.mark.workers(1)
 def test_overhead(record: Any, lap: Any, tmp_path: Path) -> None:
     def kept(first: int, count: int) -> None:
         run(EMPTY, numbers(first, count), workers, journal=tmp_path / f"{time.time_ns()}.jsonl")
@@ -92,6 +94,7 @@ def numbers(first: int, count: int) -> list[int]:
     return list(range(first, first + count))
 
 
+@pytest.mark.workers(1)
 def test_makespan(promise: Any) -> None:
     count = MPI.COMM_WORLD.size
     times = np.random.default_rng(0).integers(20, 200, LENGTHS)
@@ -107,3 +110,35 @@ def test_makespan(promise: Any) -> None:
             ratios.append(lasted[-1] / max(sum(own) / count, max(own)))
     what = f"{LENGTHS} tasks on {count} workers, over the time that nobody can beat"
     promise(what, float(np.median(ratios)), MAKESPAN, lasted, cores=count)
+
+
+def train_together(task: dict[str, float]) -> None:
+    """Train on the ranks of the task, which may be one."""
+    net = mlp([784, 256, 128, 10], seed=current().seed)
+    strategy = DataParallel(net, SGD(task["rate"]), current().comm)
+    train(strategy, data.load("digits", size=2000), batch_size=256, epochs=10)
+    strategy.close()
+
+
+@pytest.mark.workers(2, 4)
+def test_ranks_per_task(comm: MPI.Intracomm, record: Any) -> None:
+    """Which split of the ranks is fastest, for as many trainings as ranks twice over?"""
+    tasks = [{"rate": 0.01 * (1 + i)} for i in range(2 * comm.size)]
+    splits = [n for n in range(1, comm.size + 1) if n in (1, comm.size) or (comm.size - 1) % n == 0]
+
+    def turn(each: int) -> Turn:
+        def whole_run(first: int, count: int) -> float:
+            began = time.perf_counter()
+            outcomes = run(train_together, tasks, comm, ranks_per_task=each)
+            assert not [outcome.error for outcome in outcomes if outcome.error]
+            return comm.allreduce(time.perf_counter() - began, MPI.MAX)
+
+        return whole_run
+
+    contenders = {f"{each}": Contender(turn(each)) for each in splits}
+    times = take_turns(contenders, 3, steps=1).per_step
+    for each, seconds in times.items():
+        what = (
+            f"{len(tasks)} trainings, {each} of {comm.size} ranks each: {np.median(seconds):.2f} s"
+        )
+        record(Promise(f"{what}, over 1 rank each", ratio(seconds, times["1"]), None))

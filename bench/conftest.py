@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         too_much = config.option.quick and item.get_closest_marker("full")
         fixtures = getattr(item, "fixturenames", ())
         no_cell = config.option.cells and "speedup" not in fixtures
-        no_promise = config.option.promises and "promise" not in fixtures
+        no_promise = config.option.promises and not {"promise", "promises"} & {*fixtures}
         return bool(too_much or no_cell or no_promise)
 
     if dropped := [item for item in items if left_out(item)]:
@@ -145,6 +145,21 @@ def lap(comm: MPI.Intracomm) -> Callable[[], float]:
 
 
 @pytest.fixture
+def promises(
+    record: Callable[..., None], pytestconfig: pytest.Config
+) -> Callable[[Sequence[Promise]], None]:
+    """Record ratios with their limits; with `--promises`, fail if one is not kept."""
+
+    def promises(made: Sequence[Promise]) -> None:
+        for each in made:
+            record(each, f"{each.value:.3f}", [], {"ratio": each.value, "limit": each.limit})
+        if pytestconfig.option.promises:
+            hold(made)
+
+    return promises
+
+
+@pytest.fixture
 def promise(
     comm: MPI.Intracomm,
     record: Callable[..., None],
@@ -178,15 +193,17 @@ def promised(
     extra |= {"ratio": found.value, "limit": limit}
     record(found, f"{value:.3f}", list(seconds), extra)
     if holds:
-        hold(found)
+        hold([found])
 
 
-def hold(promise: Promise) -> None:
-    """Fail if a promise is broken; skip if other programs explain it."""
-    if promise.excused:
-        pytest.skip(promise.verdict)
-    if not promise.kept:
-        pytest.fail(promise.verdict, pytrace=False)
+def hold(promises: Sequence[Promise]) -> None:
+    """Fail if a promise is broken; skip if other programs explain all that are not kept."""
+    broken = [each.verdict for each in promises if not (each.kept or each.excused)]
+    excused = [each.verdict for each in promises if each.excused]
+    if broken:
+        pytest.fail("\n".join(broken), pytrace=False)
+    if excused:
+        pytest.skip("\n".join(excused))
 
 
 @pytest.fixture

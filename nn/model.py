@@ -1,6 +1,7 @@
 """The model: consecutive layers over one flat vector of parameters and one of gradients."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -249,11 +250,24 @@ class Model:
 
         Behind cross-entropy that is the most likely class of each row, (n,) int64.
         """
-        parts = [
-            self.loss.predict(self.forward(take_rows(x, slice(i, i + rows)))[0])
-            for i in range(0, max(count_rows(x), 1), rows)
-        ]
-        return np.concatenate(parts)
+        with self._evaluating():
+            return np.concatenate([*map(self.loss.predict, self._by_rows(x, rows))])
+
+    def outputs(self, x: NDArray, rows: int = 1024) -> NDArray:
+        """What the last layer makes of x when no training is under way, `rows` rows at a time.
+
+        Behind cross-entropy that are the logits of each row, (n, classes).
+        """
+        with self._evaluating():
+            return np.concatenate([*self._by_rows(x, rows)])
+
+    def _evaluating(self) -> AbstractContextManager:
+        """A context in which layers compute as they do when no training is under way."""
+        return nullcontext()
+
+    def _by_rows(self, x: NDArray, rows: int) -> Iterator[NDArray]:
+        for i in range(0, max(count_rows(x), 1), rows):
+            yield self.forward(take_rows(x, slice(i, i + rows)))[0]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"

@@ -28,6 +28,9 @@ LAUNCHERS = {
 }
 """Launchers with the variables that they set for each process: its rank, and how many there are."""
 
+_OF_ONE_PROCESS = ("PMIX_", "PMI_", "OMPI_COMM_WORLD", "OMPI_MCA_ess", "OMPI_UNIVERSE")
+"""How variables begin by which MPI libraries find out which rank a process is."""
+
 
 def check_launch(comm: Any) -> None:
     """Refuse to train alone on `comm` in one of several processes that a launcher started.
@@ -72,3 +75,13 @@ def launcher_in(environment: Mapping[str, str]) -> str | None:
             signs = [f"{name}={environment[name]}" for name in names if name in environment]
             return f"{launcher} ({', '.join(signs)})"
     return None
+
+
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a process that is a world of its own, whoever starts it."""
+    of_launchers = {name for names in LAUNCHERS.values() for name in names} | {EXPECTED}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in of_launchers and not name.startswith(_OF_ONE_PROCESS)
+    }

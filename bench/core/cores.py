@@ -39,19 +39,30 @@ def all_cores() -> Iterator[None]:
     At its end everything is as before, and the threads of BLAS have stopped spinning, which they do
     for a tenth of a second after their last product.
     """
+    try:
+        with threadpoolctl.threadpool_limits(available()), unbound():
+            yield
+    finally:
+        settle(looks=6)  # on a busy machine, a thread that spins may get no core during one look
+
+
+@contextmanager
+def unbound() -> Iterator[None]:
+    """A context in which this process, and those that it starts, may use every core of the launch.
+
+    A launcher binds each rank to a core of its own, which the processes of a rank inherit.
+    """
     binding = {}
     try:
-        with threadpoolctl.threadpool_limits(available()):
-            if sys.platform == "linux":
-                # Every thread has a binding of its own, inherited when it was made.
-                for task in Path("/proc/self/task").iterdir():
-                    binding[int(task.name)] = os.sched_getaffinity(int(task.name))
-                    os.sched_setaffinity(int(task.name), allowed())
-            yield
+        if sys.platform == "linux":
+            # Every thread has a binding of its own, inherited when it was made.
+            for task in Path("/proc/self/task").iterdir():
+                binding[int(task.name)] = os.sched_getaffinity(int(task.name))
+                os.sched_setaffinity(int(task.name), allowed())
+        yield
     finally:
         for thread, cores in binding.items():
             os.sched_setaffinity(thread, cores)
-        settle(looks=6)  # on a busy machine, a thread that spins may get no core during one look
 
 
 @contextmanager

@@ -3,23 +3,31 @@
 from dataclasses import dataclass, field
 
 from bench.core.cell import Cell, Measurement, serial_fraction
+from bench.core.core_use import CoreUse
 from bench.core.machine_state import State
 from bench.core.turns import ratio
 from bench.report.promises import Promise
 from bench.report.proofs import Mutant, Proof
 from nn.plain_json import INLINE
 from strategies.records import Record
+from strategies.tasks import EnsembleScores, KFold, Search
+from strategies.tasks.journal import Task
 from strategies.training import History
 
 __all__ = [
+    "EnsembleScores",
     "History",
+    "KFold",
     "Measurement",
     "Mutant",
     "Promise",
     "Proof",
     "Race",
     "Scaling",
+    "Search",
+    "Task",
     "Transfer",
+    "Use",
     "WrongCell",
 ]
 
@@ -122,3 +130,29 @@ class WrongCell(Record, kind="wrong"):
     cell: Cell = field(metadata=INLINE)
     error: float | None
     problem: str
+
+
+@dataclass(frozen=True)
+class Use(Record, kind="use"):
+    """How many cores processes used over time, and how long they computed and waited.
+
+    Attributes:
+        what: what they did.
+        nap: seconds between two looks.
+        seconds: for how long they were watched.
+        cores: process -> cores in use, one value per nap.
+        computing: process -> seconds of processor time.
+        waiting: process -> the other seconds: for work, a disk, or a core to run on.
+    """
+
+    what: str
+    nap: float
+    seconds: float
+    cores: dict[str, list[float]]
+    computing: dict[str, float]
+    waiting: dict[str, float]
+
+    @classmethod
+    def of(cls, what: str, use: CoreUse) -> "Use":
+        """Make the record of what was watched."""
+        return cls(what, use.nap, use.seconds, use.cores, use.computing, use.waiting)

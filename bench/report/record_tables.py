@@ -9,7 +9,20 @@ from rich.table import Table
 
 from bench.core.cell import interval
 from bench.core.machine_state import remark
-from bench.report.kinds import History, Mutant, Promise, Proof, Race, Scaling, Transfer
+from bench.report.kinds import (
+    EnsembleScores,
+    History,
+    KFold,
+    Mutant,
+    Promise,
+    Proof,
+    Race,
+    Scaling,
+    Search,
+    Task,
+    Transfer,
+    Use,
+)
 from bench.report.layout import is_last, new_table
 from strategies.records import Record
 
@@ -143,6 +156,77 @@ def _mutants(mutants: Sequence[Mutant]) -> Table:
     return table
 
 
+def _kfolds(results: Sequence[KFold]) -> Table:
+    """A row for each model and schedule."""
+    table = new_table(
+        *("model", "schedule", "data set", "folds", "executor"),
+        *("accuracy", "spread", "worst class", "s of work", "s"),
+    )
+    for result in results:
+        for scores in result.scores:
+            table.add_row(
+                *(scores.model, scores.schedule, result.dataset, f"{result.k}", result.executor),
+                f"{scores.mean:.2%}",
+                f"{scores.spread:.2%}",
+                f"{np.min(scores.of_class or [np.nan]):.1%}",
+                f"{scores.seconds:.2f}",
+                f"{result.seconds:.2f}",
+            )
+        table.add_section()
+    return table
+
+
+def _searches(searches: Sequence[Search]) -> Table:
+    table = new_table(
+        *("search", "data set", "executor", "trials", "epochs trained"),
+        *("validation", "test", "s of work", "s"),
+    )
+    for found in searches:
+        table.add_row(
+            *(found.how, found.dataset, found.executor, f"{len(found.trials)}"),
+            f"{sum(trial.rungs[-1].epochs for trial in found.trials if trial.rungs):,}",
+            f"{found.accuracy:.2%}",
+            f"{found.test_accuracy:.2%}",
+            f"{found.work:.2f}",
+            f"{found.seconds:.2f}",
+        )
+    return table
+
+
+def _ensembles(ensembles: Sequence[EnsembleScores]) -> Table:
+    """A row for each member and each combination."""
+    table = new_table("trained", "data set", "seeds", "accuracy", "gain", "over the spread")
+    for found in ensembles:
+        about = found.dataset, f"{found.repeats}"
+        for name, shares in found.members.items():
+            table.add_row(name, *about, f"{np.mean(shares):.2%}", "", "")
+        for way, shares in found.combinations.items():
+            pays = "yes" if found.pays(way) else "no"
+            table.add_row(way, *about, f"{np.mean(shares):.2%}", f"{found.gain(way):+.2%}", pays)
+        table.add_section()
+    return table
+
+
+def _uses(uses: Sequence[Use]) -> Table:
+    table = new_table("what", "process", "s", "computing", "waiting", "cores in use")
+    for use in uses:
+        for process, computing in use.computing.items():
+            table.add_row(
+                *(use.what, process, f"{use.seconds:.2f}", f"{computing:.2f}"),
+                f"{use.waiting[process]:.2f}",
+                f"{np.mean(use.cores[process] or [np.nan]):.2f}",
+            )
+    return table
+
+
+def _tasks(tasks: Sequence[Task]) -> Table:
+    table = new_table("task", "s", "attempts", "ended")
+    for task in tasks:
+        ended = "[b red]failed[/]" if task.error else "well"
+        table.add_row(f"{task.task}", f"{task.seconds:.2f}", f"{task.attempts}", ended)
+    return table
+
+
 TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     Transfer: _transfers,
     History: _trainings,
@@ -151,5 +235,10 @@ TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     Scaling: _scalings,
     Proof: _proofs,
     Mutant: _mutants,
+    KFold: _kfolds,
+    Search: _searches,
+    EnsembleScores: _ensembles,
+    Use: _uses,
+    Task: _tasks,
 }
 """Kind -> its table, in the order in which a question shows them."""

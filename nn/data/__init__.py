@@ -2,5 +2,6 @@
 
 from nn.data.dataset import Dataset
 from nn.data.load import NAMES, load
+from nn.data.validation import Fold
 
-__all__ = ["NAMES", "Dataset", "load"]
+__all__ = ["NAMES", "Dataset", "Fold", "load"]

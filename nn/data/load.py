@@ -15,12 +15,14 @@
     `.mat` file.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from nn.arguments import as_int
 from nn.data import cache
@@ -29,6 +31,8 @@ from nn.data.formats import arrays
 from nn.data.prepare import prepare
 from nn.data.raw import Raw
 from nn.data.sets import cifar10, digits, iris, letters, mnist
+from nn.data.validation import LARGEST_SEED, Fold, as_validation
+from nn.plain_json import plain
 
 
 def _no_files() -> list[Path]:
@@ -87,8 +91,6 @@ READ = {
 }
 NAMES = sorted({*MADE, *READ})
 
-_LARGEST_SEED = 2**32 - 1  # scikit-learn's limit
-
 
 def load(
     name: str,
@@ -98,13 +100,15 @@ def load(
     *,
     path: str | PathLike[str] | None = None,
     normalise: bool = True,
+    validation: float | Fold | None = None,
 ) -> Dataset:
     """Load a data set, prepared as asked: from the cache if it was prepared before.
 
     If a source has no test rows, one row in seven is set aside (stratified, by `seed`). Then `size`
-    training rows are chosen (by `seed`), and all rows are normalised and projected onto `features`
-    principal components. Mean, deviation and components are fitted on the training rows. The
-    module `prepare` has the details.
+    training rows are chosen (by `seed`), some of them are set aside to validate if that is asked
+    for, and all rows are normalised and projected onto `features` principal components. Mean,
+    deviation and components are fitted on the rows that train. The module `prepare` has the
+    details.
 
     Prepared sets lie in $LOCKSTEP_CACHE, or else in the user's cache folder. Any number of
     processes may call this at once with the same arguments: one prepares the set, the others
@@ -119,6 +123,9 @@ def load(
         path: the user's file or folder, for sets that are read from files.
         normalise: whether to shift and scale to mean 0 and standard deviation 1 over the training
             rows: all pixels of images alike, other data by column.
+        validation: a share of the `size` training rows to set aside as `x_validation`, drawn by
+            `seed` with every class in proportion, or a `Fold`. The test rows are the same with and
+            without it.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -132,9 +139,13 @@ def load(
         raise ValueError(f"{name!r}: no such data set; expected one of {', '.join(NAMES)}")
     size = None if size is None else as_int("size", size, 1)
     features = None if features is None else as_int("features", features, 1)
-    seed = as_int("seed", seed, 0, _LARGEST_SEED)
+    seed = as_int("seed", seed, 0, LARGEST_SEED)
     if not isinstance(normalise, bool):
         raise TypeError(f"normalise={normalise!r}: expected True or False")
+    validation = as_validation(validation)
+    own_path = None if path is None else str(Path(path).absolute())  # a worker may run elsewhere
+    arguments: dict[str, Any] = dict(name=name, size=size, features=features, seed=seed)
+    arguments |= dict(path=own_path, normalise=normalise, validation=validation)
 
     packages: dict[str, str] = {}
     if path is None and name in MADE:
@@ -158,8 +169,46 @@ def load(
                 raise ValueError(
                     f"{file}: changed while it was read; load it again when it is complete"
                 )
-        return {"classes": raw.classes}, prepare(raw, size, seed, features, normalise)
+        prepared = prepare(raw, size, seed, features, normalise, validation)
+        return {"classes": raw.classes}, prepared
 
-    key = dict(name=name, size=size, features=features, seed=seed, normalise=normalise)
+    key: dict[str, Any] = dict(name=name, size=size, features=features, seed=seed)
+    key |= dict(normalise=normalise, validation=plain(validation))
     material = dict(contents=contents, packages=packages)
-    return Dataset(name, **cache.fetch(name, {**key, **material}, make))
+    dataset = Dataset(name, **cache.fetch(name, {**key, **material}, make))
+    object.__setattr__(dataset, "reload", Reload(material, arguments))  # it is frozen
+    return dataset
+
+
+@dataclass(frozen=True)
+class Reload:
+    """Loads a set again, here or in another process; its text is the call of `load`.
+
+    Attributes:
+        material: what the rows depend on beside the arguments: files and versions.
+        arguments: of `load`.
+    """
+
+    material: dict[str, Any]
+    arguments: dict[str, Any]
+
+    def __call__(self, **others: Any) -> Dataset:
+        """Load the set, with other arguments where they are given.
+
+        Raises:
+            ValueError: the user's files, or packages that the rows depend on, are others now.
+        """
+        dataset = load(**{**self.arguments, **others})
+        assert isinstance(dataset.reload, Reload)
+        if dataset.reload.material != self.material:
+            raise ValueError(
+                f"{self.arguments['path'] or self.arguments['name']}: the set has changed since it "
+                "was loaded; expected the same files and versions of packages wherever it is used"
+            )
+        return dataset
+
+    def __str__(self) -> str:
+        name, *rest = self.arguments.items()
+        usual = {name: each.default for name, each in inspect.signature(load).parameters.items()}
+        others = [f"{name}={value!r}" for name, value in rest if value != usual[name]]
+        return f"load({', '.join([repr(name[1]), *others])})"

@@ -1,13 +1,15 @@
 """The preparation of a data set: raw rows become float32 arrays in four steps.
 
 1. check: finite values, labels in range, shapes that fit (`raw.check`);
-2. divide into training and test rows, keep `size` training rows (`raw.divide`);
+2. divide into training and test rows, keep `size` training rows, and set some of these aside to
+   validate if that is asked for (`raw.divide`);
 3. normalise to mean 0 and standard deviation 1 over the training rows. All pixels of images share
    one mean and one deviation (their columns share a unit, and blank border pixels have no
    deviation); other columns have their own;
 4. project onto the first `features` principal components of the training rows.
 
-Everything is fitted on the training rows only, and then applied to the test rows.
+Everything is fitted on the training rows only, and then applied to the others. Rows that validate
+are no training rows.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nn.data.raw import CHUNK, Raw, check, divide
+from nn.data.validation import Fold
 
 if (
     TYPE_CHECKING
@@ -27,9 +30,16 @@ if (
 
 
 def prepare(
-    raw: Raw, size: int | None, seed: int, features: int | None, normalise: bool
+    raw: Raw,
+    size: int | None,
+    seed: int,
+    features: int | None,
+    normalise: bool,
+    validation: float | Fold | None = None,
 ) -> Iterator[tuple[str, tuple[int, ...], Iterator[NDArray]]]:
-    """Yield the arrays x, y, x_test, y_test of the prepared set as (name, shape, rows in chunks).
+    """Yield the arrays of the prepared set as (name, shape, rows in chunks).
+
+    They are x and y, x_validation and y_validation if `validation` is given, x_test and y_test.
 
     Args:
         raw: the rows.
@@ -37,13 +47,14 @@ def prepare(
         seed: seed of the division and of the choice of training rows.
         features: number of principal components, or None to keep the columns.
         normalise: whether to take step 3.
+        validation: a share of the training rows to set aside, or a fold.
 
     Raises:
         ValueError: the rows make no data set, `size` exceeds the number of training rows, or
             `features` exceeds the number of training rows or of columns.
     """
     check(raw)
-    x, y, x_test, y_test = divide(raw, size, seed)
+    (x, y), held, test = divide(raw, size, seed, validation)
     rows, columns = x.shape
     if features is not None and features > min(rows, columns):
         raise ValueError(
@@ -74,10 +85,10 @@ def prepare(
         pca = PCA(features, svd_solver="covariance_eigh").fit(np.concatenate([*normal(x)]))
 
     width = columns if features is None else features
-    yield "x", (rows, width), final(x)
-    yield "y", y.shape, iter([y])
-    yield "x_test", (len(x_test), width), final(x_test)
-    yield "y_test", y_test.shape, iter([y_test])
+    for suffix, part in (("", (x, y)), ("_validation", held), ("_test", test)):
+        if part is not None:
+            yield f"x{suffix}", (len(part[0]), width), final(part[0])
+            yield f"y{suffix}", part[1].shape, iter([part[1]])
 
 
 def _chunks(x: NDArray) -> Iterator[NDArray[np.float64]]:

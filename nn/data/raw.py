@@ -1,4 +1,4 @@
-"""Rows as a source has them, checks of them, and their division into training and test rows."""
+"""Rows as a source has them, checks of them, and their division into parts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+
+from nn.data.validation import Fold, hold_out
 
 ONE_IN = 7
 """One row in seven is for testing if a source has no test rows, as in MNIST (10,000 of 70,000)."""
@@ -100,13 +102,18 @@ def stratified(y: NDArray, seed: int, origin: str) -> tuple[NDArray, NDArray]:
     return train, test
 
 
+Part = tuple[NDArray, NDArray[np.int64]]
+"""x, (n, d), and y, (n,), of some rows."""
+
+
 def divide(
-    raw: Raw, size: int | None, seed: int
-) -> tuple[NDArray, NDArray[np.int64], NDArray, NDArray[np.int64]]:
-    """Return x and y of `size` training rows, then x and y of the test rows.
+    raw: Raw, size: int | None, seed: int, validation: float | Fold | None = None
+) -> tuple[Part, Part | None, Part]:
+    """Return the rows that train, those that validate (None without `validation`), and test rows.
 
     A source without test rows is divided first (stratified). The training rows kept are a random
-    choice by `seed`; a smaller choice is a part of every larger one.
+    choice by `seed`; a smaller choice is a part of every larger one. Rows that validate are taken
+    from these.
 
     Raises:
         ValueError: there are fewer than `size` training rows, or too few to divide.
@@ -123,7 +130,12 @@ def divide(
         )
     if size is not None and size < len(train):
         train = np.random.default_rng(seed).permutation(train)[:size]
-    return raw.x[train], raw.y[train], x_test, y_test
+    held = None
+    if validation is not None:
+        kept, left_out = hold_out(raw.y[train], validation, seed, raw.origin)
+        held = raw.x[train[left_out]], raw.y[train[left_out]]
+        train = train[kept]
+    return (raw.x[train], raw.y[train]), held, (x_test, y_test)
 
 
 def draw(

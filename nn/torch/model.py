@@ -3,7 +3,8 @@
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import EllipsisType
 from typing import Any
@@ -316,12 +317,13 @@ class TorchModel(Model):
         self.backward(dy, contexts, add=add, ready=ready)
         return float(loss)
 
-    def predict(self, x: NDArray, rows: int = 1024) -> NDArray:
-        """Like `Model.predict`, with the modules in evaluation mode."""
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Like `Model._evaluating`: modules are in evaluation mode, and torch keeps no graph."""
         module = self._whole.module.eval()
         try:
             with torch.no_grad():
-                return super().predict(x, rows)
+                yield
         finally:
             module.train()
 

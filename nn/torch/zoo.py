@@ -121,7 +121,8 @@ def vgg11(
 ) -> Sequential:
     """VGG-11 (Simonyan and Zisserman 2015, table 1, column A) with one Linear layer at its end.
 
-    The paper ends in three Linear layers for 7x7 pixels; of 32x32 images only one pixel is left.
+    The paper ends in three Linear layers for 7x7 pixels; of 32x32 images only one pixel is left. Of
+    smaller ones, such as 28x28, pooling keeps the last row and column where a size is odd.
 
     Args:
         width: channels of the first convolutions.
@@ -138,12 +139,13 @@ def vgg16(
 
 def _vgg(depths: list[int], classes: int, input_shape: Shape, width: int, norm: str) -> Sequential:
     layers: list[Module] = []
-    channels, *_ = _image(input_shape, 1 << len(depths))
+    channels, *size = _image(input_shape, (1 << len(depths) - 1) + 1)
+    keeps_odd = min(size) < 1 << len(depths)  # or else no pixel would be left
     for depth, factor in zip(depths, (1, 2, 4, 8, 8)):
         for _ in range(depth):
             layers += [*_conv(channels, factor * width, norm), ReLU()]
             channels = factor * width
-        layers.append(MaxPool2d(2))
+        layers.append(MaxPool2d(2, ceil_mode=keeps_odd))
     return Sequential(*layers, *_head(channels, classes))
 
 

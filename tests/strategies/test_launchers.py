@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from strategies.launchers import EXPECTED, LAUNCHERS, launcher_in
+from strategies.launchers import EXPECTED, LAUNCHERS, launcher_in, without_launcher
 from tests.strategies.comm.test_torch_comm import MPI_OWN
 
 ROOT = Path(__file__).parents[2]
@@ -112,3 +112,11 @@ def test_a_rank_beside_a_size_tells_the_launcher(launcher, rank):
 )
 def test_a_process_alone_is_legitimate(environment):
     assert launcher_in(environment) is None
+
+
+def test_a_process_without_a_launcher_is_a_world_of_its_own():
+    mine = {"HOME": "/home", "OMP_NUM_THREADS": "1", "OMPI_MCA_osc": "^ucx", "SLURM_NTASKS": "4"}
+    theirs = {name: "1" for names in LAUNCHERS.values() for name in names if name}
+    theirs |= {EXPECTED: "2", "PMIX_NAMESPACE": "a", "PMI_FD": "3", "OMPI_MCA_ess_base_jobid": "4"}
+    assert without_launcher(mine | theirs) == mine
+    assert launcher_in(mine | theirs)

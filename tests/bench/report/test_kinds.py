@@ -6,19 +6,26 @@ import pytest
 
 from bench.core.cell import Cell
 from bench.report.kinds import (
+    EnsembleScores,
     History,
+    KFold,
     Measurement,
     Mutant,
     Promise,
     Proof,
     Race,
     Scaling,
+    Search,
+    Task,
     Transfer,
+    Use,
     WrongCell,
 )
 from bench.report.proofs import Comparison
 from bench.report.table import main, render
 from strategies.records import Record, Run, RunFile, Unknown, from_dict, read
+from strategies.tasks.kfold import FoldScore, Scores
+from strategies.tasks.search import Rung, Trial
 from strategies.training import Evaluation
 
 pytestmark = pytest.mark.workers(1)
@@ -65,6 +72,41 @@ EXAMPLES = [
     Proof("tests/test_a.py::test_c", "failed", 1, 0.5, "rank 0: AssertionError"),
     Mutant("first_row_only", "Only the first row counts.", "nn/loss.py", ["tests/a.py::test"]),
     Mutant("survivor", "Nobody sees it.", "nn/loss.py", []),
+    KFold(
+        *("digits", 2, True, 0, 64, 3, "2", 1.5),
+        [
+            Scores(
+                "lenet",
+                "cosine",
+                [
+                    FoldScore([7, 8], [8, 8], 0.25, 0.75, "ab"),
+                    FoldScore([8, 5], [8, 8], math.nan, 0.5, "cd"),
+                ],
+            ),
+            Scores("mlp", "cosine", [FoldScore(error="it failed"), FoldScore(error="too")]),
+        ],
+    ),
+    Search(
+        *("digits", "halving", 0, "2", 1.5),
+        trials=[
+            Trial(0, {"lr": 0.1}, [Rung(1, 0.5, 0.7, 0.1, "ab"), Rung(3, 0.8125, 0.2, 0.2, "cd")]),
+            Trial(1, {"lr": 9.0}, [Rung(1, error="it failed")]),
+        ],
+        best=0,
+        epochs=3,
+        accuracy=0.8125,
+        test_accuracy=0.75,
+        order=[(0, 0), (1, 0), (0, 1)],
+        line="train_configuration({})",
+    ),
+    EnsembleScores(
+        *("digits", 2, 2, 0, 64, 3, "2", 1.5),
+        members={"mlp": [0.75, 0.5], "lenet": [0.8, 0.9]},
+        combinations={"soft": [0.9, 1.0]},
+    ),
+    Use("kfold", 0.25, 0.5, {"worker 1": [1.0, 0.5]}, {"worker 1": 0.375}, {"worker 1": 0.125}),
+    Task("ab", {"rate": 0.1}, [1.0], None, 0.5, 1),
+    Task("cd", {"rate": 0.2}, None, "it failed", 0.5, 2),
 ]
 
 
@@ -127,6 +169,11 @@ def test_a_file_alone_gives_the_tables(tmp_path, monkeypatch, capsys):
         "1e-04",  # of the tolerance
         "1 tests",
         "survivor",
+        "87.50%  8.84%       81.2%",  # of two folds: accuracy, spread, worst class
+        "81.25% 75.00%",  # of a search
+        "+10.00%             yes",  # of an ensemble
+        "0.50      0.38    0.12         0.75",  # of a worker's cores
+        "failed",
         f"line {len(EXAMPLES) + 3} cannot be read: Expecting value",
     ):
         assert text in shown

@@ -37,10 +37,10 @@ def test_a_promise_is_kept_up_to_its_limit(value, kept):
 def test_a_promise_is_not_broken_by_other_programs(value, limit, load, needed, outcome):
     promise = made("a / b", value, limit, needed, {"background_load": [load, load]})
     if outcome is None:
-        hold(promise)
+        hold([promise])
         return
     with pytest.raises(outcome) as said:
-        hold(promise)
+        hold([promise])
     assert str(said.value).startswith("a / b: 1.100, promised is at most 1.000")
     assert ("kept 1.0 cores busy" in str(said.value)) is (load == 1.0)
 
@@ -56,7 +56,7 @@ def test_a_promise_is_broken_by_more_than_other_programs_explain(load, most):
         assert not broken.excused
         assert broken.verdict.endswith(f"which explains at most {3 * most:.3f}")
         with pytest.raises(pytest.fail.Exception):
-            hold(broken)
+            hold([broken])
 
 
 def test_the_state_of_the_machine_is_said():
@@ -100,3 +100,16 @@ def test_the_load_is_that_of_the_race_or_of_the_lap(comm, options, load):
     promised(comm, record, lambda: 0.7, False, "a / b", 1.0, 1.5, cores=2, **options)
     said = f"other programs kept {load} cores busy" if load else ""
     assert kept[0].meanwhile == said
+
+
+def test_of_several_promises_an_excused_one_does_not_hide_a_broken_one():
+    excused = made("excused", 1.1, 1.0, 2, {"background_load": [1.0]})
+    broken = made("broken", 9.0, 1.0, 2, {"background_load": [1.0]})
+    kept = made("kept", 0.5, 1.0, 2, {"background_load": [1.0]})
+    with pytest.raises(pytest.skip.Exception, match="excused"):
+        hold([kept, excused])
+    for several in ([excused, broken], [broken, excused]):
+        with pytest.raises(pytest.fail.Exception, match=r"broken: 9\.000") as said:
+            hold(several)
+        assert "excused" not in str(said.value)
+    hold([kept])

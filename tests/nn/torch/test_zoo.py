@@ -183,6 +183,14 @@ def test_images_are_halved_as_often_as_published(name, size):
     assert net[:-3](torch.zeros(1, *IMAGES)).shape[2:] == (size, size)
 
 
+@pytest.mark.workers(1)
+@pytest.mark.parametrize("name", ["vgg11", "vgg16"])
+def test_vgg_takes_images_of_28x28_and_leaves_odd_sizes_of_larger_ones_as_published(name):
+    for side in (28, 63):
+        net = build(name, width=2, input_shape=(1, side, side))
+        assert net[:-3](torch.zeros(1, 1, side, side)).shape[2:] == (1, 1)
+
+
 KINDS = {
     "group": torch.nn.GroupNorm,
     "batch": (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d),
@@ -257,7 +265,7 @@ def test_shortcuts_without_parameters_take_every_second_pixel_and_add_empty_chan
         ({"name": "cnn", "input_shape": (1, 9, 28)}, ValueError, "images of at least 10x10"),
         ({"name": "lenet", "input_shape": (1, 12, 11)}, ValueError, "images of at least 12x12"),
         ({"name": "lenet", "input_shape": (1, 28)}, ValueError, r"expected \(channels, height"),
-        ({"name": "vgg16", "input_shape": (3, 31, 32)}, ValueError, "at least 32x32"),
+        ({"name": "vgg16", "input_shape": (3, 16, 32)}, ValueError, "at least 17x17"),
         ({"name": "resnet20", "width": 0}, ValueError, "width=0: expected 1 or more"),
         ({"name": "mobilenet", "classes": 2.5}, TypeError, "classes=2.5: expected a whole number"),
         ({"name": "resnet18", "depth": 2}, TypeError, "unexpected keyword argument 'depth'"),

@@ -1,0 +1,116 @@
+"""Whole runs that rank 0 makes, with worker processes of its own, while the other ranks sleep."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import psutil
+from joblib.externals.loky import get_reusable_executor
+from mpi4py import MPI
+
+from bench.core.core_use import CoreUse, watched
+from bench.core.cores import unbound
+from bench.core.turns import Contender
+from strategies.comm.on_rank_0 import sleeping_barrier
+from strategies.launchers import without_launcher
+from strategies.tasks import Workers, run_tasks
+
+SETTLED = 0.2
+"""Seconds that a worker's first task takes, so that each worker gets one."""
+
+
+def whole_run(comm: MPI.Intracomm, run: Callable[[], object]) -> Contender:
+    """Make a contender whose turn is a call of `run` on rank 0 for every step.
+
+    Time it with `take_turns(..., steps=1)`: a whole run is long enough. Collective, and nothing is
+    done before the clock starts, so call `run` once before to have it find all it needs.
+    """
+
+    def turn(first: int, steps: int) -> float:
+        seconds = np.zeros(1)
+        if comm.rank == 0:
+            start = time.perf_counter()
+            for _ in range(steps):
+                run()
+            seconds[0] = time.perf_counter() - start
+        sleeping_barrier(comm)
+        comm.Bcast(seconds)
+        return float(seconds[0])
+
+    return Contender(turn)
+
+
+@contextmanager
+def outside_the_launch() -> Iterator[None]:
+    """A context in which processes that other libraries start are no ranks of this launch.
+
+    A process that finds a launcher's variables takes itself for the rank that has started it, and
+    MPI then writes into that rank's shared memory.
+    """
+    before = dict(os.environ)
+    for name in before.keys() - without_launcher(before).keys():
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """As many workers as there are ranks.
+
+    Attributes:
+        workers: an executor for `run_tasks` and its like; None on ranks other than 0.
+        pids: name -> number of each worker's process.
+    """
+
+    workers: Workers | None = None
+    pids: dict[str, int] = field(default_factory=dict)
+
+    def uses(
+        self, serial: Callable[[], object], parallel: Callable[[], object]
+    ) -> dict[str, CoreUse]:
+        """Make both runs once more on rank 0, and return what processes use; empty elsewhere.
+
+        Of the serial run that is this process; of the parallel one it manages the workers.
+        """
+        if self.workers is None:
+            return {}
+        own = os.getpid()
+        with watched({"the process": own}) as alone:
+            serial()
+        with watched({"manager": own, **self.pids}) as together:
+            parallel()
+        return {"serial": alone, "parallel": together}
+
+
+@contextmanager
+def pool(comm: MPI.Intracomm) -> Iterator[Pool]:
+    """Start a worker for each rank, which any core may run, and end them with the block.
+
+    Workers of joblib that the block has started end too: they would last for minutes.
+    """
+    if comm.rank > 0:
+        yield Pool()
+        return
+    with unbound():
+        before = _children()
+        with Workers(comm.size) as workers:
+            run_tasks(_settle, range(comm.size), workers, progress=False)
+            pids = sorted(_children() - before)
+            try:
+                yield Pool(workers, {f"worker {i}": pid for i, pid in enumerate(pids)})
+            finally:
+                get_reusable_executor().shutdown(kill_workers=True)
+
+
+def _settle(task: int) -> None:
+    time.sleep(SETTLED)
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}

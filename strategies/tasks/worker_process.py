@@ -1,0 +1,65 @@
+"""What a worker of our own runs: one call after the other, until its parent closes the pipe."""
+
+import contextlib
+import importlib
+import os
+import shutil
+import signal
+import threading
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+import cloudpickle
+
+
+def serve(handle: int, names: Sequence[str]) -> None:
+    """Run the calls that come by the connection `handle`. Does not return before its end.
+
+    Args:
+        names: the folder of shared arrays, and modules to import first.
+    """
+    folder, *modules = names
+    _end_with_the_parent(folder)
+    for name in modules:
+        importlib.import_module(name)
+    connection = Connection(handle)
+    while True:
+        try:
+            function, args = connection.recv()
+        except EOFError:
+            return
+        except Exception as error:  # a module that is missing here, for one
+            connection.send(("began", None))
+            connection.send_bytes(_error(error))
+            continue
+        connection.send(("began", None))
+        try:
+            answer = cloudpickle.dumps(("value", function(*args)))
+        except Exception as error:
+            answer = _error(error)
+        connection.send_bytes(answer)
+
+
+def _error(error: Exception) -> bytes:
+    try:
+        return cloudpickle.dumps(("error", error))
+    except Exception:
+        text = "".join(traceback.format_exception(error))
+        return cloudpickle.dumps(("error", RuntimeError(text)))
+
+
+def _end_with_the_parent(folder: str) -> None:
+    """Watch stdin, which ends when the parent does, however that dies."""
+    lifeline = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)  # a task that reads its input finds nothing there
+    os.close(null)
+
+    def watch() -> None:
+        os.read(lifeline, 1)
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

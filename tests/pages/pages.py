@@ -37,7 +37,7 @@ SHORT_FORMS = [
     ),
     (r"pip install (.*)", r".trial/bin/pip install --dry-run --quiet \1"),
     # Collects the same tests, and runs none: `.ci/run` runs these sessions.
-    (r"nox -s (correctness|optional)", rf"nox -R -s \1 -- {COLLECT}"),
+    (r"nox -s (correctness|optional|promises)", rf"nox -R -s \1 -- {COLLECT}"),
     (r"nox -s (correctness|optional) -- (.*)", rf"nox -R -s \1 -- \2 {COLLECT}"),
     (r"nox -s (mutants|faults)", r"nox -R -s \1 -- --collect-only -q tests/\1"),
     (r"nox -s (mutants|faults) -- (.*)", r"nox -R -s \1 -- --collect-only -q tests/\1 \2"),

@@ -4,7 +4,7 @@ Every benchmark file asks one question; the first line of its docstring is that 
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from bench.core.cell import Case, Cell, Measurement
 from bench.core.check import WrongTraining
 from bench.core.machine_state import State
 from bench.core.race import measure
-from bench.races import Race, plan
+from bench.races import PlannedRace, plan
 from bench.report.kinds import WrongCell
 from bench.report.progress import Progress
 from bench.report.promises import Promise, made
@@ -35,7 +35,7 @@ FIRST = "test_speedup"
 """The main question: its cells are there even if the run is ended early."""
 
 PROGRESS = pytest.StashKey[Progress]()
-RACES = pytest.StashKey[dict[str, Race]]()
+RACES = pytest.StashKey[dict[str, PlannedRace]]()
 """Node id of a test -> the race of the cell that it measures."""
 
 
@@ -76,13 +76,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         too_much = config.option.quick and item.get_closest_marker("full")
         fixtures = getattr(item, "fixturenames", ())
         no_cell = config.option.cells and "speedup" not in fixtures
-        no_promise = config.option.promises and not {"promise", "promises"} & {*fixtures}
+        no_promise = config.option.promises and "promise" not in fixtures
         return bool(too_much or no_cell or no_promise)
 
-    if dropped := [item for item in items if left_out(item)]:
-        items[:] = [item for item in items if item not in dropped]
+    def shown_twice(item: pytest.Item) -> bool:
+        race = races.get(item.nodeid)
+        return race is not None and item.nodeid not in race.tests.values()
+
+    kept = [item for item in items if not left_out(item)]
+    kept.sort(key=lambda item: item.path.parent == HERE and item.path.stem != FIRST)
+    races = plan([item for item in kept if item.path.is_relative_to(HERE)], MPI.COMM_WORLD.size)
+    if config.option.cells:  # for the gate, two cells are two samples
+        kept = [item for item in kept if not shown_twice(item)]
+    if dropped := [item for item in items if item not in kept]:
         config.hook.pytest_deselected(items=dropped)
-    items.sort(key=lambda item: item.path.parent == HERE and item.path.stem != FIRST)
+    items[:] = kept
+    config.stash[RACES] = races
     ours = [item for item in items if item.path.is_relative_to(HERE)]
     for item in ours:
         item.add_marker(pytest.mark.benchmark(timer=replay, group=_question(item)))
@@ -90,14 +99,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.alone)  # what is measured is never shared out
         # Ranks that do not take part set the fixture up, and never use it.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
-    config.stash[RACES] = plan(ours, MPI.COMM_WORLD.size)
-    for item in ours:
-        if race := config.stash[RACES].get(item.nodeid):
-            item.add_marker(pytest.mark.ranks(race.workers))
+        if item.nodeid in races:
+            item.add_marker(pytest.mark.ranks(races[item.nodeid].workers))
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     assert terminal is not None
     progress = Progress(terminal)
-    progress.plan(ours)
+    progress.plan(ours, {node: id(race) for node, race in races.items()})
     config.stash[PROGRESS] = progress
     config.pluginmanager.register(progress, "lockstep-progress")
 
@@ -145,55 +152,44 @@ def lap(comm: MPI.Intracomm) -> Callable[[], float]:
 
 
 @pytest.fixture
-def promises(
-    record: Callable[..., None], pytestconfig: pytest.Config
-) -> Callable[[Sequence[Promise]], None]:
-    """Record ratios with their limits; with `--promises`, fail if one is not kept."""
-
-    def promises(made: Sequence[Promise]) -> None:
-        for each in made:
-            record(each, f"{each.value:.3f}", [], {"ratio": each.value, "limit": each.limit})
-        if pytestconfig.option.promises:
-            hold(made)
-
-    return promises
-
-
-@pytest.fixture
 def promise(
     comm: MPI.Intracomm,
     record: Callable[..., None],
     lap: Callable[[], float],
     pytestconfig: pytest.Config,
-) -> Callable[..., None]:
-    """Record a ratio with its limit, if any; with `--promises`, fail if it is not kept."""
-    return partial(promised, comm, record, lap, pytestconfig.option.promises)
+) -> Iterator[Callable[..., None]]:
+    """Record a ratio with its limit, if any.
+
+    With `--promises` the test fails if one of its ratios is not kept, after all are recorded.
+    """
+    found: list[Promise] = []
+    yield partial(promised, comm, record, lap, found)
+    if pytestconfig.option.promises:
+        hold(found)
 
 
 def promised(
     comm: MPI.Intracomm,
     record: Callable[..., None],
     lap: Callable[[], float],
-    holds: bool,
+    found: list[Promise],
     what: str,
     value: float,
-    limit: float | None,
+    limit: float | None = None,
     seconds: Sequence[float] = (),
     cores: int | None = None,
     machine: State | None = None,
     **extra: Any,
 ) -> None:
-    """Do what the fixture `promise` does.
+    """Do what the fixture `promise` does, and add the ratio to those that were `found`.
 
     A ratio of times comes with its rounds, `seconds`, which were measured on `cores` cores, by
     default one for each rank, in the last lap or in a race that looked at the `machine`.
     """
     state = machine or {"background_load": [lap() if seconds else 0.0]}
-    found = made(what, value, limit, cores or comm.size, state)
-    extra |= {"ratio": found.value, "limit": limit}
-    record(found, f"{value:.3f}", list(seconds), extra)
-    if holds:
-        hold([found])
+    found.append(made(what, value, limit, cores or comm.size, state))
+    extra |= {"ratio": float(value), "limit": limit}
+    record(found[-1], f"{value:.3f}", list(seconds), extra)
 
 
 def hold(promises: Sequence[Promise]) -> None:
@@ -223,7 +219,7 @@ def measure_and_keep(
     topic: str,
     comm: MPI.Intracomm,
     record: Callable[..., None],
-    race: Race | None,
+    race: PlannedRace | None,
     cell: Cell,
     case: Case | None = None,
     **options: Any,

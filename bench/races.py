@@ -15,22 +15,24 @@ from mpi4py import MPI
 from bench.core import grid
 from bench.core.cell import Case, Cell, Measurement
 from bench.core.race import race, raced_with
+from strategies.base import Refused
+from strategies.comm.raise_together import raise_together
 
 Outcome = Measurement | Exception
 
 
 @dataclass
-class Race:
+class PlannedRace:
     """Cells that take turns with one another, and what came out, once it is known.
 
     Attributes:
         cases: cell -> says how it is trained.
-        tests: node ids of the tests that measure them.
+        tests: cell -> node id of the first test that measures it.
         outcomes: cell -> its measurement, or what kept it from being measured.
     """
 
     cases: dict[Cell, Callable[[], Case]] = field(default_factory=dict)
-    tests: list[str] = field(default_factory=list)
+    tests: dict[Cell, str] = field(default_factory=dict)
     outcomes: dict[Cell, Outcome] = field(default_factory=dict)
 
     @property
@@ -57,16 +59,18 @@ class Race:
         cases: dict[Cell, Case] = {}
         failed: dict[Cell, Outcome] = {}
         for cell, make in self.cases.items():
-            if cell.workers <= comm.size:
-                try:
-                    cases[cell] = make()
-                except Exception as error:  # the others are raced without it
-                    failed[cell] = error
-        raced = race(list(cases.values()), comm) if cases else []
+            if cell.workers > comm.size:
+                failed[cell] = Refused(f"{cell.workers} workers, and {comm.size} ranks are left")
+                continue
+            try:
+                cases[cell] = raise_together(comm, make)
+            except Exception as error:  # the others are raced without it
+                failed[cell] = error
+        raced = race(list(cases.values()), comm)
         self.outcomes = failed | dict(zip(cases, raced, strict=True))
 
 
-def plan(items: Sequence[pytest.Item], ranks: int) -> dict[str, Race]:
+def plan(items: Sequence[pytest.Item], ranks: int) -> dict[str, PlannedRace]:
     """Find the races among the tests of a run with so many ranks.
 
     Tests that are skipped, for want of ranks too, take no part.
@@ -74,7 +78,7 @@ def plan(items: Sequence[pytest.Item], ranks: int) -> dict[str, Race]:
     Returns:
         For the node id of each test that measures a planned cell, its race.
     """
-    races: dict[object, Race] = {}
+    races: dict[object, PlannedRace] = {}
     found = {}
     for item in items:
         make = getattr(getattr(item, "function", None), "cell", None)
@@ -84,14 +88,25 @@ def plan(items: Sequence[pytest.Item], ranks: int) -> dict[str, Race]:
         cell, how = make(**arguments), item.function.case  # type: ignore[attr-defined]
         if cell.workers > ranks:
             continue
-        each = races.setdefault((raced_with(cell), how), Race())
+        each = races.setdefault((raced_with(cell), how), PlannedRace())
         each.cases[cell] = partial(how, cell, **arguments) if how else partial(grid.case, cell)
-        each.tests.append(item.nodeid)
+        each.tests.setdefault(cell, item.nodeid)
         found[item.nodeid] = each
     return found
 
 
 def _arguments(function: Callable, item: pytest.Item) -> dict[str, object]:
-    """Return the parameters of a test that a function asks for."""
-    known = {**item.callspec.params, "pytestconfig": item.config}  # type: ignore[attr-defined]
-    return {name: known[name] for name in inspect.signature(function).parameters}
+    """Return the parameters of a test that a function asks for.
+
+    Raises:
+        UsageError: it asks for something else.
+    """
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    known = {**parameters, "pytestconfig": item.config}
+    asked = inspect.signature(function).parameters
+    if unknown := [name for name in asked if name not in known]:
+        raise pytest.UsageError(
+            f"{item.nodeid}: the function of its cell asks for {', '.join(unknown)}, expected "
+            f"some of {', '.join(known)}"
+        )
+    return {name: known[name] for name in asked}

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
@@ -32,7 +33,7 @@ from bench.core.machine_state import MachineState, State
 from bench.core.profile import profile, single_steps
 from bench.core.silence import Silent
 from bench.core.turns import Contender, Rounds, Turn, take_turns
-from strategies.comm.on_rank_0 import sleeping_barrier
+from strategies.base import Strategy
 from strategies.comm.raise_together import raise_together
 
 ROUNDS = (5, 15)
@@ -45,11 +46,16 @@ SECONDS_EACH = 1.2
 """For the rounds of a race of several, times their number."""
 
 MEMORY = 2**31
-"""Bytes that all contenders of a race may keep on a rank, as far as they can be foreseen."""
+"""Bytes that the parameters of a race, and what is as long as they are, may take on a rank."""
 
-COPIES = 12
-"""A cell keeps at most so many vectors as long as the parameters: parameters, gradients and a few
-of the optimizer's, of the strategy and of its silent copy."""
+
+def vectors(workers: int) -> int:
+    """Return how many vectors as long as the parameters a cell may keep on a rank.
+
+    Parameters, gradients and two of the optimizer's, and a shared window with a row for each
+    worker; and as many in the copy without messages, which shares nothing.
+    """
+    return 2 * (4 + workers)
 
 
 def measure(
@@ -117,17 +123,58 @@ def race(
     return outcomes
 
 
+def turns_on(
+    comm: MPI.Intracomm, contenders: Mapping[str, Contender], *rounds: Any, **options: Any
+) -> tuple[Rounds, State]:
+    """Let contenders take turns, and look at the machine before every round. Collective.
+
+    Args:
+        rounds, options: for `take_turns`.
+    """
+    machine = MachineState(comm)
+
+    def seconds() -> float:
+        return comm.bcast(time.perf_counter())
+
+    try:
+        found = take_turns(contenders, *rounds, **options, before_round=machine.look, clock=seconds)
+    finally:
+        state = machine.close()
+    return found, state
+
+
 def raced_with(cell: Cell) -> tuple[str, int, int, str]:
     """Return what cells of one race have in common."""
     return cell.model, cell.batch_size, cell.dataset_size, cell.device
 
 
-def _heats(cases: Sequence[Case]) -> Iterator[Sequence[Case]]:
+def _heats(cases: Sequence[Case]) -> Iterator[list[Case]]:
     """Divide cells into groups that fit into MEMORY; a cell that does not fit is alone."""
+    if not cases:
+        return
     size = cases[0].sequential().model.params.nbytes
-    most = max(1, MEMORY // (COPIES * size))
-    for first in range(0, len(cases), most):
-        yield cases[first : first + most]
+    heat: list[Case] = []
+    taken = 0
+    for case in cases:
+        taken += size * vectors(case.cell.workers)
+        if heat and taken > MEMORY:
+            yield heat
+            heat, taken = [], size * vectors(case.cell.workers)
+        heat.append(case)
+    yield heat
+
+
+class _Failed(Exception):
+    """A cell has failed in the rounds; on every rank.
+
+    Attributes:
+        entrant: the cell.
+        error: what its strategy raised; on ranks that are no workers, that it did.
+    """
+
+    def __init__(self, entrant: _Entrant, error: Exception) -> None:
+        super().__init__(str(error))
+        self.entrant, self.error = entrant, error
 
 
 class _Entrant:
@@ -146,12 +193,19 @@ class _Entrant:
         takes_part = comm.rank < case.cell.workers
         self.workers = cast(MPI.Intracomm, comm.Split(0 if takes_part else MPI.UNDEFINED))
         self._takes_part = self.workers != MPI.COMM_NULL
-        # Workers communicate in it. If one of them alone fails while the others wait for it, they
-        # wait until the deadline of the test, as in any program.
-        self.check: Check = comm.bcast(raise_together(comm, self._build_and_check))
-        if self.check.problem:
+        self._parallel: Strategy | None = None
+        self._without_messages: Strategy | None = None
+        try:
+            # Workers communicate in it. If one of them alone fails while the others wait for it,
+            # they wait until the deadline of the test, as in any program.
+            self.check: Check = comm.bcast(raise_together(comm, self._build_and_check))
+            if self.check.problem:
+                raise WrongTraining(case.cell, self.check)
+        except MPI.Exception:  # a rank has died: nothing can be closed together any more
+            raise
+        except Exception:
             self.close()
-            raise WrongTraining(case.cell, self.check)
+            raise
 
     def _build_and_check(self) -> Check | None:
         if not self._takes_part:
@@ -159,7 +213,6 @@ class _Entrant:
         case, workers = self.case, self.workers
         self._parallel = raise_together(workers, lambda: case.build(workers))
         check = case.check(self._parallel, case.sequential(), case.check_batches, workers)
-        self._without_messages = None
         if case.runs_silent and not check.problem:
             self._silent = Silent(workers)
             with self._silent.private_memory():
@@ -167,76 +220,125 @@ class _Entrant:
             self._without_messages.step(case.batches[0])  # buffers hold numbers from here on
         return check
 
+    @property
+    def period(self) -> int:
+        """Steps after which the strategy repeats what it does."""
+        period = getattr(self._parallel, "period", 1)
+        return self._comm.bcast(period if isinstance(period, int) else 1)
+
     def contenders(self) -> dict[str, Contender]:
         """Return its arms by name; with more workers than cores they do not set the pace."""
-        crowded = self.case.cell.workers > available()
-        found = {"parallel": Contender(self._turn("_parallel"), paces=not crowded)}
+        crowded, period = self.case.cell.workers > available(), self.period
+        found = {"parallel": Contender(self._turn("_parallel", period), paces=not crowded)}
         if self.case.runs_silent:
-            found["silent"] = Contender(self._turn("_without_messages"), paces=False)
+            found["silent"] = Contender(self._turn("_without_messages", period), paces=False)
         return found
 
-    def _turn(self, name: str) -> Turn:
-        if not self._takes_part:
-            return among(self._comm, self.workers, lambda first, steps: 0.0)
+    def _turn(self, name: str, period: int) -> Turn:
         strategy = getattr(self, name)
-        turn: Turn = partial(together, self.workers, training(strategy.step, self.case.batches))
-        if strategy is self._without_messages:
-            turn = within(self._silent.silence, turn)
-        period = getattr(strategy, "period", 1)
-        turn = bounded(turn, period if isinstance(period, int) else 1)
-        alone = self.workers.size < self._comm.size
-        return among(self._comm, self.workers, turn) if alone else turn
+        turn: Turn | None = None
+        if strategy:
+            turn = partial(together, self.workers, training(strategy.step, self.case.batches))
+            if strategy is self._without_messages:
+                turn = within(self._silent.silence, turn)
+            turn = bounded(turn, period)
+        error: Exception = RuntimeError(f"{self.case.cell}: failed on its workers")
+
+        def told(first: int, steps: int) -> float:
+            """Tell the other ranks of a failure by NaN: they sleep, and hear of a number only."""
+            nonlocal error
+            try:
+                return turn(first, steps) if turn else 0.0
+            except MPI.Exception:
+                raise
+            except Exception as failure:
+                error = failure
+                return math.nan
+
+        def run(first: int, steps: int) -> float:
+            seconds = among(self._comm, self.workers, told)(first, steps)
+            if math.isnan(seconds):
+                raise _Failed(self, error)
+            return seconds
+
+        return run
 
     def look_inside(self, seconds: float, steps: int) -> dict[str, Any]:
-        """Profile it for so many steps, and time single steps for about so many seconds."""
-        found = None
-        if self._takes_part:
-            found = {
+        """Profile it for at least so many steps, and time single steps for about so many seconds.
+
+        Raises:
+            Exception: what its strategy raised on any rank; on every rank.
+        """
+        steps = self.period * math.ceil(steps / self.period)
+
+        def look() -> dict[str, Any] | None:
+            if self._parallel is None:
+                return None
+            return {
                 "single_steps": single_steps(self._parallel, self.case, self.workers, seconds),
                 "profile": profile(self.case, self.workers, steps),
             }
-        sleeping_barrier(self._comm)
+
+        found = raise_together(self._comm, look)
         return self._comm.bcast(found)
 
     def close(self) -> None:
+        for strategy in (self._parallel, self._without_messages):
+            if strategy is not None:
+                strategy.close()
         if self._takes_part:
-            for strategy in (self._parallel, self._without_messages):
-                if strategy is not None:
-                    strategy.close()
             self.workers.Free()
-
-
-def _enter(case: Case, comm: MPI.Intracomm) -> _Entrant | Exception:
-    try:
-        return _Entrant(case, comm)
-    except Exception as error:  # it takes no part; its caller says so
-        return error
 
 
 def _race(
     cases: Sequence[Case], comm: MPI.Intracomm, seconds: float | None, steps: int | None
 ) -> list[Measurement | Exception]:
-    """Race cells that fit into memory together."""
-    entered = [_enter(case, comm) for case in cases]
-    entrants = [each for each in entered if isinstance(each, _Entrant)]
-    if not entrants:
-        return [each for each in entered if isinstance(each, Exception)]
-    contenders = _plain(cases[0], comm)
-    for i, entrant in enumerate(entrants):
-        contenders |= {f"{arm} {i}": turn for arm, turn in entrant.contenders().items()}
+    """Race cells that fit into memory together. One that fails leaves the race to the others."""
+    outcomes: dict[int, Measurement | Exception] = {}
+    entrants: dict[int, _Entrant] = {}
+    for number, case in enumerate(cases):
+        try:
+            entrants[number] = _Entrant(case, comm)
+        except MPI.Exception:  # a rank has died: the race can be run again without it
+            raise
+        except Exception as error:
+            outcomes[number] = error
+    while entrants:
+        try:
+            outcomes |= _rounds(entrants, comm, seconds, steps)
+        except _Failed as failed:
+            (number,) = (n for n, each in entrants.items() if each is failed.entrant)
+            outcomes[number] = failed.error
+            entrants.pop(number).close()
+        else:
+            break
+    for entrant in entrants.values():
+        entrant.close()
+    return [outcomes[number] for number in range(len(cases))]
+
+
+def _rounds(
+    entrants: Mapping[int, _Entrant],
+    comm: MPI.Intracomm,
+    seconds: float | None,
+    steps: int | None,
+) -> dict[int, Measurement]:
+    """Time all cells in rounds, then look inside each. Collective.
+
+    Raises:
+        _Failed: a cell has failed.
+    """
+    contenders = _plain(next(iter(entrants.values())).case, comm)
+    for number, entrant in entrants.items():
+        contenders |= {f"{arm} {number}": turn for arm, turn in entrant.contenders().items()}
     if seconds is None:
         seconds = SECONDS if len(entrants) == 1 else SECONDS_EACH * len(entrants)
-    machine = MachineState(comm)
     with _no_garbage_collection():
-        rounds = take_turns(
-            contenders, ROUNDS, steps=steps, seconds=seconds, before_round=machine.look
-        )
-        state = machine.close()
-        measured = [_measurement(entrant, i, rounds, state) for i, entrant in enumerate(entrants)]
-    for entrant in entrants:
-        entrant.close()
-    results = iter(measured)
-    return [each if isinstance(each, Exception) else next(results) for each in entered]
+        rounds, state = turns_on(comm, contenders, ROUNDS, steps=steps, seconds=seconds)
+        return {
+            number: _measurement(entrant, number, rounds, state)
+            for number, entrant in entrants.items()
+        }
 
 
 def _plain(case: Case, comm: MPI.Intracomm) -> dict[str, Contender]:
@@ -250,19 +352,22 @@ def _plain(case: Case, comm: MPI.Intracomm) -> dict[str, Contender]:
     }
 
 
-def _measurement(entrant: _Entrant, i: int, rounds: Rounds, state: State) -> Measurement:
+def _measurement(entrant: _Entrant, number: int, rounds: Rounds, state: State) -> Measurement:
     """Look inside a cell, and put its figures together."""
-    arms = {"sequential": "sequential", "parallel": f"parallel {i}", "threads": "threads"}
+    arms = {"sequential": "sequential", "parallel": f"parallel {number}", "threads": "threads"}
     if entrant.case.runs_silent:
-        arms["silent"] = f"silent {i}"
+        arms["silent"] = f"silent {number}"
     times = {arm: rounds.seconds[name] for arm, name in arms.items()}
     per_step = float(np.median(times["parallel"])) / rounds.steps
-    inside = entrant.look_inside(
-        2 * LONGEST_TURN, min(rounds.steps, math.ceil(LONGEST_TURN / per_step))
-    )
-    return Measurement.of(
-        entrant.case.cell, times, rounds.steps, entrant.check, machine=state, **inside
-    )
+    steps = min(rounds.steps, math.ceil(LONGEST_TURN / per_step))
+    try:
+        inside = entrant.look_inside(2 * LONGEST_TURN, steps)
+    except MPI.Exception:
+        raise
+    except Exception as error:
+        raise _Failed(entrant, error) from error
+    case = entrant.case
+    return Measurement.of(case.cell, times, rounds.steps, entrant.check, machine=state, **inside)
 
 
 @contextmanager

@@ -90,9 +90,20 @@ def judge(chosen: Chosen, wanted: Sequence[str] = (), allowed: float = TOLERANCE
             if (cell not in shown) is gated and len(own.baselines) >= MIN_BASELINES
         }
         searched |= search(family)
+    newest = cell_series(chosen.baselines[-1:]).keys()
     return History(
         baselines=chosen.baselines,
-        cells=[_judged(c, own, searched.get(c), c in shown, allowed) for c, own in series.items()],
+        cells=[
+            _judged(cell, own, searched.get(cell), cell in shown, allowed)
+            if cell in newest
+            else CellHistory(
+                cell,
+                Outcome.NOT_GATED,
+                "the newest baseline does not have it any more",
+                len(own.baselines),
+            )
+            for cell, own in series.items()
+        ],
         tolerance=allowed,
         unlike=chosen.unlike,
         left_out=chosen.left_out,

@@ -42,9 +42,13 @@ class Layout(Record, kind="launch layout"):
 
     @classmethod
     def of_launch(cls, number: int) -> Layout:
-        """Draw the layout of a launch, always the same; a hash seed that the user has set stays."""
+        """Draw the layout of a launch, always the same; a hash seed that the user has set stays.
+
+        The seed "random" is none: each rank would draw one of its own.
+        """
         seed, padding = np.random.default_rng(number).integers([2**32, PAGE])
-        return cls(number, os.environ.get(HASH_SEED) or str(seed), int(padding))
+        given = os.environ.get(HASH_SEED, "")
+        return cls(number, given if given.isdecimal() else str(seed), int(padding))
 
     @property
     def environment(self) -> dict[str, str]:

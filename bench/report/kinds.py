@@ -1,11 +1,12 @@
 """Every kind of result: once this module is imported, `strategies.records.read` knows them all."""
 
 from dataclasses import dataclass, field
+from typing import Self
 
 from bench.core.cell import Cell, Measurement, serial_fraction
 from bench.core.core_use import CoreUse
-from bench.core.machine_state import State
-from bench.core.turns import ratio
+from bench.core.machine_state import State, background_load
+from bench.core.turns import Rounds, ratio
 from bench.report.promises import Promise
 from bench.report.proofs import Mutant, Proof
 from nn.plain_json import INLINE
@@ -74,6 +75,12 @@ class Race(Record, kind="race"):
     rounds: dict[str, list[float]]
     background_load: float
     machine: State = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, net: str, workers: int, batch_size: int, rounds: Rounds, state: State) -> Self:
+        """Keep what `bench.core.race.turns_on` has returned."""
+        load = background_load(state)
+        return cls(net, workers, batch_size, rounds.steps, rounds.seconds, load, state)
 
     def over(self, base: str) -> dict[str, float]:
         """How many times as fast as `base` each other contender is; median over rounds."""

@@ -35,7 +35,7 @@ def _transfers(transfers: Sequence[Transfer]) -> Table:
             f"{t.workers}†" if t.oversubscribed else f"{t.workers}",
             f"{t.bytes:,}",
             f"{1e6 * t.seconds:,.1f}",
-            f"{1e-9 * t.bandwidth:.2f}",
+            f"{1e-9 * t.bandwidth:.2f}" if t.bytes else "",
             style="dim" if t.oversubscribed else None,
             end_section=is_last(transfers, i, lambda t: (t.verb, t.workers)),
         )

@@ -16,8 +16,8 @@ from bench.core.cell import Cell, measurements
 from bench.core.check import Check, equals_sequential, uneven_rows
 from bench.core.cores import all_cores, available
 from bench.core.grid import MLP_SIZES, TORCH_NETS, optimizer
-from bench.core.machine_state import MachineState
-from bench.core.turns import Contender, ratio, take_turns
+from bench.core.race import turns_on
+from bench.core.turns import Contender, ratio
 from nn import Batch
 from strategies import DataParallel, Pipeline, Sequential, SharedDataParallel
 
@@ -104,9 +104,7 @@ def test_peers(comm, record, promise, net, batch_size, limit):
     if net == "mlp":
         note = "scikit-learn draws weights of its own: only its time is compared"
         enter("scikit-learn", partial_fit_step(MLP_SIZES, 0.01), 1, Check(note=note))
-    machine = MachineState(comm)
-    rounds = take_turns(contenders, before_round=machine.look)
-    state = machine.close()
+    rounds, state = turns_on(comm, contenders)
     for strategy in strategies.values():
         strategy.close()
     del raced[PLAIN]

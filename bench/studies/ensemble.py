@@ -12,10 +12,11 @@ import pytest
 from mpi4py import MPI
 
 from bench.core.cores import available
-from bench.core.turns import ratio, take_turns
+from bench.core.race import turns_on
+from bench.core.turns import ratio
 from bench.core.whole_runs import pool, whole_run
 from bench.report.kinds import Race, Use
-from bench.report.promises import Promise, made
+from bench.report.promises import Promise
 from bench.studies.conftest import chosen_by
 from nn import SGD
 from strategies.tasks import Ensemble, EnsembleScores
@@ -28,7 +29,7 @@ NETS = ("mlp", "lenet", "cnn")
 EPOCHS, BATCH, FOLDS, SEEDS, ROUNDS, RATE = 2, 64, 3, 3, 2, 0.05
 
 
-def test_ensemble(request, comm, record, promises, lap):
+def test_ensemble(request, comm, record, promise):
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     chosen = chosen_by(request.config)
@@ -52,17 +53,17 @@ def test_ensemble(request, comm, record, promises, lap):
         runs = {"serial": partial(ours, None), "parallel": partial(ours, crew.workers)}
         if comm.rank == 0:
             runs["parallel"]()  # workers load their libraries, and the cache has the folds
-        lap()
         contenders = {name: whole_run(comm, run) for name, run in runs.items()}
-        times = take_turns(contenders, 1 if request.config.option.quick else ROUNDS, steps=1)
-        load = lap()
+        times, state = turns_on(
+            comm, contenders, 1 if request.config.option.quick else ROUNDS, steps=1
+        )
         uses = crew.uses(runs["serial"], runs["parallel"])
 
     seconds = times.seconds
-    record(Race("ensemble", workers, BATCH, times.steps, seconds, load))
+    record(Race.of("ensemble", workers, BATCH, times, state))
     over = ratio(seconds["parallel"], seconds["serial"])
     what = f"ensemble: time of {workers} workers over one process"
-    promises([made(what, over, None, workers, {"background_load": [load]})])
+    promise(what, over, cores=workers, machine=state)
     if comm.rank == 0:
         first, *others = results
         same = (first.members, first.combinations)

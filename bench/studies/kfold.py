@@ -19,11 +19,11 @@ from mpi4py import MPI
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from bench.core.cores import available
-from bench.core.turns import ratio, take_turns
+from bench.core.race import turns_on
+from bench.core.turns import ratio
 from bench.core.whole_runs import outside_the_launch, pool, whole_run
 from bench.peers.net_classifier import NetClassifier
 from bench.report.kinds import Race, Use
-from bench.report.promises import made
 from bench.studies.conftest import chosen_by
 from nn import SGD
 from nn.data import Dataset
@@ -74,7 +74,7 @@ def over_ideal(result: KFold, workers: int) -> float:
     return result.seconds / max(sum(seconds) / workers, max(seconds))
 
 
-def test_kfold(request, comm, record, promises, lap, net):
+def test_kfold(request, comm, record, promise, net):
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     chosen = chosen_by(request.config)
@@ -121,30 +121,29 @@ def test_kfold(request, comm, record, promises, lap, net):
                 run()
             for found in results.values():
                 found.clear()
-        lap()
         contenders = {name: whole_run(comm, run) for name, run in runs.items()}
-        times = take_turns(contenders, 2 if request.config.option.quick else ROUNDS, steps=1)
-        load = lap()
+        times, state = turns_on(
+            comm, contenders, 2 if request.config.option.quick else ROUNDS, steps=1
+        )
         uses = crew.uses(runs["serial"], runs["parallel"])
 
     seconds = times.seconds
-    record(Race(f"k-fold, {net}", workers, BATCH, times.steps, seconds, load))
+    record(Race.of(f"k-fold, {net}", workers, BATCH, times, state))
     compared = [
         ("over one process", seconds["serial"], OVER_SERIAL.get(workers)),
         ("over joblib's", seconds["joblib"], OVER_OTHERS),
         ("over scikit-learn's", seconds["scikit-learn"], OVER_OTHERS),
     ]
-    state = {"background_load": [load]}
-    ratios = []
     for over, others, limit in compared:
         what = f"{net}: time of {workers} workers {over}"
-        ratios.append(made(what, ratio(seconds["parallel"], others), limit, workers, state))
+        over_others = ratio(seconds["parallel"], others)
+        promise(what, over_others, limit, cores=workers, machine=state)
     ideal = np.zeros(1)
     if comm.rank == 0:
         ideal[0] = np.median([over_ideal(found, workers) for found in results["parallel"]])
     comm.Bcast(ideal)
     what = f"{net}: time over the least that its trainings can take"
-    ratios.append(made(what, float(ideal[0]), OVER_IDEAL, workers, state))
+    promise(what, float(ideal[0]), OVER_IDEAL, cores=workers, machine=state)
     if comm.rank == 0:
         serial, *others = results["serial"] + results["parallel"]
         assert all(serial.equals(other) for other in others), "workers train other weights"
@@ -153,4 +152,3 @@ def test_kfold(request, comm, record, promises, lap, net):
         for how, use in uses.items():
             record(Use.of(f"k-fold, {net}, {how}", use))
         print(results["parallel"][-1].beside(serial))
-    promises(ratios)

@@ -20,13 +20,14 @@ from bench.core.cell import interval
 from bench.core.check import equals_sequential, uneven_rows
 from bench.core.cores import available
 from bench.core.grid import optimizer, synchronous, worker_counts
-from bench.core.machine_state import MachineState
-from bench.core.turns import Contender, take_turns
+from bench.core.race import turns_on
+from bench.core.turns import Contender
 from bench.marks import only_in_full_grid
 from bench.report.kinds import Scaling
 from nn import Batch, mlp
 from strategies import Sequential, Strategy
 from strategies.catalog import CATALOG
+from strategies.comm.raise_together import raise_together
 
 NETS = {
     "usual": [784, 256, 128, 10],
@@ -58,8 +59,9 @@ def test_scaling(comm, record, net):
         strategy = CATALOG[name](mlp(NETS[net]), optimizer(), workers)
         plain = Sequential(mlp(NETS[net]), optimizer())
         batches = [batch(uneven_rows(workers.size, ROWS), seed) for seed in range(3)]
-        check = equals_sequential(strategy, plain, batches, workers)
-        assert not check.problem, f"{name}: {check.problem}"
+        problem = equals_sequential(strategy, plain, batches, workers).problem
+        if problem:
+            raise AssertionError(f"{name}: {problem}")
         return strategy
 
     plain = Sequential(mlp(NETS[net]), optimizer())
@@ -72,7 +74,8 @@ def test_scaling(comm, record, net):
         takes_part = comm.rank < n
         workers = cast(MPI.Intracomm, comm.Split(0 if takes_part else MPI.UNDEFINED))
         for name in synchronous():
-            strategy = checked(name, workers) if takes_part else None
+            build = partial(checked, name, workers)
+            strategy = raise_together(comm, build if takes_part else lambda: None)
             strategies.append(strategy)
             for law, plain_rows, rows in laws(n):
                 turn = lambda first, steps: 0.0  # noqa: E731
@@ -83,9 +86,7 @@ def test_scaling(comm, record, net):
                 contender = f"{name}, {n} workers, {law}"
                 contenders[contender] = Contender(among(comm, workers, turn), paces=False)
                 compared.append((contender, name, n, law, rows, f"plain, {plain_rows} rows"))
-    machine = MachineState(comm)
-    rounds = take_turns(contenders, before_round=machine.look)
-    state = machine.close()
+    rounds, state = turns_on(comm, contenders)
     compared.sort(key=lambda each: (each[3], each[1]))  # by law, then by strategy
     for contender, name, n, law, rows, base in compared:
         times, plain_times = rounds.seconds[contender], rounds.seconds[base]

@@ -15,11 +15,11 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import HalvingRandomSearchCV, PredefinedSplit
 
 from bench.core.cores import available
-from bench.core.turns import ratio, take_turns
+from bench.core.race import turns_on
+from bench.core.turns import ratio
 from bench.core.whole_runs import outside_the_launch, pool, whole_run
 from bench.peers.net_classifier import NetClassifier
 from bench.report.kinds import Race, Use
-from bench.report.promises import Promise, made
 from bench.studies.conftest import chosen_by
 from nn import SGD
 from strategies.tasks import Search, search
@@ -35,7 +35,7 @@ OVER_GRID, WORSE = 1 / 4, 0.005
 """The largest time over exhaustive search's, and the accuracy that may be lost."""
 
 
-def test_search(request, comm, record, promises, lap):
+def test_search(request, comm, record, promise):
     if comm.size > available():
         pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     chosen = chosen_by(request.config)
@@ -84,34 +84,32 @@ def test_search(request, comm, record, promises, lap):
             for run in runs.values():  # workers load their libraries
                 run()
             results.clear()
-        lap()
         contenders = {name: whole_run(comm, run) for name, run in runs.items()}
-        times = take_turns(contenders, 2 if request.config.option.quick else ROUNDS, steps=1)
-        load = lap()
+        times, state = turns_on(
+            comm, contenders, 2 if request.config.option.quick else ROUNDS, steps=1
+        )
         uses = crew.uses(runs["halving, one process"], runs["halving"])
 
     seconds = times.seconds
-    record(Race("search", workers, BATCH, times.steps, seconds, load))
+    record(Race.of("search", workers, BATCH, times, state))
     accuracies = np.zeros(4)
     names = ["exhaustive", "halving", "asynchronous halving"]
     if comm.rank == 0:
         accuracies[:3] = [results[name][-1].accuracy for name in names]
         accuracies[3] = chosen_by_scikit_learn[-1]
     comm.Bcast(accuracies)
-    ratios, state = [], {"background_load": [load]}
     for name in names[1:]:
         limit = OVER_GRID if name == "halving" else None
         over = ratio(seconds[name], seconds["exhaustive"])
         what = f"time of {name} over exhaustive search"
-        ratios.append(made(what, over, limit, workers, state))
+        promise(what, over, limit, cores=workers, machine=state)
     over = ratio(seconds["halving"], seconds["scikit-learn"])
-    ratios.append(made("time of halving over scikit-learn's", over, 1.0, workers, state))
-    lost = [
-        Promise(f"accuracy lost by {name}, over {WORSE:.1%}", (accuracies[0] - each) / WORSE, limit)
-        for name, each, limit in zip(
-            [*names[1:], "scikit-learn's halving"], accuracies[1:], (1.0, None, None)
-        )
-    ]
+    promise("time of halving over scikit-learn's", over, 1.0, cores=workers, machine=state)
+    for name, each, limit in zip(
+        [*names[1:], "scikit-learn's halving"], accuracies[1:], (1.0, None, None)
+    ):
+        what = f"accuracy lost by {name}, over {WORSE:.1%}"
+        promise(what, (accuracies[0] - each) / WORSE, limit)
     if comm.rank == 0:
         one, *others = results["halving"] + results["halving, one process"]
         assert all(one.decisions() == other.decisions() for other in others), "other decisions"
@@ -120,4 +118,3 @@ def test_search(request, comm, record, promises, lap):
         for how, use in uses.items():
             record(Use.of(f"halving, {how}", use))
         print(results["halving"][-1])
-    promises(lost + ratios)

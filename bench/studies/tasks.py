@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from mpi4py import MPI
 
 from bench.core.turns import Contender, Turn, ratio, take_turns
-from bench.report.promises import Promise, made
+from bench.report.promises import Promise
 from nn import SGD, data, mlp
 from strategies import DataParallel, train
 from strategies.tasks import Workers, current, run_tasks
@@ -47,7 +47,7 @@ def multiply(task: dict[str, int]) -> None:
 
 
 @pytest.mark.workers(1)
-def test_overhead(record: Any, promises: Any, lap: Any, tmp_path: Path) -> None:
+def test_overhead(record: Any, promise: Any, lap: Any, tmp_path: Path) -> None:
     def kept(first: int, count: int) -> None:
         run(EMPTY, numbers(first, count), workers, journal=tmp_path / f"{time.time_ns()}.jsonl")
 
@@ -80,12 +80,10 @@ def test_overhead(record: Any, promises: Any, lap: Any, tmp_path: Path) -> None:
         what = f"an empty task by {name}: {np.median(times[name]) * 1e3:.2f} ms, over run_tasks"
         record(Promise(what, ratio(times[name], times["run_tasks"]), None))
     load = {"background_load": [lap()]}
-    ratios = []
     for name in list(calls)[:2]:
         took = float(np.median(times[name]))
         what = f"an empty task by {name}: {1e3 * took:.2f} ms, over 5 ms"
-        ratios.append(made(what, took / OVERHEAD, 1.0, 2, load))
-    promises(ratios)
+        promise(what, took / OVERHEAD, 1.0, cores=2, machine=load)
 
 
 def numbers(first: int, count: int) -> list[int]:

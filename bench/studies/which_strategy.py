@@ -20,8 +20,9 @@ from rich.table import Table
 from bench.core.arms import alone, together, training
 from bench.core.check import equals_sequential, uneven_rows
 from bench.core.cores import available
-from bench.core.machine_state import MachineState, background_load, remark
-from bench.core.turns import Contender, take_turns
+from bench.core.machine_state import remark
+from bench.core.race import turns_on
+from bench.core.turns import Contender
 from bench.gate.command_line import output_file
 from bench.report.kinds import Race
 from bench.report.run_file import header, new_path
@@ -86,13 +87,10 @@ def race(net: str, rows: int, comm: MPI.Intracomm, rounds: int) -> Race:
     for name, strategy in strategies.items():
         turn = partial(together, comm, training(strategy.step, data))
         contenders[name] = Contender(turn, paces=False)
-    machine = MachineState(comm)
-    times = take_turns(contenders, rounds, before_round=machine.look)
-    state = machine.close()
+    times, state = turns_on(comm, contenders, rounds)
     for strategy in strategies.values():
         strategy.close()
-    load = background_load(state)
-    return Race(net, comm.size, rows, times.steps, times.seconds, load, state)
+    return Race.of(net, comm.size, rows, times, state)
 
 
 def main() -> None:

@@ -1,14 +1,21 @@
 """What the fixtures of benchmarks do with a cell: it is measured and kept, or WRONG and neither."""
 
 import json
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bench import conftest
-from bench.conftest import PROGRESS, RUN, keep, measure_and_keep, promised, pytest_terminal_summary
+from bench.conftest import (
+    PROGRESS,
+    RUN,
+    hold,
+    keep,
+    measure_and_keep,
+    promised,
+    pytest_terminal_summary,
+)
 from bench.core import turns
 from bench.core.cell import Cell, Measurement
 from bench.report.kinds import Promise, WrongCell
@@ -181,8 +188,14 @@ def lap(monkeypatch):
 
 @pytest.fixture
 def promise(comm, record, lap):
-    """The fixture of benchmarks with --promises."""
-    return partial(promised, comm, record, lap, True)
+    """The fixture of benchmarks, which holds at once what others hold in the end."""
+
+    def promise(*arguments, **options):
+        found = []
+        promised(comm, record, lap, found, *arguments, **options)
+        hold(found)
+
+    return promise
 
 
 def test_a_promise_is_recorded_with_its_rounds(promise, kept, lap):
@@ -247,3 +260,34 @@ def test_the_tables_come_at_the_end_from_rank_0(tmp_path, monkeypatch, rank):
     pytest_terminal_summary(terminal)
     assert ("a / b" in "".join(written)) is (rank == 0)
     assert (f"results, as measured: {run.path}" in written) is (rank == 0)
+
+
+def test_for_the_gate_a_cell_has_one_name():
+    """It stands in two tables for people, and is one sample for the gate."""
+    cell = Cell("A", "mlp", 1, 64, 1000)
+
+    def item(name):
+        function = SimpleNamespace(cell=lambda: cell, case=None)
+        return SimpleNamespace(
+            nodeid=f"bench/test_speedup.py::{name}",
+            function=function,
+            fixturenames=["speedup"],
+            path=conftest.HERE / "test_speedup.py",
+            config=None,
+            get_closest_marker=lambda mark: None,
+            add_marker=lambda mark: None,
+            getparent=lambda kind: SimpleNamespace(obj=SimpleNamespace(__doc__="Is it fast?")),
+        )
+
+    for cells, left in ((False, ["one", "again"]), (True, ["one"])):
+        items = [item("one"), item("again")]
+        config = SimpleNamespace(
+            option=SimpleNamespace(quick=False, cells=cells, promises=False),
+            pluginmanager=SimpleNamespace(
+                get_plugin=lambda name: SimpleNamespace(), register=lambda *plugin: None
+            ),
+            hook=SimpleNamespace(pytest_deselected=lambda items: None),
+            stash={},
+        )
+        conftest.pytest_collection_modifyitems(config, items)
+        assert [each.nodeid.split("::")[1] for each in items] == left

@@ -12,8 +12,9 @@ from bench.core import grid
 from bench.core.cell import Cell
 from bench.core.check import Check, WrongTraining
 from bench.marks import cell_test, planned
-from bench.races import Race, plan
+from bench.races import PlannedRace, plan
 from bench.report.kinds import WrongCell
+from strategies import Refused
 from tests.bench.report.test_kinds import MEASUREMENT
 
 
@@ -57,7 +58,7 @@ def test_cells_of_one_net_batch_data_and_device_are_one_race():
     assert len({id(each) for each in (a, large, own)}) == 3
     assert [(cell.strategy, cell.workers) for cell in a.cases] == [("A", 1), ("B", 2)]
     assert (a.workers, large.workers) == (2, 1)
-    assert a.tests == [items[0].nodeid, items[1].nodeid]
+    assert list(a.tests.values()) == [items[0].nodeid, items[1].nodeid]
     assert "no cell" not in found
     (make,) = own.cases.values()
     cell = Cell("Mine", "net", 2, 64, 100)
@@ -81,7 +82,16 @@ def test_a_cell_of_two_tests_is_raced_once():
     first = item(mlp, strategy="A", workers=1, batch_size=64)
     found = plan([first, again], ranks=1)
     assert len(found["another topic"].cases) == 1
-    assert found["another topic"].tests == [first.nodeid, "another topic"]
+    assert list(found["another topic"].tests.values()) == [first.nodeid]
+
+
+@pytest.mark.workers(1)
+def test_what_a_cell_cannot_ask_for_is_said():
+    with pytest.raises(pytest.UsageError, match=r"mlp\[2\]: .* asks for strategy, batch_size, exp"):
+        plan([item(mlp, workers=2)], ranks=2)
+    plain = SimpleNamespace(**(vars(item(mine)) | {"function": cell_test(lambda: CELLS[0])}))
+    del plain.callspec
+    assert list(plan([plain], ranks=1)[plain.nodeid].cases) == [CELLS[0]]
 
 
 @pytest.mark.workers(1)
@@ -117,7 +127,7 @@ def make_race(monkeypatch, outcomes=None, broken=()):
             raise OSError(f"no data for {cell.strategy}")
         return cell
 
-    return Race({cell: partial(case, cell) for cell in CELLS}), recorded
+    return PlannedRace({cell: partial(case, cell) for cell in CELLS}), recorded
 
 
 @pytest.mark.workers(2)
@@ -143,6 +153,17 @@ def test_after_the_loss_of_a_rank_the_cells_that_still_can_are_raced(comm, monke
     race, recorded = make_race(monkeypatch)
     assert race.measurement(CELLS[0], comm) == f"measured {CELLS[0]}"
     assert recorded.calls == [[CELLS[0], CELLS[2]]]
+    with pytest.raises(Refused, match="2 workers, and 1 ranks are left"):
+        race.measurement(CELLS[1], comm)
+
+
+@pytest.mark.workers(2)
+def test_a_case_that_one_rank_cannot_make_is_raced_by_none(comm, monkeypatch):
+    broken = [CELLS[1]] if comm.rank == 1 else []
+    race, recorded = make_race(monkeypatch, broken=broken)
+    with pytest.raises(OSError, match="no data for A"):
+        race.measurement(CELLS[1], comm)
+    assert recorded.calls == [[CELLS[0], *CELLS[2:]]]
 
 
 @pytest.mark.workers(2)
@@ -170,4 +191,4 @@ def test_a_race_without_cells_that_can_is_no_race(comm, monkeypatch):
     race, recorded = make_race(monkeypatch, broken=CELLS)
     with pytest.raises(OSError, match="no data for A"):
         race.measurement(CELLS[0], comm)
-    assert recorded.calls == []
+    assert recorded.calls == [[]]

@@ -23,7 +23,8 @@ from bench.core.cell import Case, Cell, interval
 from bench.core.check import Check, WrongTraining, equals_sequential, unchecked, uneven_rows
 from bench.core.cores import all_cores, available
 from bench.core.race import measure, race
-from strategies import DataParallel, Refused, Sequential, SharedDataParallel
+from bench.core.silence import Silent
+from strategies import DataParallel, LocalSGD, Refused, Sequential, SharedDataParallel
 from tests.examples.mean_of_means import MeanOfMeans
 from tests.ranks import shares
 from tests.support.wrong_strategies import LastRankDiverges, Lazy, Unreduced
@@ -36,7 +37,7 @@ def make_case(workers, build=DataParallel, **changes):
     x, y = rng.random((ROWS, SIZES[0]), np.float32), rng.integers(0, 3, ROWS)
     batches = [nn.Batch(x, y, range(lo, lo + 20)) for lo in range(0, ROWS, 20)]
     case = Case(
-        cell=Cell(build.__name__, "tiny", workers, 20, ROWS),
+        cell=Cell(getattr(build, "__name__", "?"), "tiny", workers, 20, ROWS),
         build=lambda comm: build(nn.mlp(SIZES), nn.SGD(0.1, 0.9), comm),
         sequential=lambda: Sequential(nn.mlp(SIZES), nn.SGD(0.1, 0.9)),
         batches=batches,
@@ -281,6 +282,57 @@ def test_what_cannot_be_measured_does_not_keep_the_others_from_it(comm, clock):
     assert [type(each) for each in race(cases[1:4], comm)] == [type(each) for each in failed]
 
 
+@pytest.mark.workers(1, 2, 3)
+@pytest.mark.parametrize("fails_in", ["calibration", "rounds", "single steps"])
+def test_a_cell_that_fails_in_the_rounds_leaves_the_race_to_the_others(comm, clock, fails_in):
+    """On its workers, all at once; the ranks that sleep meanwhile hear of it too."""
+    bad = lasting(clock, 1.0, min(comm.size, 2), name="Bad")
+    last = {"calibration": 0, "rounds": 12, "single steps": 2 * (core.ROUNDS[0] + 1) + 3}[fails_in]
+
+    def build(comm):
+        strategy = bad.build(comm)
+        step, taken = strategy.step, iter(range(10**6))
+
+        def fail(batch):
+            if next(taken) >= last:
+                raise OSError("the disk is full")
+            return step(batch)
+
+        strategy.step = fail
+        return strategy
+
+    cases = [lasting(clock, 2.0), replace(bad, build=build), lasting(clock, 0.5, comm.size)]
+    one, failed, other = race(cases, comm, seconds=0)
+    assert (one.speedup, other.speedup) == (0.5, 2.0)
+    assert isinstance(failed, OSError if comm.rank < bad.cell.workers else Exception)
+    assert comm.rank > 0 or str(failed) == "the disk is full"
+
+
+@pytest.mark.workers(2)
+def test_the_death_of_a_rank_is_no_outcome_of_a_cell(comm, clock, monkeypatch):
+    """It ends the race, which is then run again without the rank."""
+
+    def dies(comm):
+        raise MPI.Exception(MPI.ERR_OTHER)
+
+    good = lasting(clock, 2.0)
+    with pytest.raises(MPI.Exception):
+        race([good, replace(good, build=dies)], comm, seconds=0)
+
+
+@pytest.mark.workers(2)
+def test_a_profile_is_of_whole_periods(comm):
+    """LocalSGD sends its weights once in 10 steps: one step has a tenth of that."""
+    case = make_case(
+        comm.size, lambda *on: LocalSGD(*on, period=10), cell=Cell("L", "tiny", comm.size, 20, ROWS)
+    )
+    found = measure(replace(case, check=unchecked("it trains otherwise")), comm, seconds=0, steps=3)
+    sent = found.profile["bytes_sent"]
+    assert min(sent) > 0
+    hundred = profile.profile(case, comm, 100)["bytes_sent"]
+    assert sent == pytest.approx(hundred, rel=0.05)
+
+
 @pytest.mark.workers(1)
 def test_cells_of_two_races_are_refused(comm):
     case = make_case(1)
@@ -292,15 +344,45 @@ def test_cells_of_two_races_are_refused(comm):
 
 @pytest.mark.workers(1, 2)
 def test_cells_that_need_too_much_memory_are_divided(comm, clock, monkeypatch):
-    cases = [lasting(clock, seconds) for seconds in (2.0, 0.5, 4.0, 1.0, 8.0)]
-    a_cell = core.COPIES * cases[0].sequential().model.params.nbytes
-    monkeypatch.setattr(core, "MEMORY", int(2.5 * a_cell))
+    lasts = [2.0, 0.5, 4.0, 1.0, 8.0]
+    cases = [lasting(clock, seconds) for seconds in lasts]
+    a_cell = core.vectors(1) * cases[0].sequential().model.params.nbytes
+    monkeypatch.setattr(core, "MEMORY", 2.5 * a_cell)
     found = race(cases, comm, seconds=0)
-    assert [m.speedup for m in found] == [0.5, 2.0, 0.25, 1.0, 0.125]
+    assert [m.speedup for m in found] == [1 / seconds for seconds in lasts]
     together = [[m.machine is other.machine for other in found].index(True) for m in found]
     assert together == [0, 0, 2, 2, 4]
     monkeypatch.setattr(core, "MEMORY", 1)  # too little for any cell: each is raced alone
-    assert [m.speedup for m in race(cases, comm, seconds=0)] == [0.5, 2.0, 0.25, 1.0, 0.125]
+    assert [m.speedup for m in race(cases, comm, seconds=0)] == [1 / seconds for seconds in lasts]
+    assert race([], comm) == []
+
+
+@pytest.mark.workers(2, 4)
+def test_a_cell_keeps_no_more_than_is_foreseen(comm, monkeypatch):
+    """The windows of the strategy that shares most, and of its copy that shares nothing."""
+    taken = []
+
+    class Watched(MPI.Win):
+        @classmethod
+        def Allocate_shared(cls, size, *arguments, **options):
+            taken.append(size)
+            return super().Allocate_shared(size, *arguments, **options)
+
+    monkeypatch.setattr(MPI, "Win", Watched)
+    case = replace(
+        make_case(comm.size),
+        build=lambda comm: SharedDataParallel(nn.mlp([60, 60, 3]), nn.SGD(0.1, 0.9), comm),
+        sequential=lambda: Sequential(nn.mlp([60, 60, 3]), nn.SGD(0.1, 0.9)),
+    )
+    n = case.sequential().model.params.nbytes
+    silent = Silent(comm)
+    real_one = case.build(comm)
+    with silent.private_memory():
+        private_one = case.build(silent)
+    assert comm.allreduce(sum(taken)) > 2 * n, "nothing was watched"
+    assert sum(taken) < core.vectors(comm.size) * n
+    real_one.close()
+    private_one.close()
 
 
 @pytest.mark.workers(2, 3)

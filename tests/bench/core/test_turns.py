@@ -107,11 +107,35 @@ def test_the_shortest_turn_lasts_long_enough(seconds):
     ("seconds", "expected"), [(0.0, 5), (8.9, 5), (10.0, 6), (15.9, 8), (99, 9)]
 )
 def test_rounds_end_when_the_time_is_used_up(seconds, expected):
-    """Two contenders of a second each: a round begins while at most `seconds` have passed."""
+    """A round takes 2 seconds by the clock, and begins while at most `seconds` have passed.
+
+    What the turns say they took, scaled to more steps, is not what passed.
+    """
     clock = Clock()
-    contenders = {name: clock.contender(name, 1.0) for name in "ab"}
-    times = take_turns(contenders, (5, 9), steps=1, seconds=seconds).seconds
+    contenders = {name: clock.contender(name, 1000.0) for name in "ab"}
+    times = take_turns(
+        contenders, (5, 9), steps=1, seconds=seconds, clock=lambda: float(len(clock.turns))
+    ).seconds
     assert (len(times["a"]), len(times["b"])) == (expected, expected)
+
+
+def test_a_neighbour_that_slows_the_next_turn_leaves_ratios_alone():
+    """Whoever comes after it takes half as long again, and both contenders do so now and then."""
+    last = [""]
+
+    def contender(name, seconds):
+        def turn(first, steps):
+            slowed = 1.5 if last[0] == "disturbs" else 1.0
+            last[0] = name
+            return steps * seconds * slowed
+
+        return Contender(turn)
+
+    lasts = {"one": 1.0, "two": 2.0, "disturbs": 1.0}
+    contenders = {name: contender(name, seconds) for name, seconds in lasts.items()}
+    times = take_turns(contenders, 15, steps=1).seconds
+    assert np.median(times["two"]) / np.median(times["one"]) == 2.0
+    assert ratio(times["two"], times["one"]) == 2.0
 
 
 @pytest.mark.parametrize(

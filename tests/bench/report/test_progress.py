@@ -72,3 +72,29 @@ def test_what_is_left_takes_as_long_as_others_of_its_test_did(monkeypatch):
         made.pytest_runtest_logreport(report)
     left = [text.split()[-2] if text.endswith(" left") else "" for text in said]
     assert left == ["0:10", "1:35", "1:25", "1:03", "1:00", ""]
+
+
+def test_a_race_takes_as_long_as_its_cells(monkeypatch):
+    """The first test of a race of four runs it in 8 s; one of two follows, and a plain test."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    said = []
+    terminal = SimpleNamespace(
+        ensure_newline=lambda: None, write=lambda *what, **how: None, write_line=said.append
+    )
+    made = Progress(terminal)
+    ids = ["a[0]", "a[1]", "b[0]", "a[2]", "a[3]", "b[1]"]
+    races = {each: "one" if each.startswith("a") else "two" for each in ids}
+    made.plan([SimpleNamespace(nodeid=each) for each in [*ids, "plain"]], races)
+    for each, seconds in (("a[0]", 8.0), ("a[1]", 0.0), ("b[0]", 6.0), ("a[2]", 0.0)):
+        made.pytest_runtest_logstart(each)
+        clock.now += seconds
+        report = SimpleNamespace(
+            nodeid=each, when="call", outcome="passed", passed=True, failed=False, skipped=False
+        )
+        made.pytest_runtest_logreport(report)
+    told = [text.split() for text in said]
+    assert told[0] == ["a", "race", "4", "cells", "take", "turns"]
+    assert told[3] == ["a", "race", "2", "cells", "take", "turns"]
+    # 2 s a cell: the race of two and the plain test; then 2.5 s, the plain test alone
+    assert [line[-2] for line in told if line[-1] == "left"] == ["0:06", "0:06", "0:02", "0:02"]

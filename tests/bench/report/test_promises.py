@@ -1,9 +1,11 @@
 """Promises: what they hold, and which of those that are not kept other programs explain."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
+from bench import conftest
 from bench.conftest import hold, promised
 from bench.report.promises import Promise, made
 
@@ -61,27 +63,38 @@ def test_a_promise_is_broken_by_more_than_other_programs_explain(load, most):
 
 def test_the_state_of_the_machine_is_said():
     state = {"handover_ns": [1.0, 9.0, 9.0], "own_line_ns": [1.0] * 3, "background_load": [0.0] * 3}
-    assert made("a / b", 2.0, 1.0, 2, state).meanwhile == ("cores shared no cache in 2 of 3 rounds")
+    assert made("a / b", 2.0, 1.0, 2, state).meanwhile == (
+        "the first two cores shared no cache in 2 of 3 rounds"
+    )
+
+
+class Asked:
+    """pytest's configuration, with and without --promises."""
+
+    def __init__(self, promises):
+        self.option = SimpleNamespace(promises=promises)
 
 
 @pytest.mark.parametrize("holds", [False, True])
 def test_a_users_machine_is_no_defect(comm, holds):
-    """A benchmark records that a promise is not kept, and only `--promises` fails."""
+    """A benchmark records what is not kept, and only `--promises` fails, when all is recorded."""
     kept = []
-
-    def promise(value, **options):
-        record = lambda *what: kept.append(what)  # noqa: E731
-        promised(comm, record, lambda: 0.0, holds, "a / b", value, 1.5, **options)
-
-    promise(1.5)
+    record = lambda *what: kept.append(what)  # noqa: E731
+    fixture = conftest.promise._get_wrapped_function()(comm, record, lambda: 0.0, Asked(holds))
+    promise = next(fixture)
+    promise("a / b", 1.5, 1.5)
+    promise("c / d", 1.6, 1.5, seconds=[2.0], extra="more")
+    promise("e / f", 1.75)
     if holds:
-        with pytest.raises(pytest.fail.Exception, match=r"a / b: 1\.600"):
-            promise(1.6, seconds=[2.0], extra="more")
+        with pytest.raises(pytest.fail.Exception, match=r"^c / d: 1\.600, promised .* 1\.500$"):
+            next(fixture)
     else:
-        promise(1.6, seconds=[2.0], extra="more")
+        with pytest.raises(StopIteration):
+            next(fixture)
     assert [(made.value, *rest) for made, *rest in kept] == [
         (1.5, "1.500", [], {"ratio": 1.5, "limit": 1.5}),
         (1.6, "1.600", [2.0], {"ratio": 1.6, "limit": 1.5, "extra": "more"}),
+        (1.75, "1.750", [], {"ratio": 1.75, "limit": None}),
     ]
 
 
@@ -97,7 +110,7 @@ def test_a_users_machine_is_no_defect(comm, holds):
 def test_the_load_is_that_of_the_race_or_of_the_lap(comm, options, load):
     kept = []
     record = lambda *what: kept.append(what[0])  # noqa: E731
-    promised(comm, record, lambda: 0.7, False, "a / b", 1.0, 1.5, cores=2, **options)
+    promised(comm, record, lambda: 0.7, [], "a / b", 1.0, 1.5, cores=2, **options)
     said = f"other programs kept {load} cores busy" if load else ""
     assert kept[0].meanwhile == said
 

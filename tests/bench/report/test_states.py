@@ -34,12 +34,12 @@ def test_the_figures_of_both_states_are_given_where_they_have_enough_rounds():
     far = [True, False, True, False, True, False, False]
     lines = state_lines([raced(far), raced(far, "Other"), raced(far, oversubscribed=True)])
     assert lines == [
-        "batch 64, 1,000 rows: cores shared no cache in 3 of 7 rounds",
+        "batch 64, 1,000 rows: the first two cores shared no cache in 3 of 7 rounds",
         "speedup without / with a common cache: DataParallel 2 0.50/2.00, Other 2 0.50/2.00",
     ]
     few = [True, True, False, False, False]
     assert state_lines([raced(few)]) == [
-        "batch 64, 1,000 rows: cores shared no cache in 2 of 5 rounds"
+        "batch 64, 1,000 rows: the first two cores shared no cache in 2 of 5 rounds"
     ]
 
 
@@ -47,7 +47,7 @@ def test_each_race_has_its_own_line():
     busy, quiet = raced([False] * 5, load=0.5), raced([True] * 5)
     assert state_lines([busy, quiet, busy]) == [
         "batch 64, 1,000 rows: other programs kept 0.5 cores busy",
-        "batch 64, 1,000 rows: cores shared no cache in 5 of 5 rounds",
+        "batch 64, 1,000 rows: the first two cores shared no cache in 5 of 5 rounds",
     ]
 
 

@@ -166,6 +166,7 @@ def test_a_limit_with_several_ranks_is_refused(comm):
 def test_mpi_is_all_ranks(monkeypatch):
     assert [each.value for each in run(abs, [-1, 2], MPI.COMM_SELF)] == [1, 2]
     monkeypatch.setattr(MPI, "COMM_WORLD", MPI.COMM_SELF)
+    monkeypatch.setenv("LOCKSTEP_RANKS", "1")  # alone on purpose
     assert [each.value for each in run(abs, [-1, 2], "mpi")] == [1, 2]
 
 

@@ -195,10 +195,10 @@ def test_no_damage_keeps_the_history_from_its_end(tmp_path: Path) -> None:
     """A baseline that can be read is looked at among sound ones, or left out with the reason."""
     machine = tmp_path / "machine"
     machine.mkdir()
-    (path,) = write(machine)
-    sound, codes = path.read_bytes(), set()
-    for number in range(2, 7):
-        path.with_name(f"000{number}_main.json").write_bytes(sound)
+    (first,) = write(machine)
+    sound, codes, path = first.read_bytes(), set(), first.with_name("0006_main.json")
+    for number in range(2, 6):
+        first.with_name(f"000{number}_main.json").write_bytes(sound)
     with mock.patch.object(comparable, "fingerprint", return_value=MACHINE):
         for case in range(300):
             path.write_bytes(damage(sound, np.random.default_rng(case)))
@@ -207,6 +207,18 @@ def test_no_damage_keeps_the_history_from_its_end(tmp_path: Path) -> None:
             json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert codes <= {Exit.HELD, Exit.FAILED, Exit.INCOMPARABLE, Exit.INCONCLUSIVE}
     assert Exit.HELD in codes
+
+
+def test_the_id_of_a_cell_is_text_and_no_markup(tmp_path: Path, capsys) -> None:
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    (path,) = write(machine)
+    odd = path.read_bytes().replace(b'"first"', b'"[/red]"')
+    for number in range(1, 7):
+        path.with_name(f"000{number}_main.json").write_bytes(odd)
+    with mock.patch.object(comparable, "fingerprint", return_value=MACHINE):
+        history.main(["--storage", str(tmp_path)])
+    assert "[/red]" in capsys.readouterr().out
 
 
 def test_damages_are_neither_too_small_nor_too_large_to_prove_much(tmp_path: Path) -> None:

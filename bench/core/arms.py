@@ -52,11 +52,15 @@ def together(comm: MPI.Intracomm, run: Work, first: int, steps: int) -> float:
     return float(seconds[0])
 
 
-def alone(comm: MPI.Intracomm, run: Work, first: int, steps: int) -> float:
-    """Time `run(first, steps)` on rank 0 while the other ranks sleep."""
+def alone(comm: MPI.Intracomm, run: Work, first: int, steps: int, warm_up: int = 1) -> float:
+    """Time `run(first, steps)` on rank 0 while the other ranks sleep.
+
+    Args:
+        warm_up: steps before that, which are not timed.
+    """
 
     def timed() -> float:
-        run(first, 1)
+        run(first, warm_up)
         start = time.perf_counter()
         run(first, steps)
         seconds = time.perf_counter() - start

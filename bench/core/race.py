@@ -345,10 +345,13 @@ def _plain(case: Case, comm: MPI.Intracomm) -> dict[str, Contender]:
     """Return the arms that are there once for all cells."""
     work = training(case.sequential().step, case.batches)
     cores = all_cores if comm.rank == 0 else nullcontext
-    threads = bounded(within(cores, partial(alone, comm, work)))
+
+    def threads(first: int, steps: int) -> float:
+        return alone(comm, work, first, steps, warm_up=max(1, steps))
+
     return {
         "sequential": Contender(partial(alone, comm, work)),
-        "threads": Contender(threads, paces=False),
+        "threads": Contender(bounded(within(cores, threads)), paces=False),
     }
 
 

@@ -48,6 +48,14 @@ def test_alone_only_the_steps_of_rank_0_are_timed(comm, clock):
     assert taken == ([(6, 1), (6, 3)] if comm.rank == 0 else [])
 
 
+@pytest.mark.workers(1, 2)
+def test_threads_warm_up_for_as_many_steps_as_they_are_timed(comm, clock):
+    """A core that has slept is slow for some milliseconds, and so are its threads."""
+    run, taken = work(clock, 2.0)
+    assert alone(comm, run, 6, 3, warm_up=3) == 6.0
+    assert taken == ([(6, 3), (6, 3)] if comm.rank == 0 else [])
+
+
 @pytest.mark.workers(1)
 def test_the_first_call_of_a_function_is_not_timed(clock):
     lasting = iter([WARM_UP, 1.0, 2.0, 3.0])

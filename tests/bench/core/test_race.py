@@ -482,7 +482,8 @@ def test_each_arm_trains_what_its_name_says_and_where(comm, monkeypatch, arm, wh
         steps=1,
     )
     assert set(noted) == where
-    assert len(noted) >= 3
+    untimed = 2 if arm == "threads" else 1  # threads warm up for as long as they are timed
+    assert len(noted) >= 2 + untimed
 
 
 @pytest.mark.workers(1)

@@ -184,5 +184,5 @@ def _wait(process: subprocess.Popen) -> int:
 
 
 def _preloaded() -> list[str]:
-    """Modules that a worker imports first, so that all tasks find the same ones imported."""
+    """Modules that a worker imports before its first task, whose time they do not count in."""
     return [name for name in ("torch",) if name in sys.modules]

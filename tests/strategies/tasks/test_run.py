@@ -1,12 +1,14 @@
 """Tasks give the same outcomes however they are executed, and each stands for itself."""
 
 import re
+import sys
 from functools import partial
 
 import numpy as np
 import pytest
 
 from strategies.tasks import current, run_tasks
+from strategies.tasks import global_seeds as global_seeds_module
 from tests.strategies.tasks.functions import Odd, draw, draws, misbehaves, shuffled, values
 
 pytestmark = pytest.mark.workers(1)
@@ -91,6 +93,32 @@ def test_shared_generator_of_torch_is_seeded_and_put_back():
     assert again.value != one.value  # 1 and 1.0 are two tasks, as JSON writes them
     assert torch.rand(1) == expected
     assert run(lambda task: torch.rand(2).tolist(), [2])[0].value == two.value
+
+
+def test_torch_is_seeded_when_a_task_is_the_first_to_import_it():
+    pytest.importorskip("torch")
+
+    def draws_from_torch(task):
+        had_torch = "torch" in sys.modules
+        import torch
+
+        return had_torch, torch.rand(2).tolist()
+
+    expected = [each.value[1] for each in run(draws_from_torch, [1, 2])]
+    for task in (1, 2):  # in a new process each
+        (outcome,) = run(draws_from_torch, [task], 1)
+        assert outcome.value == (False, expected[task - 1])
+
+
+def test_a_module_that_a_task_imports_is_told_of_and_finders_are_put_back(monkeypatch):
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    before, told = list(sys.meta_path), []
+    with global_seeds_module._at_import("wave", told.append):
+        import wave
+
+        assert told == [wave]
+        monkeypatch.delitem(sys.modules, "wave")
+    assert sys.meta_path == before
 
 
 @pytest.mark.parametrize("executor", [None, "pair"])

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from strategies.tasks import current, run_tasks
+from strategies.tasks import Workers, current, run_tasks
 from strategies.tasks import global_seeds as global_seeds_module
 from tests.strategies.tasks.functions import Odd, draw, draws, misbehaves, shuffled, values
 
@@ -167,6 +167,37 @@ def test_large_arrays_are_mapped_and_not_copied(pair):
     assert [each.value[2] for each in outcomes] == [rows[0].sum(), rows[999].sum()]
     rows[0] = 1  # a later run sees it
     assert run(looks, [0], pair)[0].value[2] == 300
+
+
+class Viewed:
+    """Something large that makes another array of itself whenever it is pickled."""
+
+    def __init__(self):
+        self.rows = np.arange(300_000.0)
+
+    def __getstate__(self):
+        return {"rows": self.rows[:]}
+
+
+def test_a_function_is_pickled_once_for_all_its_tasks():
+    viewed = Viewed()
+    with Workers(1) as workers:
+        files = run(lambda task: viewed.rows[task], list(range(5)), workers)
+        assert [each.value for each in files] == [0, 1, 2, 3, 4]
+        assert len(list(workers._arrays.folder.iterdir())) == 1
+        viewed.rows[0] = 7
+        assert run(lambda task: viewed.rows[task], [0], workers)[0].value == 7
+        assert len(list(workers._arrays.folder.iterdir())) == 1
+
+
+def test_a_task_finds_the_function_as_it_was_given_whatever_ran_before():
+    notes = []
+
+    def noting(task):
+        notes.append(task)
+        return len(notes)
+
+    assert [each.value for each in run(noting, [5, 6], 1)] == [1, 1]
 
 
 def test_then_adds_tasks_and_hears_of_every_outcome():

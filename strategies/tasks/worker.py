@@ -64,6 +64,11 @@ class Worker:
         self._connection: Connection | None = None
         self._lock, self._closed = threading.Lock(), False
 
+    @property
+    def pid(self) -> int | None:
+        """Number of the process; None before the first call, and after a death."""
+        return self._process.pid if self._process else None
+
     def call(self, function: Callable[..., Any], *args: Any, limit: float | None = None) -> Any:
         """Return what `function(*args)` returns in the process.
 

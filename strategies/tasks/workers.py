@@ -103,7 +103,12 @@ class Workers(CallerPool):
         count, self.threads = as_int("workers", count, 1), as_int("threads", threads, 1)
         check_cores(count, self.threads)
         self._arrays = SharedArrays()
-        super().__init__([Worker(self.threads, self._arrays) for _ in range(count)])
+        self._workers = [Worker(self.threads, self._arrays) for _ in range(count)]
+        super().__init__(self._workers)
+
+    def processes(self) -> set[int]:
+        """Return the numbers of the processes that have been started and have not been replaced."""
+        return {worker.pid for worker in self._workers if worker.pid is not None}
 
     def forget(self) -> None:
         """Forget which arrays have been sent: they may have changed since."""

@@ -62,7 +62,7 @@ def test_rows_of_a_file_are_loaded(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "workers", "expected"),
+    ("seconds", "count", "expected"),
     [
         ([[1.0, 2.0], [3.0, 4.0]], 2, 6.0 / 5.0),  # an even share of 10 seconds
         ([[1.0, 2.0], [3.0, 4.0]], 1, 6.0 / 10.0),
@@ -70,11 +70,11 @@ def test_rows_of_a_file_are_loaded(tmp_path) -> None:
     ],
 )
 def test_a_run_is_compared_with_the_least_that_its_trainings_can_take(
-    seconds, workers, expected
+    seconds, count, expected
 ) -> None:
     scores = [
         Scores("net", f"{i}", [FoldScore(seconds=each) for each in folds])
         for i, folds in enumerate(seconds)
     ]
     result = KFold("set", 2, True, 0, 8, 1, "2 workers", 6.0, scores)
-    assert over_ideal(result, workers) == pytest.approx(expected)
+    assert over_ideal(result, count) == pytest.approx(expected)

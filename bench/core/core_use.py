@@ -32,7 +32,10 @@ class CoreUse:
 
     @property
     def waiting(self) -> dict[str, float]:
-        """Process -> seconds in which it did not compute: for work, a disk, or a core to run on."""
+        """Process -> seconds in which it did not compute: for work, a disk, or a core to run on.
+
+        It is the time that has passed minus processor time, so a lack of cores counts as waiting.
+        """
         return {name: max(0.0, self.seconds - used) for name, used in self.computing.items()}
 
 

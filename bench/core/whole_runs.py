@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import psutil
 from joblib.externals.loky import get_reusable_executor
 from mpi4py import MPI
 
@@ -76,7 +75,12 @@ class Pool:
     ) -> dict[str, CoreUse]:
         """Make both runs once more on rank 0, and return what processes use; empty elsewhere.
 
-        Of the serial run that is this process; of the parallel one it manages the workers.
+        Of the serial run that is this process; of the parallel one it manages the workers. These
+        runs are not the timed ones, so that looking at processes costs those nothing.
+
+        Raises:
+            RuntimeError: a worker was ended, or another one started in its place, which nobody
+                has watched.
         """
         if self.workers is None:
             return {}
@@ -85,6 +89,11 @@ class Pool:
             serial()
         with watched({"manager": own, **self.pids}) as together:
             parallel()
+        if unwatched := self.workers.processes() ^ set(self.pids.values()):
+            raise RuntimeError(
+                f"processes {sorted(unwatched)} ended or began in this run: expected the "
+                "same workers at its end, since what others used is not known"
+            )
         return {"serial": alone, "parallel": together}
 
 
@@ -97,20 +106,14 @@ def pool(comm: MPI.Intracomm) -> Iterator[Pool]:
     if comm.rank > 0:
         yield Pool()
         return
-    with unbound():
-        before = _children()
-        with Workers(comm.size) as workers:
-            run_tasks(_settle, range(comm.size), workers, progress=False)
-            pids = sorted(_children() - before)
-            try:
-                yield Pool(workers, {f"worker {i}": pid for i, pid in enumerate(pids)})
-            finally:
-                get_reusable_executor().shutdown(kill_workers=True)
+    with unbound(), Workers(comm.size) as workers:
+        run_tasks(_settle, range(comm.size), workers, progress=False)
+        pids = sorted(workers.processes())
+        try:
+            yield Pool(workers, {f"worker {i}": pid for i, pid in enumerate(pids)})
+        finally:
+            get_reusable_executor().shutdown(kill_workers=True)
 
 
 def _settle(task: int) -> None:
     time.sleep(SETTLED)
-
-
-def _children() -> set[int]:
-    return {child.pid for child in psutil.Process().children()}

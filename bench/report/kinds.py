@@ -149,7 +149,8 @@ class Use(Record, kind="use"):
         seconds: for how long they were watched.
         cores: process -> cores in use, one value per nap.
         computing: process -> seconds of processor time.
-        waiting: process -> the other seconds: for work, a disk, or a core to run on.
+        waiting: process -> the other seconds: for work, a disk, or a core to run on. It is the time
+            that has passed minus `computing`, so a lack of cores counts as waiting.
     """
 
     what: str

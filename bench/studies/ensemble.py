@@ -3,6 +3,9 @@
 Members are trained several times from other seeds, on all rows, and without each fold for the
 meta-learner: one training after the other, and by as many workers as there are ranks, in turn. A
 combination pays if it is more right than the best member by more than the spread over seeds.
+
+Each run says on stderr how far it is, which its time includes. How the cores are used is watched in
+a run more of each, which is not timed.
 """
 
 from functools import partial

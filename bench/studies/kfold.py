@@ -6,6 +6,9 @@ turns in the same rounds. Rank 0 has the workers, and sleeps while they train; s
 
 joblib trains on the same folds, but from weights of its own; so does scikit-learn, on rows that
 were scaled before they were divided. Only the times of these two are compared.
+
+Each run says on stderr how far it is, which its time includes. How the cores are used is watched in
+a run more of each, which is not timed.
 """
 
 from collections.abc import Callable

@@ -3,6 +3,9 @@
 Exhaustive search, successive halving and its asynchronous form try the same 27 configurations on
 as many workers as there are ranks. So does scikit-learn's `HalvingRandomSearchCV`, whose trainings
 begin anew at every rung. All take turns in the same rounds, and choose on the same validation rows.
+
+Each run says on stderr how far it is, which its time includes. How the cores are used is watched in
+a run more of each, which is not timed.
 """
 
 from functools import partial

@@ -16,7 +16,7 @@ from strategies.tasks.time_limit import OutOfTime, time_limit
 
 
 @dataclass(frozen=True)
-class Order:
+class Instructions:
     """What a worker is told beside the function and the task."""
 
     key: str
@@ -38,13 +38,25 @@ class Result:
 def attempt(
     function: Callable[[Any], Any],
     task: Any,
-    order: Order,
+    instructions: Instructions,
     limit: float | None = None,
     comm: Any = None,
+    ends_the_run: tuple[type[BaseException], ...] = (),
 ) -> Result:
-    """Run a task, whatever it raises, in a process that has no more threads than it may use."""
-    seeds = seeds_of(task, order.seed)
-    here = Running(order.key, seeds, order.attempt, order.threads, Path(order.checkpoint), comm)
+    """Run a task, whatever it raises, in a process that has no more threads than it may use.
+
+    Raises:
+        BaseException: the task has raised an exception of a class in `ends_the_run`.
+    """
+    seeds = seeds_of(task, instructions.seed)
+    here = Running(
+        instructions.key,
+        seeds,
+        instructions.attempt,
+        instructions.threads,
+        Path(instructions.checkpoint),
+        comm,
+    )
     value, error = None, None
     began = time.perf_counter()
     try:
@@ -53,7 +65,9 @@ def attempt(
             value = function(task)
     except OutOfTime as late:
         error = str(late)
-    except (Exception, SystemExit):
+    except ends_the_run:
+        raise
+    except BaseException:  # of classes that tests and libraries have beside Exception, too
         error = traceback.format_exc()
     return Result(value, error, time.perf_counter() - began)
 
@@ -61,10 +75,14 @@ def attempt(
 def attempt_elsewhere(
     function: Callable[[Any], Any],
     task: Any,
-    order: Order,
+    instructions: Instructions,
     limit: float | None = None,
     comm: Any = None,
 ) -> Result:
-    """Run a task in a process that is not ours: it is held to the threads that the task may use."""
-    with threads_limited(order.threads) if order.threads else nullcontext():
-        return attempt(function, task, order, limit, comm)
+    """Run a task in a process that is not ours: it is held to the threads that the task may use.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, which ends such a process too.
+    """
+    with threads_limited(instructions.threads) if instructions.threads else nullcontext():
+        return attempt(function, task, instructions, limit, comm, (KeyboardInterrupt,))

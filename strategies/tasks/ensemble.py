@@ -20,6 +20,7 @@ from strategies.tasks.in_words import in_words
 from strategies.tasks.keys import seeds_of
 from strategies.tasks.models import Builder, as_builders, built
 from strategies.tasks.run import run_tasks
+from strategies.tasks.running import current
 from strategies.tasks.schedules import Maker, as_makers, made
 from strategies.tasks.text_table import text_table
 from strategies.tasks.with_code import with_code
@@ -145,6 +146,7 @@ class Ensemble:
         *,
         k: int = 5,
         repeats: int = 3,
+        checkpoint_every: int | None = None,
         executor: Any = None,
         journal: Any = None,
         seed: int = 0,
@@ -158,6 +160,7 @@ class Ensemble:
             k: number of folds of the training rows, for the meta-learner.
             repeats: how often all is trained, each time with other seeds; at least 2, since the
                 gain of a combination is compared with the spread over seeds.
+            checkpoint_every: steps between two checkpoints of a training, as for `kfold`.
             executor, journal: as for `run_tasks`. With a journal, the parameters of the members of
                 the first repeat and all predictions are kept in it.
             seed: seed of the division into folds, and of the seeds of all trainings.
@@ -166,6 +169,8 @@ class Ensemble:
             TypeError, ValueError: an argument is not what it is expected to be.
             RuntimeError: a training has failed; the message has its error.
         """
+        if checkpoint_every is not None:
+            as_int("checkpoint_every", checkpoint_every, 1)
         as_int("repeats", repeats, 2)
         if not isinstance(dataset, Dataset):
             raise TypeError(
@@ -183,6 +188,7 @@ class Ensemble:
             self.optimizer,
             self.batch_size,
             self.epochs,
+            checkpoint_every,
         )
         tasks = [
             {"member": name, "repeat": repeat, "fold": fold}
@@ -198,7 +204,16 @@ class Ensemble:
         seconds = time.perf_counter() - began
         for outcome in outcomes:
             if outcome.error:
-                raise RuntimeError(f"the training of {outcome.task} failed: {outcome.error}")
+                ended = sum(each.error is None for each in outcomes)
+                raise RuntimeError(
+                    f"the training of {outcome.task} failed: {outcome.error}\n{ended} of "
+                    f"{len(outcomes)} trainings have ended well. "
+                    + (
+                        f"They are kept in journal={journal}: the same call trains the rest"
+                        if journal is not None
+                        else "They are lost: with journal=, a second call would train the rest"
+                    )
+                )
         found = {
             (each.task["member"], each.task["repeat"], each.task["fold"]): each.value
             for each in outcomes
@@ -302,6 +317,7 @@ class _Training:
     optimizer: Callable[..., Any]
     batch_size: int
     epochs: int
+    checkpoint_every: int | None
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         name, number = task["member"], task["fold"]
@@ -315,7 +331,15 @@ class _Training:
         model = built(self.models[name], weights_seed, self.loss)
         optimizer = self.optimizer(made(name, self.schedules[name], steps))
         strategy = Sequential(model, optimizer)
-        fit(strategy, rows, batch_size=self.batch_size, epochs=self.epochs, seed=order_seed)
+        fit(
+            strategy,
+            rows,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            seed=order_seed,
+            checkpoint=None if self.checkpoint_every is None else current().checkpoint,
+            checkpoint_every=self.checkpoint_every,
+        )
         found: dict[str, Any] = {"probabilities": probabilities_of(model, x, rows.classes)}
         if number == EVERYTHING and task["repeat"] == 0:
             found["state"] = strategy.state()

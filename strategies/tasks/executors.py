@@ -5,15 +5,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from functools import partial
 from operator import index
 from typing import Any, Protocol
 
 from mpi4py import MPI
 
 from strategies.launchers import worlds_of_one
-from strategies.tasks.attempt import Order, Result, attempt, attempt_elsewhere
+from strategies.tasks.attempt import Instructions, Result, attempt, attempt_elsewhere
+from strategies.tasks.shared_arrays import PickledOnce
 from strategies.tasks.threads import check_cores
-from strategies.tasks.workers import Crew, Workers
+from strategies.tasks.workers import CallerPool, Workers
 
 EXPECTED = (
     'expected None, a number of workers, Workers(n), "mpi", a communicator of mpi4py, or an '
@@ -21,66 +23,74 @@ EXPECTED = (
 )
 
 
-class Executes(Protocol):
-    """A way to execute tasks.
+class Execution(Protocol):
+    """A way to execute the tasks of a run.
 
     Attributes:
-        room: how many tasks to submit at a time.
+        capacity: how many tasks to submit before one has ended.
     """
 
-    room: float
+    capacity: float
 
     def submit(
-        self, limit: float | None, function: Callable[[Any], Any], task: Any, order: Order
+        self, limit: float | None, task: Any, instructions: Instructions
     ) -> "Future[Result]": ...
 
-    def kill(self) -> None: ...
+    def kill(self) -> None:
+        """End what has been submitted, as far as it is ours to end."""
 
 
 class Here:
-    """Executes each task at once, in this thread."""
+    """Executes each task at once, in this thread.
 
-    room: float = 1
+    Args:
+        run: is called with the arguments of `submit`, the limit last.
+    """
+
+    capacity: float = 1
+
+    def __init__(self, run: Callable[[Any, Instructions, float | None], Result]):
+        self._run = run
 
     def submit(
-        self, limit: float | None, function: Callable[[Any], Any], task: Any, order: Order
+        self, limit: float | None, task: Any, instructions: Instructions
     ) -> "Future[Result]":
         future: Future[Result] = Future()
-        future.set_result(attempt_elsewhere(function, task, order, limit))
+        future.set_result(self._run(task, instructions, limit))
         return future
 
     def kill(self) -> None:
         pass
 
 
-class ByCrew:
+class InPool:
     """Has workers of our own execute the tasks, which have their threads from the beginning."""
 
-    def __init__(self, crew: Crew):
-        self._crew = crew
-        self.room: float = 2 * crew.size  # so that a worker need not wait for the next one
+    def __init__(self, pool: CallerPool, function: Callable[[Any], Any]):
+        self._pool, self._function = pool, PickledOnce(function)
+        self.capacity: float = 2 * pool.size  # so that a worker need not wait for the next one
 
     def submit(
-        self, limit: float | None, function: Callable[[Any], Any], task: Any, order: Order
+        self, limit: float | None, task: Any, instructions: Instructions
     ) -> "Future[Result]":
-        return self._crew.submit_within(limit, attempt, function, task, order)
+        return self._pool.submit_within(limit, attempt, self._function, task, instructions)
 
     def kill(self) -> None:
-        self._crew.kill()
+        self._pool.kill()
 
 
-class ByOther:
+class InOther:
     """Has an executor of the user execute the tasks."""
 
-    room: float = math.inf  # it has a queue of its own
+    capacity: float = math.inf  # it has a queue of its own
 
-    def __init__(self, executor: Executor):
-        self._executor = executor
+    def __init__(self, executor: Executor, function: Callable[[Any], Any]):
+        self._executor, self._function = executor, function
 
     def submit(
-        self, limit: float | None, function: Callable[[Any], Any], task: Any, order: Order
+        self, limit: float | None, task: Any, instructions: Instructions
     ) -> "Future[Result]":
-        return self._executor.submit(attempt_elsewhere, function, task, order, limit)
+        return self._executor.submit(attempt_elsewhere, self._function, task, instructions, limit)
 
     def kill(self) -> None:
         pass  # it is not ours to end; what had not begun is cancelled
@@ -102,7 +112,9 @@ def ranks_of(executor: Any) -> Any:
 
 
 @contextmanager
-def executes_on(executor: Any, threads: int) -> Iterator[Executes]:
+def execution_on(
+    executor: Any, threads: int, function: Callable[[Any], Any]
+) -> Iterator[Execution]:
     """Yield the way that `run_tasks(executor=)` asks for, without ranks. What it starts ends.
 
     Raises:
@@ -110,7 +122,7 @@ def executes_on(executor: Any, threads: int) -> Iterator[Executes]:
     """
     if executor is None:
         check_cores(1, threads)
-        yield Here()
+        yield Here(partial(attempt_elsewhere, function))
     elif isinstance(executor, Workers):
         if executor.threads != threads:
             raise ValueError(
@@ -118,15 +130,15 @@ def executes_on(executor: Any, threads: int) -> Iterator[Executes]:
                 "same number"
             )
         executor.forget()
-        yield ByCrew(executor)
+        yield InPool(executor, function)
     elif isinstance(executor, Executor):
-        yield ByOther(executor)
+        yield InOther(executor, function)
     else:
         count = _count(executor)
         if problem := check_cores(count, threads):
             warnings.warn(problem, stacklevel=4)
         with Workers(count, threads) as workers:
-            yield ByCrew(workers)
+            yield InPool(workers, function)
 
 
 def _count(executor: Any) -> int:

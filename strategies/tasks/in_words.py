@@ -3,7 +3,7 @@
 from typing import Any
 
 from strategies.tasks.executors import ranks_of
-from strategies.tasks.workers import Crew
+from strategies.tasks.workers import CallerPool
 
 
 def in_words(executor: Any) -> str:
@@ -12,7 +12,7 @@ def in_words(executor: Any) -> str:
         return "1 process"
     if comm := ranks_of(executor):
         return f"{comm.size} ranks"
-    if isinstance(executor, Crew):
+    if isinstance(executor, CallerPool):
         return f"{executor.size} workers"
     if isinstance(executor, int):
         return f"{executor} workers"

@@ -2,9 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from mpi4py import MPI
@@ -12,15 +11,15 @@ from mpi4py.futures import MPICommExecutor
 
 from strategies.comm.on_rank_0 import sleeping_barrier
 from strategies.comm.raise_together import raise_together, sendable
-from strategies.tasks.attempt import Order, Result, attempt_elsewhere
+from strategies.tasks.attempt import Instructions, Result, attempt, attempt_elsewhere
 from strategies.tasks.code import code_of
-from strategies.tasks.executors import ByCrew, Executes
+from strategies.tasks.executors import Execution, Here, InPool
 from strategies.tasks.keys import text_of
 from strategies.tasks.outcome import Outcome
-from strategies.tasks.shared_arrays import SharedArrays
+from strategies.tasks.shared_arrays import PickledOnce, SharedArrays
 from strategies.tasks.threads import check_cores
 from strategies.tasks.worker import Worker
-from strategies.tasks.workers import Crew
+from strategies.tasks.workers import Caller, CallerPool
 
 PATIENCE = 60.0
 """Seconds that a rank whose task has raised waits for the others of its group."""
@@ -32,19 +31,19 @@ def on_ranks(
     tasks: Sequence[Any],
     terms: Any,
     ranks_per_task: int,
-    drive: Callable[[Executes], list[Outcome]],
+    run_all: Callable[[Execution], list[Outcome]],
 ) -> list[Outcome]:
     """Have the ranks of `comm` execute tasks. Collective.
 
     Args:
-        drive: called on rank 0, with the way that the tasks are executed.
+        run_all: called on rank 0, with the way that the tasks are executed.
 
     Returns:
-        What `drive` returned, on every rank.
+        What `run_all` returned, on every rank.
 
     Raises:
         ValueError: the ranks do not fit `ranks_per_task`, or were called with other arguments.
-        Exception: what `drive` raised; on every rank.
+        Exception: what `run_all` raised; on every rank.
     """
     mine = [
         text_of(tasks),
@@ -65,8 +64,8 @@ def on_ranks(
     node.Free()
     if ranks_per_task > 1:
         _check_groups(comm.size, ranks_per_task, terms.limit)
-        return _by_groups(comm, function, ranks_per_task, drive)
-    return _by_own_workers(comm, function, terms.threads, drive)
+        return _by_groups(comm, function, ranks_per_task, run_all)
+    return _by_own_workers(comm, function, terms.threads, run_all)
 
 
 # A worker of our own on each rank
@@ -76,16 +75,21 @@ def _by_own_workers(
     comm: MPI.Intracomm,
     function: Callable[[Any], Any],
     threads: int,
-    drive: Callable[[Executes], list[Outcome]],
+    run_all: Callable[[Execution], list[Outcome]],
 ) -> list[Outcome]:
     """Give each rank a worker. Rank 0 sees to the tasks while its own worker runs one."""
     arrays = SharedArrays()
     own = Worker(threads, arrays)
-    _agent[:] = [(function, own)]
+    _agent[:] = [(PickledOnce(function), own)]
     try:
         others = comm.size - 1
         return _served(
-            comm, comm, lambda remote: ByCrew(Crew([own, *_each(others, remote)])), drive
+            comm,
+            comm,
+            lambda executor: _in_pool(
+                [own, *[_Remote(executor, _on_own_worker)] * others], function
+            ),
+            run_all,
         )
     finally:
         _agent.clear()
@@ -93,13 +97,13 @@ def _by_own_workers(
         arrays.close()
 
 
-_agent: list[tuple[Callable[[Any], Any], Worker]] = []
+_agent: list[tuple[PickledOnce, Worker]] = []
 """The function and the worker of this rank, while `_by_own_workers` runs here."""
 
 
-def _on_own_worker(how: Callable[..., Any], task: Any, order: Order, limit: float | None) -> Any:
+def _on_own_worker(task: Any, instructions: Instructions, limit: float | None) -> Any:
     function, worker = _agent[0]
-    return worker.call(how, function, task, order, limit=limit)
+    return worker.call(attempt, function, task, instructions, limit=limit)
 
 
 class _Remote:
@@ -109,36 +113,39 @@ class _Remote:
         self._executor, self._run = executor, run
 
     def call(self, function: Callable[..., Any], *args: Any, limit: float | None = None) -> Any:
-        _, task, order = args  # every rank has the function of the tasks
-        return self._executor.submit(self._run, function, task, order, limit).result()
+        _, task, instructions = args  # every rank has the function of the tasks
+        return self._executor.submit(self._run, task, instructions, limit).result()
+
+    def kill(self) -> None:
+        pass  # what its rank runs is waited for
 
     def close(self) -> None:
         pass  # its rank does
 
 
-def _each(count: int, executor: Any, run: Callable[..., Any] = _on_own_worker) -> list[_Remote]:
-    return [_Remote(executor, run) for _ in range(count)]
+@contextmanager
+def _in_pool(callers: Sequence[Caller], function: Callable[[Any], Any]) -> Iterator[Execution]:
+    with CallerPool(callers) as pool:
+        yield InPool(pool, function)
 
 
 def _served(
     comm: MPI.Intracomm,
     served: MPI.Intracomm,
-    way: Callable[[Any], Executes],
-    drive: Callable[[Executes], list[Outcome]],
+    execution: Callable[[Any], AbstractContextManager[Execution]],
+    run_all: Callable[[Execution], list[Outcome]],
 ) -> list[Outcome]:
-    """Drive the run on rank 0 while the other ranks of `served` execute what they are sent."""
+    """Run all tasks from rank 0 while the other ranks of `served` execute what they are sent."""
     outcomes, error = None, None
     if served != MPI.COMM_NULL:
         executor: Any = MPICommExecutor(served) if served.size > 1 else nullcontext()
         with executor as remote:  # on the other ranks, until rank 0 has ended
             if served.rank == 0:
-                crew = way(remote)
                 try:
-                    outcomes = drive(crew)
+                    with execution(remote) as executes:
+                        outcomes = run_all(executes)
                 except (Exception, SystemExit) as failure:  # the other ranks must hear of it
                     error = failure
-                finally:
-                    crew.kill()
     _end_groups()
     sleeping_barrier(comm)
     outcomes, told = comm.bcast((outcomes, error and sendable(error)))
@@ -167,7 +174,7 @@ def _by_groups(
     comm: MPI.Intracomm,
     function: Callable[[Any], Any],
     each: int,
-    drive: Callable[[Executes], list[Outcome]],
+    run_all: Callable[[Execution], list[Outcome]],
 ) -> list[Outcome]:
     """Cut the ranks into groups, whose first ranks get tasks from rank 0 and whose others follow.
 
@@ -184,9 +191,14 @@ def _by_groups(
         if leads == MPI.COMM_NULL:
             while (call := _next_call(group)) is not None:
                 _together(function, group, *call)
+        if is_alone:
+            return _served(comm, leads, lambda _: nullcontext(Here(_on_group)), run_all)
         count = (comm.size - 1) // each
         return _served(
-            comm, leads, lambda remote: ByCrew(_crew(count, remote)) if count else Together(), drive
+            comm,
+            leads,
+            lambda executor: _in_pool([_Remote(executor, _on_group)] * count, function),
+            run_all,
         )
     finally:
         _group.clear()
@@ -199,30 +211,10 @@ _group: list[tuple[Callable[[Any], Any], MPI.Intracomm]] = []
 """The function and the group of this rank, while `_by_groups` runs here."""
 
 
-class Together:
-    """Executes each task at once, on this rank and all that follow it."""
-
-    room: float = 1
-
-    def submit(
-        self, limit: float | None, function: Callable[[Any], Any], task: Any, order: Order
-    ) -> "Future[Result]":
-        future: Future[Result] = Future()
-        future.set_result(_on_group(function, task, order, limit))
-        return future
-
-    def kill(self) -> None:
-        pass
-
-
-def _crew(count: int, remote: Any) -> Crew:
-    return Crew(_each(count, remote, _on_group))
-
-
-def _on_group(how: Callable[..., Any], task: Any, order: Order, limit: float | None) -> Result:
+def _on_group(task: Any, instructions: Instructions, limit: float | None) -> Result:
     function, group = _group[0]
-    _next_call(group, (task, order))
-    return _together(function, group, task, order)
+    _next_call(group, (task, instructions))
+    return _together(function, group, task, instructions)
 
 
 def _next_call(group: MPI.Intracomm, call: Any = None) -> Any:
@@ -238,11 +230,11 @@ def _end_groups() -> None:
 
 
 def _together(
-    function: Callable[[Any], Any], group: MPI.Intracomm, task: Any, order: Order
+    function: Callable[[Any], Any], group: MPI.Intracomm, task: Any, instructions: Instructions
 ) -> Result:
     """Run a task on all ranks of the group, and return the result of the first one."""
     comm = group.Dup()
-    result = attempt_elsewhere(function, task, order, None, comm)
+    result = attempt_elsewhere(function, task, instructions, None, comm)
     ended = group.Ibarrier()
     limit = time.monotonic() + PATIENCE
     while not ended.Test():

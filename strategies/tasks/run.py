@@ -12,8 +12,8 @@ from typing import Any
 
 from nn.arguments import as_float, as_int
 from nn.plain_json import plain
-from strategies.tasks.attempt import Order, Result
-from strategies.tasks.executors import Executes, executes_on, ranks_of
+from strategies.tasks.attempt import Instructions, Result
+from strategies.tasks.executors import Execution, execution_on, ranks_of
 from strategies.tasks.journal import Journal, Task, header_of
 from strategies.tasks.keys import key_of
 from strategies.tasks.outcome import Outcome
@@ -94,11 +94,12 @@ def run_tasks(
             of other tasks, code or data, and the message says what differs.
         BlockingIOError: another run is using the journal.
         OSError: the journal cannot be read or written.
-        RuntimeError: no rank of several that a launcher has started knows of the others.
+        RuntimeError: the executor has been shut down, or no rank of several that a launcher has
+            started knows of the others.
     """
     if not callable(function):
         raise TypeError(f"function={function!r:.60}: expected a function of one task")
-    given = list(tasks)
+    task_list = list(tasks)
     terms = _Terms(
         as_int("retries", retries, 0),
         as_int("threads", threads, 1),
@@ -107,29 +108,29 @@ def run_tasks(
         then,
     )
     queue = _Queue(terms)
-    for i, (task, cost) in enumerate(zip(given, _checked(costs, given))):
+    for i, (task, cost) in enumerate(zip(task_list, _checked(costs, task_list))):
         queue.add(task, cost, f"task {i}")
     ranks_per_task = as_int("ranks_per_task", ranks_per_task, 1)
 
-    def drive(way: Executes) -> list[Outcome]:
+    def run_all(execution: Execution) -> list[Outcome]:
         with contextlib.ExitStack() as closing:
             book = None
             if journal is not None:
-                header = header_of(function, given, terms.seed, terms.threads, data)
+                header = header_of(function, task_list, terms.seed, terms.threads, data)
                 book = closing.enter_context(Journal(journal, header).open())
                 folder = book.checkpoints
             else:
                 temporary = tempfile.TemporaryDirectory(prefix="lockstep-tasks-")
                 folder = Path(closing.enter_context(temporary))
             shown = Progress(progress)
-            return _Run(function, queue, terms, way, book, folder, shown).outcomes()
+            return _Run(queue, terms, execution, book, folder, shown).outcomes()
 
     if comm := ranks_of(executor):
-        return on_ranks(comm, function, given, terms, ranks_per_task, drive)
+        return on_ranks(comm, function, task_list, terms, ranks_per_task, run_all)
     if ranks_per_task > 1:
         raise ValueError(f'ranks_per_task={ranks_per_task}: expected executor="mpi" with it')
-    with executes_on(executor, terms.threads) as way:
-        return drive(way)
+    with execution_on(executor, terms.threads, function) as execution:
+        return run_all(execution)
 
 
 @dataclass(frozen=True)
@@ -189,15 +190,14 @@ class _Run:
 
     def __init__(
         self,
-        function: Callable[[Any], Any],
         queue: _Queue,
         terms: _Terms,
-        way: Executes,
+        execution: Execution,
         journal: Journal | None,
         checkpoints: Path,
         progress: Progress,
     ):
-        self._function, self._queue, self._terms, self._way = function, queue, terms, way
+        self._queue, self._terms, self._execution = queue, terms, execution
         self._journal, self._checkpoints, self._progress = journal, checkpoints, progress
         self._taken_up = {task.key: task for task in journal.finished} if journal else {}
         self._flying: dict[Future, _Entry] = {}
@@ -217,13 +217,13 @@ class _Run:
         except BaseException:
             for future in self._flying:
                 future.cancel()
-            self._way.kill()
+            self._execution.kill()
             raise
 
     def _submitted(self) -> bool:
-        """Submit as many tasks as there is room for, and return whether one was."""
+        """Submit as many tasks as the execution takes, and return whether one was."""
         before = len(self._flying)
-        while len(self._flying) < self._way.room and (entry := self._queue.next()):
+        while len(self._flying) < self._execution.capacity and (entry := self._queue.next()):
             if entry.key in self._taken_up:
                 self._take_up(entry)
                 continue
@@ -234,13 +234,18 @@ class _Run:
     def _submit(self, entry: _Entry) -> Future:
         terms = self._terms
         path = str(self._checkpoints / f"{entry.key}.npz")
-        order = Order(entry.key, terms.seed, entry.attempts, terms.threads, path)
+        told = Instructions(entry.key, terms.seed, entry.attempts, terms.threads, path)
         try:
-            return self._way.submit(terms.limit, self._function, entry.task, order)
-        except (BrokenExecutor, RuntimeError) as error:  # it broke, or was shut down
+            return self._execution.submit(terms.limit, entry.task, told)
+        except BrokenExecutor as error:
             failed: Future = Future()
             failed.set_exception(error)
             return failed
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"the executor takes no task ({error}): expected one that has not been shut down, "
+                "as Workers are at the end of their `with` block"
+            ) from error
 
     def _landed(self, entry: _Entry, future: Future) -> None:
         """Report a task whose attempt has ended, unless it is to be tried again."""

@@ -23,7 +23,7 @@ class Running:
         threads: BLAS and torch threads that the task may use.
         checkpoint: a file of the task's own, for `train(..., checkpoint=)`. It is there again when
             the task is retried, and when the run is resumed from its journal. It is removed when
-            the task is finished.
+            the task has a value, and stays if it has failed.
     """
 
     key: str

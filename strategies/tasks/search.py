@@ -86,7 +86,8 @@ class Search(Record, kind="search"):
         test_accuracy: of the winner, on the test rows.
         order: of "asha", the jobs in the order in which they ended, as (trial, rung); a search that
             is given it as `replay=` takes the same decisions.
-        line: a line of Python that trains the winner again.
+        line: a line of Python that trains the winner again. `dataset` in it is the set that was
+            searched, if that is not one of `nn.data` by its name.
     """
 
     dataset: str

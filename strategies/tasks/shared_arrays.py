@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import pickle
 import tempfile
 import threading
 from pathlib import Path
@@ -62,6 +63,22 @@ class SharedArrays:
         self._temporary.cleanup()
 
 
+class PickledOnce:
+    """A value that many messages hold, and that is pickled for the first of them only.
+
+    Who receives one has the value itself. It must not change between messages.
+    """
+
+    def __init__(self, value: Any):
+        self._value, self._bytes, self._lock = value, b"", threading.Lock()
+
+    def pickled(self, arrays: SharedArrays) -> bytes:
+        """Return the value as bytes, in which large arrays are names of files."""
+        with self._lock:
+            self._bytes = self._bytes or arrays.message(self._value)
+            return self._bytes
+
+
 class _Pickler(cloudpickle.Pickler):
     def __init__(self, buffer: io.BytesIO, arrays: SharedArrays):
         super().__init__(buffer)
@@ -70,6 +87,8 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if type(value) is np.ndarray and value.nbytes >= LARGE and not value.dtype.hasobject:
             return mapped, (self._arrays.file(value),)
+        if type(value) is PickledOnce:
+            return pickle.loads, (value.pickled(self._arrays),)
         return super().reducer_override(value)
 
 

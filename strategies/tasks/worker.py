@@ -26,6 +26,7 @@ _QUICK = {"OMPI_MCA_btl": "self,sm"}
 """A world of one needs no network. Open MPI takes a second to find out which ones there are."""
 
 _LOOKS = 1.0  # seconds between two looks at a process whose connection a child of it holds open
+_LAST_WORDS = 1.0  # seconds that a process which has closed its connection has to end by itself
 _STARTS = 3  # in a row that fail before a call is given up
 
 
@@ -63,6 +64,11 @@ class Worker:
         self._connection: Connection | None = None
         self._lock, self._closed = threading.Lock(), False
 
+    @property
+    def pid(self) -> int | None:
+        """Number of the process; None before the first call, and after a death."""
+        return self._process.pid if self._process else None
+
     def call(self, function: Callable[..., Any], *args: Any, limit: float | None = None) -> Any:
         """Return what `function(*args)` returns in the process.
 
@@ -70,7 +76,7 @@ class Worker:
             WorkerDied: the process died while it ran the call.
             OutOfTime: it took longer than `limit` seconds, and the process was killed.
             Closed: the worker is closed.
-            Exception: what the call raised; or it cannot be sent, or its result cannot.
+            BaseException: what the call raised; or it cannot be sent, or its result cannot.
         """
         message = self._arrays.message((function, args))
         for _ in range(_STARTS):
@@ -163,6 +169,9 @@ class Worker:
                 raise Closed("the worker was closed while it ran a call")
             assert process
             assert connection
+            ends = time.monotonic() + _LAST_WORDS
+            while not _has_ended(process) and time.monotonic() < ends:
+                time.sleep(1e-3)  # its connection is closed before it has its exit code
             self.kill()  # its children; itself, if it has only closed its connection
             code = _wait(process)
             connection.close()
@@ -184,5 +193,5 @@ def _wait(process: subprocess.Popen) -> int:
 
 
 def _preloaded() -> list[str]:
-    """Modules that a worker imports first, so that all tasks find the same ones imported."""
+    """Modules that a worker imports before its first task, whose time they do not count in."""
     return [name for name in ("torch",) if name in sys.modules]

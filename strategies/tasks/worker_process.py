@@ -36,12 +36,12 @@ def serve(handle: int, names: Sequence[str]) -> None:
         connection.send(("began", None))
         try:
             answer = cloudpickle.dumps(("value", function(*args)))
-        except Exception as error:
+        except BaseException as error:
             answer = _error(error)
         connection.send_bytes(answer)
 
 
-def _error(error: Exception) -> bytes:
+def _error(error: BaseException) -> bytes:
     try:
         return cloudpickle.dumps(("error", error))
     except Exception:

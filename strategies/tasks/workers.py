@@ -2,7 +2,7 @@
 
 import queue
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 from nn.arguments import as_int
@@ -16,10 +16,12 @@ class Caller(Protocol):
 
     def call(self, function: Callable[..., Any], *args: Any, limit: float | None = None) -> Any: ...
 
+    def kill(self) -> None: ...
+
     def close(self) -> None: ...
 
 
-class Crew(Executor):
+class CallerPool(Executor):
     """An executor over callers, each with a thread here that waits for it.
 
     A caller that dies of a call fails that call alone: the others know nothing of each other.
@@ -31,6 +33,7 @@ class Crew(Executor):
         for caller in self.callers:
             self._idle.put(caller)
         self._waiters = ThreadPoolExecutor(len(self.callers), "lockstep-tasks")
+        self._pending: set[Future] = set()
 
     @property
     def size(self) -> int:
@@ -48,7 +51,10 @@ class Crew(Executor):
         The future raises WorkerDied if the process died of the call, and OutOfTime if the process
         was killed because the call took longer.
         """
-        return self._waiters.submit(self._call, limit, function, args)
+        future = self._waiters.submit(self._call, limit, function, args)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the workers, after the calls that were submitted unless they are cancelled."""
@@ -57,10 +63,14 @@ class Crew(Executor):
             self._close()
 
     def kill(self) -> None:
-        """End the workers now, whatever they run."""
-        self._waiters.shutdown(wait=False, cancel_futures=True)
-        self._close()
-        self._waiters.shutdown()
+        """End all calls now, with the processes that run them: later calls start others."""
+        pending = [future for future in list(self._pending) if not future.cancel()]
+        while True:
+            for caller in self.callers:
+                caller.kill()
+            # A call that had not reached its process is killed in the next turn.
+            if not wait(pending, timeout=0.05).not_done:
+                return
 
     def _close(self) -> None:
         for caller in self.callers:
@@ -74,7 +84,7 @@ class Crew(Executor):
             self._idle.put(caller)
 
 
-class Workers(Crew):
+class Workers(CallerPool):
     """Worker processes of our own that several runs may use, one after the other.
 
         with Workers(4) as workers:
@@ -93,7 +103,12 @@ class Workers(Crew):
         count, self.threads = as_int("workers", count, 1), as_int("threads", threads, 1)
         check_cores(count, self.threads)
         self._arrays = SharedArrays()
-        super().__init__([Worker(self.threads, self._arrays) for _ in range(count)])
+        self._workers = [Worker(self.threads, self._arrays) for _ in range(count)]
+        super().__init__(self._workers)
+
+    def processes(self) -> set[int]:
+        """Return the numbers of the processes that have been started and have not been replaced."""
+        return {worker.pid for worker in self._workers if worker.pid is not None}
 
     def forget(self) -> None:
         """Forget which arrays have been sent: they may have changed since."""

@@ -1,6 +1,9 @@
 """Whole runs: rank 0 has as many workers as there are ranks, and the others sleep."""
 
 import os
+import signal
+import time
+from functools import partial
 
 import psutil
 import pytest
@@ -17,6 +20,15 @@ def process_and_cores(task: int) -> tuple[int, list[int]]:
     return os.getpid(), sorted(os.sched_getaffinity(0))
 
 
+def worked_by_another(kill, workers) -> None:
+    kill()
+    run_tasks(settled, range(4), workers, progress=False)
+
+
+def settled(task: int) -> None:
+    time.sleep(0.1)
+
+
 @pytest.mark.workers(2)
 def test_there_is_a_worker_for_each_rank_and_none_is_bound_to_a_core_of_rank_0(comm) -> None:
     with pool(comm) as crew:
@@ -29,6 +41,9 @@ def test_there_is_a_worker_for_each_rank_and_none_is_bound_to_a_core_of_rank_0(c
             uses = crew.uses(lambda: None, lambda: None)
             assert list(uses["parallel"].cores) == ["manager", *crew.pids]
             assert list(uses["serial"].cores) == ["the process"]
+            kill = partial(os.kill, next(iter(crew.pids.values())), signal.SIGKILL)
+            with pytest.raises(RuntimeError, match="ended or began in this run"):
+                crew.uses(lambda: None, lambda: worked_by_another(kill, crew.workers))
         else:
             assert not crew.uses(lambda: None, lambda: None)
     assert not any(psutil.pid_exists(pid) for pid in crew.pids.values())

@@ -21,6 +21,8 @@ from strategies.tasks.keys import seeds_of
 from tests.strategies.tasks.nets import (
     CLASSES,
     ROWS,
+    Dying,
+    Living,
     Watching,
     failing,
     learnable_rows,
@@ -159,6 +161,30 @@ def test_an_ensemble_goes_on_from_its_journal(dataset: Dataset, tmp_path: Path) 
     assert np.mean(right) == whole.combinations["soft"][0]
 
 
+def test_a_member_goes_on_from_its_checkpoint_when_its_worker_died(
+    dataset: Dataset, pair: Workers
+) -> None:
+    """Its net dies at the eighth step of each attempt; it is the same net beside that."""
+    scores, how = [], {**HOW, "batch_size": 10}  # twelve steps at most
+    for net in (Living, Dying):
+        models: dict[str, Any] = {"small": small, "other": net}
+        ensemble = Ensemble(models, **how)
+        scores.append(ensemble.fit(dataset, k=2, repeats=2, checkpoint_every=1, executor=pair))
+    assert scores[0].members == scores[1].members
+    assert scores[0].combinations == scores[1].combinations
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_failed_training_says_what_is_kept(
+    dataset: Dataset, tmp_path: Path, is_kept: bool
+) -> None:
+    ensemble = Ensemble({"small": small, "failing": failing}, **HOW)
+    journal = tmp_path / "journal" if is_kept else None
+    says = f"kept in journal={journal}: the same call" if is_kept else "lost: with journal="
+    with pytest.raises(RuntimeError, match=f"6 of 12 trainings have ended well. They are {says}"):
+        ensemble.fit(dataset, k=2, repeats=2, journal=journal)
+
+
 @pytest.mark.parametrize(
     ("soft_shares", "gain", "pays"),
     [([0.85, 0.85, 0.87], 0.04, False), ([0.9, 0.88, 0.95], 0.0933, True)],
@@ -195,6 +221,8 @@ def test_what_cannot_be_fitted_is_refused(dataset: Dataset) -> None:
         ensemble.predict(dataset.x)
     with pytest.raises(ValueError, match="repeats=1: expected 2 or more"):
         ensemble.fit(dataset, repeats=1)
+    with pytest.raises(ValueError, match="checkpoint_every=0"):
+        ensemble.fit(dataset, checkpoint_every=0)
     with pytest.raises(ValueError, match="fewer parts"):
         ensemble.fit(dataset, k=40)
     with pytest.raises(RuntimeError, match="this net cannot be built"):

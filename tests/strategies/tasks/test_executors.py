@@ -10,7 +10,7 @@ from multiprocessing import get_context
 import pytest
 
 from strategies.launchers import without_launcher
-from strategies.tasks import run_tasks
+from strategies.tasks import Workers, run_tasks
 from tests.strategies.tasks.functions import draw, misbehaves, shuffled, values
 from tests.support.optional import needs
 
@@ -174,11 +174,14 @@ def test_a_task_that_kills_workers_of_dask_fails_alone(alone):
     assert [each.error for each in outcomes[::2]] == [None, None]
 
 
-def test_an_executor_that_was_shut_down_is_an_error_of_every_task():
-    executor = ThreadPoolExecutor(1)
-    executor.shutdown()
-    outcomes = run(draw, shuffled(2), executor)
-    assert ["cannot schedule new futures" in each.error for each in outcomes] == [True, True]
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, Workers])
+def test_an_executor_that_was_shut_down_is_refused_and_fails_no_task(kind, tmp_path):
+    with kind(1) as executor:
+        pass
+    journal = tmp_path / "run.jsonl"
+    with pytest.raises(RuntimeError, match=r"takes no task.*expected one that has not been shut d"):
+        run(draw, shuffled(2), executor, journal=journal)
+    assert journal.read_text() == ""
 
 
 def test_what_has_not_begun_is_cancelled_when_the_run_ends():

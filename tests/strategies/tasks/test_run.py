@@ -1,12 +1,14 @@
 """Tasks give the same outcomes however they are executed, and each stands for itself."""
 
 import re
+import sys
 from functools import partial
 
 import numpy as np
 import pytest
 
-from strategies.tasks import current, run_tasks
+from strategies.tasks import Workers, current, run_tasks
+from strategies.tasks import global_seeds as global_seeds_module
 from tests.strategies.tasks.functions import Odd, draw, draws, misbehaves, shuffled, values
 
 pytestmark = pytest.mark.workers(1)
@@ -93,6 +95,32 @@ def test_shared_generator_of_torch_is_seeded_and_put_back():
     assert run(lambda task: torch.rand(2).tolist(), [2])[0].value == two.value
 
 
+def test_torch_is_seeded_when_a_task_is_the_first_to_import_it():
+    pytest.importorskip("torch")
+
+    def draws_from_torch(task):
+        had_torch = "torch" in sys.modules
+        import torch
+
+        return had_torch, torch.rand(2).tolist()
+
+    expected = [each.value[1] for each in run(draws_from_torch, [1, 2])]
+    for task in (1, 2):  # in a new process each
+        (outcome,) = run(draws_from_torch, [task], 1)
+        assert outcome.value == (False, expected[task - 1])
+
+
+def test_a_module_that_a_task_imports_is_told_of_and_finders_are_put_back(monkeypatch):
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    before, told = list(sys.meta_path), []
+    with global_seeds_module._at_import("wave", told.append):
+        import wave
+
+        assert told == [wave]
+        monkeypatch.delitem(sys.modules, "wave")
+    assert sys.meta_path == before
+
+
 @pytest.mark.parametrize("executor", [None, "pair"])
 def test_a_task_that_raises_is_an_outcome_and_the_others_go_on(request, executor):
     executor = request.getfixturevalue("pair") if executor else None
@@ -139,6 +167,37 @@ def test_large_arrays_are_mapped_and_not_copied(pair):
     assert [each.value[2] for each in outcomes] == [rows[0].sum(), rows[999].sum()]
     rows[0] = 1  # a later run sees it
     assert run(looks, [0], pair)[0].value[2] == 300
+
+
+class Viewed:
+    """Something large that makes another array of itself whenever it is pickled."""
+
+    def __init__(self):
+        self.rows = np.arange(300_000.0)
+
+    def __getstate__(self):
+        return {"rows": self.rows[:]}
+
+
+def test_a_function_is_pickled_once_for_all_its_tasks():
+    viewed = Viewed()
+    with Workers(1) as workers:
+        files = run(lambda task: viewed.rows[task], list(range(5)), workers)
+        assert [each.value for each in files] == [0, 1, 2, 3, 4]
+        assert len(list(workers._arrays.folder.iterdir())) == 1
+        viewed.rows[0] = 7
+        assert run(lambda task: viewed.rows[task], [0], workers)[0].value == 7
+        assert len(list(workers._arrays.folder.iterdir())) == 1
+
+
+def test_a_task_finds_the_function_as_it_was_given_whatever_ran_before():
+    notes = []
+
+    def noting(task):
+        notes.append(task)
+        return len(notes)
+
+    assert [each.value for each in run(noting, [5, 6], 1)] == [1, 1]
 
 
 def test_then_adds_tasks_and_hears_of_every_outcome():

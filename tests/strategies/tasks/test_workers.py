@@ -18,7 +18,7 @@ import pytest
 
 from strategies.launchers import without_launcher
 from strategies.tasks import Workers, current, run_tasks, worker
-from strategies.tasks.worker import Closed, WorkerDied
+from strategies.tasks.worker import Closed, Worker, WorkerDied
 from tests.strategies.tasks.functions import draw, draws, misbehaves, trained, values
 
 pytestmark = pytest.mark.workers(1)
@@ -270,10 +270,103 @@ def test_workers_serve_other_calls_and_several_runs():
         began = time.monotonic()
         workers.kill()
         assert time.monotonic() - began < 5
-        with pytest.raises(Closed):
+        with pytest.raises(WorkerDied):
             sleeping.result()
-        with pytest.raises((Closed, CancelledError)):
+        with pytest.raises(CancelledError):
             waiting[-1].result()
+        assert workers.submit(pow, 2, 3).result() == 8
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
+def test_workers_serve_again_after_a_run_that_was_interrupted(pair, raised):
+    def then(outcome):
+        raise raised("stop")
+
+    sleeps = [{"number": i, "do": "sleep", "seconds": 60} for i in range(1, 4)]
+    before = children()
+    began = time.monotonic()
+    with pytest.raises(raised, match="stop"):
+        run(misbehaves, [{"number": 0}, *sleeps], pair, then=then)
+    assert gone(children() - before)  # whatever they ran
+    outcomes = run(draw, draws(4), pair)
+    assert time.monotonic() - began < 15
+    assert values(outcomes) == values(run(draw, draws(4)))
+
+
+def test_a_call_that_has_not_reached_its_process_is_killed_too(monkeypatch):
+    start, sleeping = Worker._start, threading.Event()
+
+    def starts_late(self):
+        sleeping.set()
+        time.sleep(0.3)
+        start(self)
+
+    monkeypatch.setattr(Worker, "_start", starts_late)
+    with Workers(1) as workers:
+        call = workers.submit(time.sleep, 30)
+        assert sleeping.wait(5)
+        began = time.monotonic()
+        workers.kill()
+        assert call.done()
+        assert time.monotonic() - began < 10
+
+
+def test_a_worker_that_is_closed_under_a_call_says_so():
+    workers = Workers(1)
+    sleeping = workers.submit(time.sleep, 60)
+    while not sleeping.running():
+        time.sleep(0.01)
+    workers.callers[0].close()
+    with pytest.raises(Closed):
+        sleeping.result()
+    workers.shutdown()
+
+
+class Refusal(BaseException):
+    """What a task may raise that is no Exception, as `pytest.fail` does."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "executor"), [(Refusal, None), (Refusal, "pair"), (KeyboardInterrupt, "pair")]
+)
+def test_what_is_raised_beside_exceptions_is_an_outcome_with_its_traceback(
+    request, raised, executor
+):
+    executor = request.getfixturevalue("pair") if executor else None
+
+    def refuses(task):
+        if task:
+            raise raised("not this one")
+        return task
+
+    outcomes = run(refuses, [0, 1], executor)
+    assert (outcomes[0].value, outcomes[0].error) == (0, None)
+    assert outcomes[1].attempts == 1
+    assert "in refuses" in outcomes[1].error
+    assert f"{raised.__name__}: not this one" in outcomes[1].error
+
+
+def test_ctrl_c_ends_a_run_in_this_process():
+    def interrupted(task):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted, [0])
+
+
+def test_a_call_of_a_worker_may_raise_what_is_no_exception(pair):
+    with pytest.raises(SystemExit):
+        pair.submit(sys.exit, 3).result()
+
+
+def test_a_process_that_closes_its_connection_has_a_moment_to_end_by_itself(pair):
+    def ends_slowly(task):
+        os.closerange(3, 256)
+        time.sleep(0.2)
+        os._exit(7)
+
+    (outcome,) = run(ends_slowly, [0], pair, retries=0)
+    assert "its worker ended with exit code 7" in outcome.error
 
 
 def getpid(task):

@@ -191,6 +191,26 @@ def test_a_checkpoint_is_kept_until_its_task_has_ended(path):
     assert not folder.exists()
 
 
+def test_checkpoints_of_a_journal_that_was_removed_are_not_gone_on_with(path):
+    """They may be of other code or data: a refusal says to remove the journal alone."""
+
+    def function(scale, task):
+        found = current().checkpoint.exists()
+        current().checkpoint.write_text("half")
+        if task == 1 and not found:
+            raise RuntimeError("not yet")
+        return scale * task
+
+    folder = path.with_name("run.jsonl.checkpoints")
+    for scale in (2, 3):
+        assert "not yet" in run(partial(function, scale), [1], journal=path)[0].error
+        assert len([each for each in folder.rglob("*") if each.is_file()]) == 1
+        path.unlink()
+    path.touch()  # as a run leaves it that is killed before its first task has ended
+    assert run(partial(function, 3), [1], journal=path)[0].value == 3
+    assert not folder.exists()
+
+
 @pytest.mark.deadline(120)
 def test_resumed_equals_uninterrupted_after_kills_at_random_moments(tmp_path):
     environment = without_launcher(os.environ) | {"PYTHONPATH": str(ROOT)}

@@ -196,6 +196,19 @@ def test_a_search_that_was_broken_off_goes_on_and_decides_the_same(
     assert len(builds) == jobs + 2  # all of it stands in the journal, the test too
 
 
+def test_a_search_does_not_go_on_with_weights_of_other_rows(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    rows = learnable_rows()
+    rows["x"] = rows["x"][:, ::-1].copy()
+    other = load("file", path=write(tmp_path / "other.npz", **rows), validation=0.3)
+    journal = tmp_path / "journal"
+    first = search(SPACE, dataset, journal=journal)
+    journal.unlink()
+    found = search(SPACE, other, journal=journal)
+    assert found.decisions() == search(SPACE, other).decisions() != first.decisions()
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -65,7 +65,8 @@ class Journal:
 
     Attributes:
         path: the file.
-        finished: the tasks that ended with a value in earlier runs, in the order of the file.
+        finished: the tasks that ended in earlier runs, by key and in the order of the file, without
+            those at its end that failed: nothing that is kept was decided by them.
         checkpoints: the folder of the checkpoints of tasks that have not ended. Its name is that of
             these tasks, this code and this data, so that no other run goes on with them.
     """
@@ -106,7 +107,7 @@ class Journal:
         """Add a task that has ended. It is on the disk when this returns."""
         RunFile(self.path, self._header).append(task)
 
-    def _read(self) -> list[Task]:
+    def _read(self) -> dict[str, Task]:
         run = read(self.path)
         cut_off = [(line, why) for line, why in run.damaged if why == "cut off before its end"]
         others = [each for each in run.damaged if each not in cut_off]
@@ -128,9 +129,12 @@ class Journal:
             )
         ended: dict[str, Task] = {}
         for record in run.records:
-            if isinstance(record, Task) and record.error is None and _is_whole(record):
-                ended.setdefault(record.key, record)
-        return list(ended.values())
+            if isinstance(record, Task) and _is_whole(record):
+                ended.pop(record.key, None)  # a task that failed and ran again ended then
+                ended[record.key] = record
+        while ended and ended[next(reversed(ended))].error is not None:
+            ended.popitem()
+        return ended
 
 
 def _is_whole(record: Task) -> bool:

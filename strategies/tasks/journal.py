@@ -1,7 +1,9 @@
 """The journal of a run: every finished task on disk, for the run that goes on with it."""
 
+import hashlib
 import os
 import platform
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,6 +14,7 @@ from typing import Any, TextIO
 from nn.plain_json import plain
 from strategies.records import Record, RunFile, read
 from strategies.tasks.code import code_of, data_of
+from strategies.tasks.keys import text_of
 from strategies.tasks.values import from_json
 
 try:
@@ -62,13 +65,16 @@ class Journal:
 
     Attributes:
         path: the file.
-        finished: the tasks that ended with a value in earlier runs, in the order of the file.
-        checkpoints: the folder of the checkpoints of tasks that have not ended.
+        finished: the tasks that ended in earlier runs, by key and in the order of the file, without
+            those at its end that failed: nothing that is kept was decided by them.
+        checkpoints: the folder of the checkpoints of tasks that have not ended. Its name is that of
+            these tasks, this code and this data, so that no other run goes on with them.
     """
 
     def __init__(self, path: str | os.PathLike[str], header: Mapping[str, Any]):
         self.path = Path(path).absolute()
-        self.checkpoints = self.path.with_name(f"{self.path.name}.checkpoints")
+        folder = self.path.with_name(f"{self.path.name}.checkpoints")
+        self.checkpoints = folder / hashlib.sha256(text_of(header).encode()).hexdigest()[:16]
         self._header = header
 
     @contextmanager
@@ -86,18 +92,22 @@ class Journal:
         with self.path.open("a") as file:
             _lock(file, self.path)
             self.finished = self._read()
-            self.checkpoints.mkdir(exist_ok=True)
+            folder = self.checkpoints.parent
+            for stale in set(folder.glob("*")) - {self.checkpoints}:  # its journal was removed
+                shutil.rmtree(stale)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
             try:
                 yield self
             finally:
                 with suppress(OSError):  # checkpoints of tasks that have not ended are in it
                     self.checkpoints.rmdir()
+                    folder.rmdir()
 
     def append(self, task: Task) -> None:
         """Add a task that has ended. It is on the disk when this returns."""
         RunFile(self.path, self._header).append(task)
 
-    def _read(self) -> list[Task]:
+    def _read(self) -> dict[str, Task]:
         run = read(self.path)
         cut_off = [(line, why) for line, why in run.damaged if why == "cut off before its end"]
         others = [each for each in run.damaged if each not in cut_off]
@@ -119,9 +129,12 @@ class Journal:
             )
         ended: dict[str, Task] = {}
         for record in run.records:
-            if isinstance(record, Task) and record.error is None and _is_whole(record):
-                ended.setdefault(record.key, record)
-        return list(ended.values())
+            if isinstance(record, Task) and _is_whole(record):
+                ended.pop(record.key, None)  # a task that failed and ran again ended then
+                ended[record.key] = record
+        while ended and ended[next(reversed(ended))].error is not None:
+            ended.popitem()
+        return ended
 
 
 def _is_whole(record: Task) -> bool:

@@ -81,7 +81,8 @@ def run_tasks(
             arguments of a `functools.partial`, is compared anyway.
         then: called with each outcome, in the order in which tasks end, which is the order of the
             journal. The tasks that it returns are run too. A run that goes on with a journal calls
-            it with the same outcomes in the same order. With ranks, on rank 0 only.
+            it with the same outcomes in the same order: a task that failed has failed then, and
+            runs again only if nothing has ended after it. With ranks, on rank 0 only.
         ranks_per_task: with ranks, how many run a task together, on `current().comm`. With 1, each
             rank has a worker of our own, and rank 0 sees to the tasks beside. With more, rank 0
             only waits, and the other ranks are cut into groups.
@@ -199,7 +200,11 @@ class _Run:
     ):
         self._queue, self._terms, self._execution = queue, terms, execution
         self._journal, self._checkpoints, self._progress = journal, checkpoints, progress
-        self._taken_up = {task.key: task for task in journal.finished} if journal else {}
+        self._taken_up = {
+            key: task
+            for key, task in (journal.finished if journal else {}).items()
+            if terms.then or task.error is None
+        }
         self._flying: dict[Future, _Entry] = {}
         self._ended = self._failed = self._old = 0
 
@@ -288,8 +293,10 @@ class _Run:
     def _take_up(self, entry: _Entry) -> None:
         kept = self._taken_up[entry.key]
         self._old += 1
-        outcome = Outcome(entry.task, from_json(kept.value), None, kept.seconds, kept.attempts)
-        self._report(entry, outcome)
+        value = from_json(kept.value)
+        self._report(
+            entry, Outcome(entry.task, value, kept.error, kept.seconds, kept.attempts)
+        )
 
     def _report(self, entry: _Entry, outcome: Outcome) -> None:
         entry.outcome = outcome

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from nn.arguments import as_int
@@ -14,7 +13,6 @@ from nn.data import Dataset
 from strategies.records import Record
 from strategies.tasks.executors import ranks_of
 from strategies.tasks.expression import expression, modules
-from strategies.tasks.files import files_beside
 from strategies.tasks.fitting import digest, score, validation_rows
 from strategies.tasks.halving import All, Asha, Halving, Job, Rule, winner
 from strategies.tasks.in_words import in_words
@@ -22,6 +20,7 @@ from strategies.tasks.models import Builder, fully_connected
 from strategies.tasks.order import Order
 from strategies.tasks.outcome import Outcome
 from strategies.tasks.run import run_tasks
+from strategies.tasks.running import current
 from strategies.tasks.space import OPTIMIZERS, as_space, check_names, configurations
 from strategies.tasks.text_table import text_table
 from strategies.tasks.trial import train_configuration
@@ -202,7 +201,7 @@ def search(
         checkpoint_every: steps between two checkpoints of a training, from which it goes on when
             its worker has died; by default one is written at its end.
         executor, journal: as for `run_tasks`. With a journal, the checkpoints of all trials are
-            kept in the folder JOURNAL.files. A search that was broken off goes on from both.
+            kept in the folder JOURNAL.checkpoints. A search that was broken off goes on from both.
         seed: seed of the draw, and of the seeds of all trials.
 
     Raises:
@@ -230,18 +229,17 @@ def search(
     how_trained = dict(model=model, optimizers=dict(optimizers), loss=loss, seed=seed)
     comm = ranks_of(executor)
     began = time.perf_counter()
-    with files_beside(journal, executor) as folder:
-        conductor = _Conductor(rule, tried, Order(replay))
-        training = _Training(dataset, folder, checkpoint_every, how_trained)
-        run_tasks(
-            with_code(training, [model, *optimizers.values()]),
-            conductor.begin(),
-            executor,
-            journal=journal,
-            seed=seed,
-            data=[dict(space), how, trials, eta, least],
-            then=conductor.ended,
-        )
+    conductor = _Conductor(rule, tried, Order(replay))
+    training = _Training(dataset, checkpoint_every, how_trained)
+    run_tasks(
+        with_code(training, [model, *optimizers.values()]),
+        conductor.begin(),
+        executor,
+        journal=journal,
+        seed=seed,
+        data=[dict(space), how, trials, eta, least],
+        then=conductor.ended,
+    )
     seconds = time.perf_counter() - began
     if comm:  # rank 0 has conducted
         conductor, seconds = comm.bcast((conductor, seconds))
@@ -382,18 +380,18 @@ class _Training:
     """The function of the tasks: a trial that goes on to the epochs of a rung.
 
     Attributes:
-        folder: for the checkpoints of all trials, one for each rung.
         how_trained: arguments of `train_configuration`.
     """
 
     dataset: Dataset
-    folder: Path
     checkpoint_every: int | None
     how_trained: dict[str, Any]
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         # A rung has a file of its own, so that a rung that is trained anew begins where it began.
-        here, below = (self.folder / f"{task['trial']}-{task['rung'] - i}.npz" for i in (0, 1))
+        folder = current().checkpoint.parent
+        folder.mkdir(parents=True, exist_ok=True)  # another host may have none of this name
+        here, below = (folder / f"{task['trial']}-{task['rung'] - i}.npz" for i in (0, 1))
         if not here.exists() and below.exists():
             with atomic_write(here) as file:
                 file.write(below.read_bytes())

@@ -163,17 +163,39 @@ def test_then_decides_as_before_in_the_order_of_the_journal(path, pair):
     assert [each.task for each in resumed] == [each.task for each in whole]
 
 
-def test_a_task_of_then_is_taken_up_though_what_caused_it_failed(path):
+def test_then_is_told_of_failures_as_before(path):
+    """Otherwise a run that goes on decides otherwise; what failed last has decided nothing yet."""
     tasks = [{"number": 0}, {"number": 1, "do": "raise"}]
 
     def then(outcome):
-        return [{"number": 2}, {"number": 3}] if outcome.error else ()
+        heard.append((outcome.task["number"], outcome.error))
+        if outcome.task["number"] == 1:
+            return [{"number": 2}, {"number": 3, "do": "raise"}]
+        return ()
 
-    for _ in range(2):
+    for times in (1, 2):
+        heard = []
         outcomes = run(misbehaves, tasks, journal=path, then=then)
         assert [each.task["number"] for each in outcomes] == [0, 1, 2, 3]
-        assert [each.error is None for each in outcomes] == [True, False, True, True]
-    assert Counter(line["task"]["number"] for line in kept(path)) == {0: 1, 1: 2, 2: 1, 3: 1}
+        assert [number for number, _ in heard] == [0, 1, 2, 3]
+        assert ["ValueError" in (error or "") for _, error in heard] == [False, True, False, True]
+        told = Counter(line["task"]["number"] for line in kept(path))
+        assert told == {0: 1, 1: 1, 2: 1, 3: times}
+
+
+def test_a_task_of_then_is_taken_up_though_what_caused_it_is_damaged(path):
+    tasks = draws(2)
+
+    def then(outcome):
+        return draws(4)[2:] if outcome.task == tasks[1] else ()
+
+    whole = run(draw, tasks, journal=path, then=then)
+    text = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*text[:2], "#" + text[2], *text[3:]]))
+    with pytest.warns(UserWarning, match="line 3 is damaged"):
+        assert values(run(draw, tasks, journal=path, then=then)) == values(whole)
+    assert Counter(json.loads(line)["task"]["number"] for line in path.read_text().splitlines()[1:]
+                   if not line.startswith("#")) == {0: 1, 1: 1, 2: 1, 3: 1}  # fmt: skip
 
 
 def test_a_checkpoint_is_kept_until_its_task_has_ended(path):
@@ -188,6 +210,26 @@ def test_a_checkpoint_is_kept_until_its_task_has_ended(path):
     assert "not yet" in run(function, [1], journal=path)[0].error
     assert len(list(folder.iterdir())) == 1
     assert run(function, [1], journal=path)[0].value is True
+    assert not folder.exists()
+
+
+def test_checkpoints_of_a_journal_that_was_removed_are_not_gone_on_with(path):
+    """They may be of other code or data: a refusal says to remove the journal alone."""
+
+    def function(scale, task):
+        found = current().checkpoint.exists()
+        current().checkpoint.write_text("half")
+        if task == 1 and not found:
+            raise RuntimeError("not yet")
+        return scale * task
+
+    folder = path.with_name("run.jsonl.checkpoints")
+    for scale in (2, 3):
+        assert "not yet" in run(partial(function, scale), [1], journal=path)[0].error
+        assert len([each for each in folder.rglob("*") if each.is_file()]) == 1
+        path.unlink()
+    path.touch()  # as a run leaves it that is killed before its first task has ended
+    assert run(partial(function, 3), [1], journal=path)[0].value == 3
     assert not folder.exists()
 
 

@@ -196,6 +196,46 @@ def test_a_search_that_was_broken_off_goes_on_and_decides_the_same(
     assert len(builds) == jobs + 2  # all of it stands in the journal, the test too
 
 
+@pytest.mark.parametrize("executor", [None, "pair"])
+def test_asha_with_trials_that_fail_goes_on_and_decides_the_same(
+    request, dataset: Dataset, tmp_path: Path, executor
+) -> None:
+    """From any line of its journal, of any number of jobs at once; it tests one trial."""
+    executor = request.getfixturevalue("pair") if executor else None
+    space = {**SPACE, "width": [3, 2, 8], "lr": [0.3, 0.2, 0.1, 0.05, 0.02, 0.01]}
+    asked: dict[str, Any] = dict(model=wide_or_failing, how="asha", at_once=4, eta=2)
+    journal = tmp_path / "journal"
+    whole = search(space, dataset, journal=journal, executor=executor, **asked)
+    assert sum(trial.rungs[0].error is not None for trial in whole.trials) == 6
+    text = journal.read_text()
+    again = search(space, dataset, journal=journal, **asked)
+    assert journal.read_text() == text
+    lines = text.splitlines(keepends=True)
+    assert [json.loads(line)["task"]["rows"] for line in lines[1:]].count("test") == 1
+    assert (again.order, again.best) == (whole.order, whole.best)
+    journal.write_text("".join(lines[: len(lines) // 2]))
+    resumed = search(space, dataset, journal=journal, **asked)
+    kept = [json.loads(line)["task"] for line in journal.read_text().splitlines()[1:]]
+    assert [task["rows"] for task in kept].count("test") == 1
+    told = [(task["trial"], task["rung"]) for task in kept[:-1]]
+    assert resumed.order == list(dict.fromkeys(told[::-1]))[::-1]  # a failure at the end, again
+    replayed = search(space, dataset, replay=resumed.order, **asked)
+    assert replayed.best == resumed.best
+
+
+def test_a_search_does_not_go_on_with_weights_of_other_rows(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    rows = learnable_rows()
+    rows["x"] = rows["x"][:, ::-1].copy()
+    other = load("file", path=write(tmp_path / "other.npz", **rows), validation=0.3)
+    journal = tmp_path / "journal"
+    first = search(SPACE, dataset, journal=journal)
+    journal.unlink()
+    found = search(SPACE, other, journal=journal)
+    assert found.decisions() == search(SPACE, other).decisions() != first.decisions()
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -163,8 +163,8 @@ def test_a_replay_of_another_search_is_refused(dataset: Dataset) -> None:
         search(SPACE, dataset, how="asha", replay=[(5, 2)], **HALVING)
 
 
-class BrokenOff(BaseException):
-    """Ends the whole run, as a signal does."""
+class BrokenOff(KeyboardInterrupt):
+    """Ends the whole run, as Ctrl-C does."""
 
 
 @pytest.mark.parametrize("how", WAYS)

@@ -23,7 +23,6 @@ from strategies.tasks.run import run_tasks
 from strategies.tasks.running import current
 from strategies.tasks.schedules import Maker, as_makers, made
 from strategies.tasks.text_table import text_table
-from strategies.tasks.with_code import with_code
 
 EVERYTHING = -1
 """The fold of a training on all rows."""
@@ -197,10 +196,7 @@ class Ensemble:
             for fold in (EVERYTHING, *range(k))
         ]
         began = time.perf_counter()
-        given = [*builders.values(), *self.schedules.values(), self.optimizer]
-        outcomes = run_tasks(
-            with_code(training, given), tasks, executor, journal=journal, seed=seed
-        )
+        outcomes = run_tasks(training, tasks, executor, journal=journal, seed=seed)
         seconds = time.perf_counter() - began
         for outcome in outcomes:
             if outcome.error:

@@ -20,7 +20,6 @@ from strategies.tasks.run import run_tasks
 from strategies.tasks.running import current
 from strategies.tasks.schedules import Maker, as_makers, made
 from strategies.tasks.text_table import text_table
-from strategies.tasks.with_code import with_code
 from strategies.training import History
 
 
@@ -272,8 +271,7 @@ def kfold(
         for number in range(k)
     ]
     began = time.perf_counter()
-    function = with_code(training, [*builders.values(), *makers.values(), optimizer])
-    outcomes = run_tasks(function, tasks, executor, journal=journal, seed=seed)
+    outcomes = run_tasks(training, tasks, executor, journal=journal, seed=seed)
     seconds = time.perf_counter() - began
     folds = [
         FoldScore(error=outcome.error, seconds=outcome.seconds)
@@ -309,8 +307,8 @@ class _Training:
     optimizer: Callable[..., Any]
     batch_size: int
     epochs: int
-    checkpoint_every: int | None
-    print_every: int | None
+    checkpoint_every: int | None = field(compare=False)  # changes nothing of the result
+    print_every: int | None = field(compare=False)
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         here = current()

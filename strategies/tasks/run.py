@@ -294,9 +294,7 @@ class _Run:
         kept = self._taken_up[entry.key]
         self._old += 1
         value = from_json(kept.value)
-        self._report(
-            entry, Outcome(entry.task, value, kept.error, kept.seconds, kept.attempts)
-        )
+        self._report(entry, Outcome(entry.task, value, kept.error, kept.seconds, kept.attempts))
 
     def _report(self, entry: _Entry, outcome: Outcome) -> None:
         entry.outcome = outcome

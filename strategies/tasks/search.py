@@ -24,7 +24,6 @@ from strategies.tasks.running import current
 from strategies.tasks.space import OPTIMIZERS, as_space, check_names, configurations
 from strategies.tasks.text_table import text_table
 from strategies.tasks.trial import train_configuration
-from strategies.tasks.with_code import with_code
 from strategies.tasks.workers import Workers
 
 HOW = ("grid", "random", "halving", "asha")
@@ -232,12 +231,12 @@ def search(
     conductor = _Conductor(rule, tried, Order(replay))
     training = _Training(dataset, checkpoint_every, how_trained)
     run_tasks(
-        with_code(training, [model, *optimizers.values()]),
+        training,
         conductor.begin(),
         executor,
         journal=journal,
         seed=seed,
-        data=[dict(space), how, trials, eta, least],
+        data=dict(trials=tried, how=how, eta=eta, least=least, at_once=getattr(rule, "at_once", 1)),
         then=conductor.ended,
     )
     seconds = time.perf_counter() - began
@@ -384,7 +383,7 @@ class _Training:
     """
 
     dataset: Dataset
-    checkpoint_every: int | None
+    checkpoint_every: int | None = field(compare=False)  # changes nothing of the result
     how_trained: dict[str, Any]
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:

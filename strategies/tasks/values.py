@@ -33,7 +33,7 @@ def to_json(value: Any) -> Any:
         if wrong := [key for key in value if not isinstance(key, str) or key.startswith("$")]:
             raise TypeError(f"key {wrong[0]!r:.40}: expected text that does not begin with $")
         return {key: to_json(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "OV":  # V: its fields have names
         return {_ARRAY: json.loads(json_codec.encode(value))["array"]}
     raise TypeError(
         f"a journal does not keep a {type(value).__name__}: expected None, numbers, text, arrays, "

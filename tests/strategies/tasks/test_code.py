@@ -200,4 +200,60 @@ def test_functions_that_a_function_is_given_are_code():
 
     one, other = (functools.partial(apply, each) for each in (lambda x: x + 1, lambda x: x + 2))
     assert code_of(one) != code_of(other)
-    assert data_of(one, None) == {}
+    assert data_of(one, None) != data_of(other, None)
+
+
+def test_which_function_is_given_for_what_is_seen():
+    def around(value):
+        return lambda task: task + value
+
+    def of(**given):
+        return data_of(functools.partial(max, functions=given), None)
+
+    one, other = around(1), around(2)
+    assert of(a=one, b=other) == of(a=around(1), b=around(2))
+    assert of(a=one, b=other) != of(a=other, b=one)
+    assert of(a=np.sin) != of(a=np.cos)
+
+
+GLOBALS = """
+import threading
+import helper
+
+CONFIG = {"epochs": 2}
+UNUSED = [1]
+LOCK = threading.Lock()
+
+def function(task):
+    return CONFIG["epochs"] * len(helper.SIZES) * task.UNUSED
+
+def locked(task):
+    with LOCK:
+        return task
+"""
+
+
+def test_global_variables_that_are_read_are_data(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def found(config="2", unused="1", sizes="3", name="function"):
+        source = GLOBALS.replace('"epochs": 2', f'"epochs": {config}').replace("[1]", f"[{unused}]")
+        (tmp_path / "reading.py").write_text(source)
+        (tmp_path / "helper.py").write_text(f"SIZES = [{sizes}]")
+        for module in ("reading", "helper"):
+            sys.modules.pop(module, None)
+        importlib.invalidate_caches()
+        try:
+            return data_of(getattr(importlib.import_module("reading"), name), None)
+        finally:
+            del sys.modules["reading"], sys.modules["helper"]
+
+    before = found()
+    assert list(before) == ["variable CONFIG of reading", "variable SIZES of helper"]
+    for change, name in ((dict(config=5), "CONFIG"), (dict(sizes=4), "SIZES")):
+        after = found(**change)
+        assert [each.split()[1] for each in before if before[each] != after[each]] == [name]
+    assert found(unused=2) == before
+    with pytest.warns(UserWarning, match="variable LOCK of reading: .* goes unnoticed"):
+        assert found(name="locked") == {}

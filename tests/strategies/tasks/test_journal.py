@@ -121,6 +121,7 @@ def test_values_are_the_same_fresh_and_from_the_journal(request, path, executor)
         ([{1, 2}], "a journal does not keep a set"),
         (b"bytes", "a journal does not keep a bytes"),
         (np.array([None]), "a journal does not keep a ndarray"),
+        (np.zeros(2, [("a", "i4")]), "a journal does not keep a ndarray"),
     ],
 )
 def test_a_value_that_is_not_json_is_an_error_of_its_task(path, value, says):

@@ -151,7 +151,11 @@ def test_a_training_goes_on_to_the_bit_where_its_worker_died(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (dict(epochs=3), "data"),
+        (dict(epochs=3), "the data is another: epochs. "),
+        (
+            dict(schedules={"rate": lambda steps: cosine(0.1, steps)}),
+            "the data is another: schedules rate",
+        ),
         (dict(models={"small": small_torch}), "code"),
         (dict(seed=1), "seed"),
         (dict(k=4), "tasks"),
@@ -164,10 +168,27 @@ def test_a_journal_of_another_run_is_refused(numbered: Dataset, tmp_path, change
     )
     first = kfold(**asked, journal=journal)
     kept = journal.read_bytes()
-    assert kfold(**asked, journal=journal).equals(first)
+    often: dict[str, Any] = dict(checkpoint_every=2, print_every=100)  # no part of what is trained
+    assert kfold(**asked, **often, journal=journal).equals(first)
     assert journal.read_bytes() == kept  # nothing has been trained anew
     with pytest.raises(ValueError, match=f"is of another run.*{words}"):
         kfold(**(asked | changed), journal=journal)
+
+
+def test_a_journal_knows_local_functions_by_their_code(numbered: Dataset, tmp_path) -> None:
+    def asked(momentum: float) -> dict[str, Any]:
+        return HOW | dict(
+            models={"m": lambda seed: small(seed)},
+            schedules={"s": lambda steps: cosine(0.1, steps)},
+            dataset=numbered,
+            k=PARTS,
+            journal=tmp_path / "journal",
+            optimizer=lambda schedule: SGD(schedule, momentum=momentum),
+        )
+
+    assert kfold(**asked(0.5)).equals(kfold(**asked(0.5)))
+    with pytest.raises(ValueError, match="the data is another: optimizer"):
+        kfold(**asked(0.6))
 
 
 def test_mean_spread_and_classes(numbered: Dataset) -> None:

@@ -267,6 +267,22 @@ def test_random_configurations_are_those_of_scikit_learn(dataset: Dataset) -> No
     assert all(type(each["width"]) is int for each in tried)
 
 
+def test_a_search_of_distributions_goes_on_from_its_journal_wherever_it_lies(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    space = {"lr": loguniform(1e-3, 1e-1), "width": randint(2, 9), "batch_size": 8, "epochs": 1}
+    asked: dict[str, Any] = dict(how="random", trials=3)
+    first = search(space, dataset, journal=tmp_path / "journal", **asked)
+    np.random.rand()  # noqa: NPY002  # distributions carry the generator that numpy shares
+    moved = (tmp_path / "journal").rename(tmp_path / "moved")
+    text = moved.read_text()
+    again = search(space, dataset, journal=moved, checkpoint_every=1, **asked)
+    assert again.decisions() == first.decisions()
+    assert moved.read_text() == text
+    with pytest.raises(ValueError, match="the data is another: how_trained model"):
+        search(space, dataset, journal=moved, model=wide, **asked)
+
+
 def test_layers_widths_and_optimizers_of_the_usual_net(dataset: Dataset) -> None:
     space = {**SPACE, "layers": [0, 2], "width": 7, "optimizer": ["sgd", "adam"], "lr": 0.01}
     lengths = set()

@@ -83,7 +83,8 @@ def run(
         # To a file: a pipe would stay open as long as anything in the launch lives.
         done = subprocess.run(
             command,
-            env={**inherited, "TMPDIR": str(folder), **(environment or {})},
+            # Without a terminal pytest cuts lines at 80 characters, and messages with them.
+            env={**inherited, "COLUMNS": "160", "TMPDIR": str(folder), **(environment or {})},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,

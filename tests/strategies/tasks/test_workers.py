@@ -76,6 +76,16 @@ def test_a_death_costs_one_retry_and_two_are_reported(pair, do, how):
     assert [each.value["attempt"] for each in outcomes if each.value] == [1, 2, *[1] * 6]
 
 
+def test_a_neighbour_that_is_at_work_is_left_alone(pair):
+    def nap(number):
+        return {"number": number, "do": "sleep", "seconds": 0.5}
+
+    run(misbehaves, [nap(8), nap(9)], pair)  # both workers are there, so both begin at once
+    outcomes = run(misbehaves, [nap(0), {"number": 1, "do": "die", "times": 1}], pair)
+    assert [each.attempts for each in outcomes] == [1, 2]
+    assert [each.error for each in outcomes] == [None, None]
+
+
 @pytest.mark.parametrize("retries", [0, 2])
 def test_retries_are_as_many_as_asked_for(pair, retries):
     tasks = [{"number": i, "do": "die", "times": i} for i in range(4)]

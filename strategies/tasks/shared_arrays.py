@@ -3,7 +3,6 @@
 import io
 import itertools
 import os
-import pickle
 import tempfile
 import threading
 from pathlib import Path
@@ -38,6 +37,8 @@ class SharedArrays:
         Raises:
             Exception: it holds something that cannot be sent to another process.
         """
+        if isinstance(value, PickledOnce):
+            return value.pickled(self)
         buffer = io.BytesIO()
         _Pickler(buffer, self).dump(value)
         return buffer.getvalue()
@@ -64,9 +65,9 @@ class SharedArrays:
 
 
 class PickledOnce:
-    """A value that many messages hold, and that is pickled for the first of them only.
+    """A value that is sent many times, and pickled for the first of them only.
 
-    Who receives one has the value itself. It must not change between messages.
+    Who receives it has the value itself. It must not change between messages.
     """
 
     def __init__(self, value: Any):
@@ -87,8 +88,6 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if type(value) is np.ndarray and value.nbytes >= LARGE and not value.dtype.hasobject:
             return mapped, (self._arrays.file(value),)
-        if type(value) is PickledOnce:
-            return pickle.loads, (value.pickled(self._arrays),)
         return super().reducer_override(value)
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -78,10 +78,10 @@ class Worker:
             Closed: the worker is closed.
             BaseException: what the call raised; or it cannot be sent, or its result cannot.
         """
-        message = self._arrays.message((function, args))
+        messages = [self._arrays.message(part) for part in (function, *args)]
         for _ in range(_STARTS):
             # A process that dies before it has begun the call has died of something else.
-            if self._begun(message):
+            if self._begun(messages):
                 break
             code = self._buried()
         else:
@@ -117,13 +117,15 @@ class Worker:
                 assert self._process.stdin
                 self._process.stdin.close()
 
-    def _begun(self, message: bytes) -> bool:
+    def _begun(self, messages: Sequence[bytes]) -> bool:
         """Send a call to the process, and return whether it has begun it."""
         if self._process is None:
             self._start()
         assert self._connection
         with contextlib.suppress(OSError):
-            self._connection.send_bytes(message)
+            self._connection.send(len(messages))
+            for message in messages:
+                self._connection.send_bytes(message)
         return self._received(None)[0] == "began"
 
     def _start(self) -> None:

@@ -24,21 +24,35 @@ def serve(handle: int, names: Sequence[str]) -> None:
     for name in modules:
         importlib.import_module(name)
     connection = Connection(handle)
-    while True:
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.send_bytes(_answer(connection))
+
+
+def _answer(connection: Connection) -> bytes:
+    """Receive a call and run it; return the answer to it.
+
+    A call is the number of its messages, and then one for the function and one for each argument.
+
+    Raises:
+        EOFError: the parent has closed the pipe.
+    """
+    parts, problem = [], None
+    for _ in range(connection.recv()):
         try:
-            function, args = connection.recv()
+            parts.append(connection.recv())
         except EOFError:
-            return
+            raise
         except Exception as error:  # a module that is missing here, for one
-            connection.send(("began", None))
-            connection.send_bytes(_error(error))
-            continue
-        connection.send(("began", None))
-        try:
-            answer = cloudpickle.dumps(("value", function(*args)))
-        except BaseException as error:
-            answer = _error(error)
-        connection.send_bytes(answer)
+            problem = error
+    connection.send(("began", None))
+    if problem:
+        return _error(problem)
+    function, *args = parts
+    try:
+        return cloudpickle.dumps(("value", function(*args)))
+    except BaseException as error:
+        return _error(error)
 
 
 def _error(error: BaseException) -> bytes:

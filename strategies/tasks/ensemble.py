@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,14 @@ from nn.arguments import as_int
 from nn.data import Dataset
 from nn.optim import SGD
 from strategies.records import Record
-from strategies.sequential import Sequential
 from strategies.tasks.combining import WAYS, Combine, Stacked, hard, soft
-from strategies.tasks.fitting import fit, score, validation_rows
-from strategies.tasks.in_words import in_words
-from strategies.tasks.keys import seeds_of
-from strategies.tasks.models import Builder, as_builders, built
+from strategies.tasks.executors import in_words
+from strategies.tasks.fitting import check_terms, score, validation_rows
+from strategies.tasks.fold_training import FoldTraining
+from strategies.tasks.models import Builder, as_builders
+from strategies.tasks.outcome import Outcome
 from strategies.tasks.run import run_tasks
-from strategies.tasks.running import current
-from strategies.tasks.schedules import Maker, as_makers, made
+from strategies.tasks.schedules import Maker, as_makers
 from strategies.tasks.text_table import text_table
 
 EVERYTHING = -1
@@ -121,13 +120,9 @@ class Ensemble:
     ):
         if len(models) < 2:
             raise ValueError(f"{len(models)} models: expected at least two members")
-        if not callable(optimizer):
-            raise TypeError(f"optimizer={optimizer!r}: expected a function, e.g. nn.SGD")
+        check_terms({"optimizer": optimizer}, batch_size, epochs)
         self.models, self.optimizer, self.loss = models, optimizer, loss
-        self.batch_size, self.epochs = (
-            as_int("batch_size", batch_size, 1),
-            as_int("epochs", epochs, 1),
-        )
+        self.batch_size, self.epochs = batch_size, epochs
         if not isinstance(schedules, Mapping):
             schedules = dict.fromkeys(models, schedules)
         if schedules.keys() != set(models):
@@ -168,20 +163,14 @@ class Ensemble:
             TypeError, ValueError: an argument is not what it is expected to be.
             RuntimeError: a training has failed; the message has its error.
         """
-        if checkpoint_every is not None:
-            as_int("checkpoint_every", checkpoint_every, 1)
         as_int("repeats", repeats, 2)
-        if not isinstance(dataset, Dataset):
-            raise TypeError(
-                f"dataset is {type(dataset).__name__}: expected a set from nn.data.load"
-            )
-        builders = as_builders(self.models, dataset)
-        folds = [dataset.fold(number, k, seed=seed) for number in range(k)]
+        check_terms({}, self.batch_size, self.epochs, checkpoint_every=checkpoint_every)
         training = _Training(
-            builders,
+            as_builders(self.models, dataset),
             self.schedules,
             dataset,
             k,
+            True,
             seed,
             self.loss,
             self.optimizer,
@@ -189,54 +178,38 @@ class Ensemble:
             self.epochs,
             checkpoint_every,
         )
+        y = np.concatenate([validation_rows(training.fold(number))[1] for number in range(k)])
         tasks = [
             {"member": name, "repeat": repeat, "fold": fold}
             for repeat in range(repeats)
-            for name in builders
+            for name in training.models
             for fold in (EVERYTHING, *range(k))
         ]
         began = time.perf_counter()
         outcomes = run_tasks(training, tasks, executor, journal=journal, seed=seed)
         seconds = time.perf_counter() - began
-        for outcome in outcomes:
-            if outcome.error:
-                ended = sum(each.error is None for each in outcomes)
-                raise RuntimeError(
-                    f"the training of {outcome.task} failed: {outcome.error}\n{ended} of "
-                    f"{len(outcomes)} trainings have ended well. "
-                    + (
-                        f"They are kept in journal={journal}: the same call trains the rest"
-                        if journal is not None
-                        else "They are lost: with journal=, a second call would train the rest"
-                    )
-                )
-        found = {
-            (each.task["member"], each.task["repeat"], each.task["fold"]): each.value
-            for each in outcomes
-        }
-        members: dict[str, list[float]] = {name: [] for name in builders}
+        found = _values(outcomes, journal)
+        members: dict[str, list[float]] = {name: [] for name in training.models}
         combinations: dict[str, list[float]] = {way: [] for way in WAYS}
-        y = np.concatenate([validation_rows(fold)[1] for fold in folds])
 
         def right(predicted: NDArray) -> float:
             return score(predicted, dataset.y_test, dataset.classes).accuracy
 
         for repeat in range(repeats):
-            tested = [found[name, repeat, EVERYTHING]["probabilities"] for name in builders]
+            tested = [found[name, repeat, EVERYTHING]["probabilities"] for name in members]
             unseen = [
                 np.concatenate([found[name, repeat, fold]["probabilities"] for fold in range(k)])
-                for name in builders
+                for name in members
             ]
             stacked = Stacked(unseen, y)
-            for name, probabilities in zip(builders, tested):
+            for name, probabilities in zip(members, tested):
                 members[name].append(right(probabilities.argmax(axis=1)))
             for way, combine in _ways(stacked).items():
                 combinations[way].append(right(combine(tested)))
             if repeat == 0:
                 self._stacked, self._classes = stacked, dataset.classes
                 self._members = [
-                    training.restored(name, found[name, 0, EVERYTHING]["state"])
-                    for name in builders
+                    training.restored(name, found[name, 0, EVERYTHING]["state"]) for name in members
                 ]
         return EnsembleScores(
             dataset=dataset.name,
@@ -281,6 +254,29 @@ class Ensemble:
         return _ways(self._stacked)[way](found)
 
 
+def _values(outcomes: Sequence[Outcome], journal: Any) -> dict[tuple[str, int, int], Any]:
+    """Return what each training came to, by member, repeat and fold.
+
+    Raises:
+        RuntimeError: a training has failed.
+    """
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if failed:
+        kept = (
+            "They are lost: with journal=, a second call would train the rest"
+            if journal is None
+            else f"They are kept in journal={journal}: the same call trains the rest"
+        )
+        raise RuntimeError(
+            f"the training of {failed[0].task} failed: {failed[0].error}\n"
+            f"{len(outcomes) - len(failed)} of {len(outcomes)} trainings have ended well. {kept}"
+        )
+    return {
+        (each.task["member"], each.task["repeat"], each.task["fold"]): each.value
+        for each in outcomes
+    }
+
+
 def _ways(stacked: Stacked) -> dict[str, Combine]:
     return dict(zip(WAYS, (soft, hard, stacked)))
 
@@ -300,49 +296,24 @@ def probabilities_of(model: Any, x: NDArray, classes: int) -> NDArray[np.float32
     return softmax(outputs, axis=1).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class _Training:
+class _Training(FoldTraining):
     """The function of the tasks: one member, trained on all rows or on all folds but one."""
-
-    models: dict[str, Builder]
-    schedules: dict[str, Maker]
-    dataset: Dataset
-    k: int
-    seed: int
-    loss: Any
-    optimizer: Callable[..., Any]
-    batch_size: int
-    epochs: int
-    checkpoint_every: int | None = field(compare=False)  # changes nothing of the result
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         name, number = task["member"], task["fold"]
-        weights_seed, order_seed = map(int, seeds_of(task, self.seed).generate_state(2))
         if number == EVERYTHING:
             rows, x = self.dataset, self.dataset.x_test
         else:
-            rows = self.dataset.fold(number, self.k, seed=self.seed)
+            rows = self.fold(number)
             x, _ = validation_rows(rows)
-        steps = self.epochs * rows.steps_per_epoch(self.batch_size)
-        model = built(self.models[name], weights_seed, self.loss)
-        optimizer = self.optimizer(made(name, self.schedules[name], steps))
-        strategy = Sequential(model, optimizer)
-        fit(
-            strategy,
-            rows,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            seed=order_seed,
-            checkpoint=None if self.checkpoint_every is None else current().checkpoint,
-            checkpoint_every=self.checkpoint_every,
-        )
-        found: dict[str, Any] = {"probabilities": probabilities_of(model, x, rows.classes)}
+        strategy, _ = self.trained(name, name, rows)
+        found: dict[str, Any] = {"probabilities": probabilities_of(strategy.model, x, rows.classes)}
         if number == EVERYTHING and task["repeat"] == 0:
             found["state"] = strategy.state()
         return found
 
     def restored(self, name: str, state: dict[str, NDArray]) -> Any:
         """Build a member, and give it the parameters that a task has trained."""
-        model = built(self.models[name], 0, self.loss)
-        Sequential(model, self.optimizer(made(name, self.schedules[name], 1))).load_state(state)
-        return model
+        strategy = self.untrained(name, name, steps=1, seed=0)
+        strategy.load_state(state)
+        return strategy.model

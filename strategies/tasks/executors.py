@@ -141,6 +141,31 @@ def execution_on(
             yield InPool(workers, function)
 
 
+def size_of(executor: Any) -> int | None:
+    """Return how many tasks an executor runs at the same time; None if that is not known.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: it is no executor.
+    """
+    if executor is None:
+        return 1
+    if comm := ranks_of(executor):
+        return comm.size
+    if isinstance(executor, Executor):
+        return executor.size if isinstance(executor, CallerPool) else None
+    return _count(executor)
+
+
+def in_words(executor: Any) -> str:
+    """Name an executor as `run_tasks` takes it: "1 process", "2 workers", "4 ranks", its class."""
+    if executor is None:
+        return "1 process"
+    size = size_of(executor)
+    if size is None:
+        return type(executor).__name__
+    return f"{size} {'ranks' if ranks_of(executor) else 'workers'}"
+
+
 def _count(executor: Any) -> int:
     try:
         count = None if isinstance(executor, bool | str) else index(executor)

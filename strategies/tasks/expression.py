@@ -1,38 +1,36 @@
 """Python text of what a user gave, so that a line of it can be run again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 
-def expression(value: Any) -> str:
-    """Return a Python expression for text, numbers, lists, dicts, functions and partials of these.
+def expression(value: Any) -> tuple[str, set[str]]:
+    """Return a Python expression of a value, and the modules that it names.
 
-    Functions are named with their modules. Anything else is its `repr`.
+    The value consists of text, numbers, lists, dicts, functions and partials of these. Anything
+    else is its `repr`.
     """
     if isinstance(value, partial):
-        named = [f"{name}={expression(each)}" for name, each in value.keywords.items()]
-        return (
-            f"functools.partial({', '.join([*map(expression, (value.func, *value.args)), *named])})"
-        )
+        given, modules = _each((value.func, *value.args))
+        named, others = _each(value.keywords.values())
+        given += [f"{name}={text}" for name, text in zip(value.keywords, named)]
+        return f"functools.partial({', '.join(given)})", {"functools"} | modules | others
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key!r}: {expression(each)}' for key, each in value.items())}}}"
+        texts, modules = _each(value.values())
+        return f"{{{', '.join(f'{key!r}: {text}' for key, text in zip(value, texts))}}}", modules
     if isinstance(value, list):
-        return f"[{', '.join(map(expression, value))}]"
+        texts, modules = _each(value)
+        return f"[{', '.join(texts)}]", modules
     if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return repr(value)
+        return f"{value.__module__}.{value.__qualname__}", {value.__module__}
+    return repr(value), set()
 
 
-def modules(value: Any) -> set[str]:
-    """Return the modules that an expression of `value` names."""
-    if isinstance(value, partial):
-        inner = [modules(each) for each in (value.func, *value.args, *value.keywords.values())]
-        return {"functools"}.union(*inner)
-    if isinstance(value, Mapping):
-        return set().union(*map(modules, value.values()))
-    if isinstance(value, list):
-        return set().union(*map(modules, value))
-    if callable(value) and hasattr(value, "__qualname__"):
-        return {value.__module__}
-    return set()
+def _each(values: Iterable[Any]) -> tuple[list[str], set[str]]:
+    texts, modules = [], set()
+    for value in values:
+        text, named = expression(value)
+        texts.append(text)
+        modules |= named
+    return texts, modules

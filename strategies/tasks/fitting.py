@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nn.arguments import as_int
 from nn.data import Dataset
 from strategies.sequential import Sequential
 from strategies.training import History, train
@@ -81,12 +82,35 @@ def fit(
     )
 
 
+def check_set(dataset: Any) -> None:
+    """Raise TypeError unless it is a data set of `nn.data`."""
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"dataset is {type(dataset).__name__}: expected a set from nn.data.load")
+
+
+def check_terms(optimizers: Mapping[str, Any], batch_size: Any, epochs: Any, **steps: Any) -> None:
+    """Raise TypeError or ValueError unless a training can be made of these arguments.
+
+    Args:
+        optimizers: by the name that a message gives them.
+        steps: further numbers of steps, or None.
+    """
+    for name, make in optimizers.items():
+        if not callable(make):
+            raise TypeError(f"{name}={make!r}: expected a function, e.g. nn.SGD")
+    given = {name: number for name, number in steps.items() if number is not None}
+    for name, number in {"batch_size": batch_size, "epochs": epochs, **given}.items():
+        as_int(name, number, 1)
+
+
 def validation_rows(rows: Dataset) -> tuple[NDArray, NDArray]:
     """Return x and y of the rows that were set aside to validate.
 
     Raises:
+        TypeError: it is no data set.
         ValueError: there are none.
     """
+    check_set(rows)
     if rows.x_validation is None or rows.y_validation is None:
         raise ValueError(
             f"{rows.name} has no validation rows: expected a set from nn.data.load(..., "

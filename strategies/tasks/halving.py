@@ -29,7 +29,7 @@ class Rule(Protocol):
     Attributes:
         epochs: of each rung, how many epochs a trial has trained at its end; empty if each trial
             has epochs of its own.
-        accuracies: what `ended` was told.
+        accuracies: what `ended` was told, in that order.
     """
 
     epochs: list[int]
@@ -153,14 +153,11 @@ class Asha:
     "Massively parallel hyperparameter tuning" (2018), algorithm 2. Here the trials are finite: the
     search is over when all have begun and none can be promoted.
 
-    Its decisions depend on the order in which jobs end, and on nothing else: `order` has it.
+    Its decisions depend on the order in which jobs end, and on nothing else.
 
     Args:
         trials, epochs, eta, least: as for `Halving`.
         at_once: jobs that run at the same time.
-
-    Attributes:
-        order: the jobs that have ended, in that order.
 
     Raises:
         TypeError, ValueError: as `rungs`, or at_once < 1.
@@ -170,7 +167,6 @@ class Asha:
         self.trials, self.eta, self.at_once = trials, eta, as_int("at_once", at_once, 1)
         self.epochs = rungs(epochs, eta, least)
         self.accuracies: dict[Job, float] = {}
-        self.order: list[Job] = []
         self._begun: set[Job] = set()
 
     def begin(self) -> list[Job]:
@@ -178,13 +174,12 @@ class Asha:
 
     def ended(self, job: Job, accuracy: float) -> list[Job]:
         self.accuracies[job] = accuracy
-        self.order.append(job)
         return self._fill()
 
     def _fill(self) -> list[Job]:
         """Begin jobs until as many run as may."""
         jobs: list[Job] = []
-        while len(self._begun) - len(self.order) < self.at_once and (job := self._next()):
+        while len(self._begun) - len(self.accuracies) < self.at_once and (job := self._next()):
             self._begun.add(job)
             jobs.append(job)
         return jobs

@@ -23,6 +23,10 @@ except ImportError:  # Windows: nothing keeps two runs from one journal there
     fcntl = None  # type: ignore[assignment]
 
 
+DIGEST = "[0-9a-f]" * 16
+"""Pattern of the names of our folders of checkpoints; what else lies there is not ours."""
+
+
 @dataclass(frozen=True)
 class Task(Record, kind="task"):
     """A task that has ended, as the journal keeps it.
@@ -93,7 +97,7 @@ class Journal:
             _lock(file, self.path)
             self.finished = self._read()
             folder = self.checkpoints.parent
-            for stale in set(folder.glob("*")) - {self.checkpoints}:  # its journal was removed
+            for stale in set(folder.glob(DIGEST)) - {self.checkpoints}:  # its journal was removed
                 shutil.rmtree(stale)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             try:

@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from nn.arguments import as_int
 from nn.data import Dataset
 from nn.optim import SGD
 from strategies.records import Record
-from strategies.sequential import Sequential
-from strategies.tasks.fitting import digest, fit, score, validation_rows
-from strategies.tasks.in_words import in_words
-from strategies.tasks.models import Builder, as_builders, built
+from strategies.tasks.executors import in_words
+from strategies.tasks.fitting import check_terms, digest, score, validation_rows
+from strategies.tasks.fold_training import FoldTraining
+from strategies.tasks.models import Builder, as_builders
 from strategies.tasks.run import run_tasks
-from strategies.tasks.running import current
-from strategies.tasks.schedules import Maker, as_makers, made
+from strategies.tasks.schedules import Maker, as_makers
 from strategies.tasks.text_table import text_table
 from strategies.training import History
 
@@ -238,21 +236,11 @@ def kfold(
     Raises:
         TypeError, ValueError: an argument is not what it is expected to be.
     """
-    for name, steps in (("checkpoint_every", checkpoint_every), ("print_every", print_every)):
-        if steps is not None:
-            as_int(name, steps, 1)
-    as_int("batch_size", batch_size, 1)
-    as_int("epochs", epochs, 1)
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"dataset is {type(dataset).__name__}: expected a set from nn.data.load")
-    if not callable(optimizer):
-        raise TypeError(f"optimizer={optimizer!r}: expected a function, e.g. nn.SGD")
-    builders, makers = as_builders(models, dataset), as_makers(schedules)
-    # Made here, so that what cannot be divided is refused before any training begins.
-    dataset.fold(0, k, stratified, seed)
+    steps = dict(checkpoint_every=checkpoint_every, print_every=print_every)
+    check_terms({"optimizer": optimizer}, batch_size, epochs, **steps)
     training = _Training(
-        builders,
-        makers,
+        as_builders(models, dataset),
+        as_makers(schedules),
         dataset,
         k,
         stratified,
@@ -264,7 +252,8 @@ def kfold(
         checkpoint_every,
         print_every,
     )
-    pairs = [(model, schedule) for model in builders for schedule in makers]
+    training.fold(0)  # what cannot be divided is refused before any training begins
+    pairs = [(model, schedule) for model in training.models for schedule in training.schedules]
     tasks = [
         {"model": model, "schedule": schedule, "fold": number}
         for model, schedule in pairs
@@ -294,29 +283,14 @@ def kfold(
 
 
 @dataclass(frozen=True)
-class _Training:
+class _Training(FoldTraining):
     """The function of the tasks: one training on one fold."""
 
-    models: dict[str, Builder]
-    schedules: dict[str, Maker]
-    dataset: Dataset
-    k: int
-    stratified: bool
-    seed: int
-    loss: Any
-    optimizer: Callable[..., Any]
-    batch_size: int
-    epochs: int
-    checkpoint_every: int | None = field(compare=False)  # changes nothing of the result
     print_every: int | None = field(compare=False)
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        here = current()
-        weights_seed, order_seed = map(int, here.seeds.generate_state(2))
-        rows = self.dataset.fold(task["fold"], self.k, self.stratified, self.seed)
-        steps = self.epochs * rows.steps_per_epoch(self.batch_size)
-        schedule = made(task["schedule"], self.schedules[task["schedule"]], steps)
-        model = built(self.models[task["model"]], weights_seed, self.loss)
+        rows = self.fold(task["fold"])
+        steps = self.steps(rows)
 
         def say(history: History) -> None:
             if history.steps % self.print_every == 0:  # type: ignore[operator]
@@ -326,16 +300,9 @@ class _Training:
                     flush=True,
                 )
 
-        history = fit(
-            Sequential(model, self.optimizer(schedule)),
-            rows,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            seed=order_seed,
-            checkpoint=None if self.checkpoint_every is None else here.checkpoint,
-            checkpoint_every=self.checkpoint_every,
-            on_step=say if self.print_every else None,
-        )
+        on_step = say if self.print_every else None
+        strategy, history = self.trained(task["model"], task["schedule"], rows, on_step)
+        model: Any = strategy.model
         x, y = validation_rows(rows)
         found = score(model.predict(x), y, rows.classes)
         return {

@@ -13,6 +13,7 @@ from typing import Any
 import nn
 from nn.arguments import as_int
 from nn.data import Dataset
+from strategies.tasks.fitting import check_set
 
 Builder = Callable[..., Any]
 """(seed=, loss=) -> model."""
@@ -33,10 +34,11 @@ def as_builders(models: Mapping[str, Builder] | Sequence[str], dataset: Dataset)
         dataset: what they are trained on, which decides their inputs and classes.
 
     Raises:
-        TypeError: a model is no function.
+        TypeError: a model is no function, or the set is none of `nn.data`.
         ValueError: there is no model, no such name, or the rows of the set are no images of 28x28
             or 3x32x32, which nets by name need.
     """
+    check_set(dataset)
     if isinstance(models, str):
         raise TypeError(f"models={models!r}: expected a list of names, e.g. [{models!r}]")
     if not isinstance(models, Mapping):

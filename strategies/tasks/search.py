@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from nn.arguments import as_int
 from nn.atomic_write import atomic_write
 from nn.data import Dataset
 from strategies.records import Record
-from strategies.tasks.executors import ranks_of
-from strategies.tasks.expression import expression, modules
-from strategies.tasks.fitting import digest, score, validation_rows
+from strategies.tasks.executors import in_words, ranks_of, size_of
+from strategies.tasks.expression import expression
+from strategies.tasks.fitting import check_terms, digest, score, validation_rows
 from strategies.tasks.halving import All, Asha, Halving, Job, Rule, winner
-from strategies.tasks.in_words import in_words
 from strategies.tasks.models import Builder, fully_connected
 from strategies.tasks.order import Order
 from strategies.tasks.outcome import Outcome
@@ -24,7 +22,6 @@ from strategies.tasks.running import current
 from strategies.tasks.space import OPTIMIZERS, as_space, check_names, configurations
 from strategies.tasks.text_table import text_table
 from strategies.tasks.trial import train_configuration
-from strategies.tasks.workers import Workers
 
 HOW = ("grid", "random", "halving", "asha")
 
@@ -215,9 +212,8 @@ def search(
         raise ValueError('how="random": expected a number of trials=')
     if how != "asha" and (replay or at_once is not None):
         raise ValueError(f'replay= or at_once= with how={how!r}: expected how="asha"')
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"dataset is {type(dataset).__name__}: expected a set from nn.data.load")
     validation_rows(dataset)
+    check_terms({f"optimizers[{name!r}]": make for name, make in optimizers.items()}, 1, 1)
     chosen = as_space(space, distributions=trials is not None)
     check_names(model or partial(fully_connected, 1, 1), chosen)
     tried = configurations(chosen, trials, seed)
@@ -278,28 +274,12 @@ def _rule(
     (epochs,) = most
     if how == "halving":
         return Halving(len(tried), epochs, eta, least)
-    return Asha(len(tried), epochs, eta, least, _workers(executor) if at_once is None else at_once)
-
-
-def _workers(executor: Any) -> int:
-    """How many trainings an executor runs at the same time.
-
-    Raises:
-        ValueError: that is not known.
-    """
-    if executor is None:
-        return 1
-    if comm := ranks_of(executor):
-        return comm.size
-    if isinstance(executor, Workers):
-        return executor.size
-    try:
-        return as_int("executor", executor, 1)
-    except TypeError:
+    if at_once is None and (at_once := size_of(executor)) is None:
         raise ValueError(
             f"how many trainings {type(executor).__name__} runs at the same time is not known: "
             "expected at_once="
-        ) from None
+        )
+    return Asha(len(tried), epochs, eta, least, at_once)
 
 
 class _Conductor:
@@ -428,8 +408,11 @@ def _line(
         given["loss"] = how_trained["loss"]
     if how_trained["seed"]:
         given["seed"] = how_trained["seed"]
-    text = [repr(configuration), str(dataset.reload or "dataset")]
-    text += [f"{key}={expression(value)}" for key, value in given.items()]
-    needed = [f"import {module}" for module in sorted(modules(given))]
+    text, needed = [repr(configuration), str(dataset.reload or "dataset")], set()
+    for key, value in given.items():
+        written, modules = expression(value)
+        text.append(f"{key}={written}")
+        needed |= modules
     begin = ["from nn.data import Fold, load", "from strategies.tasks import train_configuration"]
-    return "; ".join([*needed, *begin, f"print(train_configuration({', '.join(text)}))"])
+    imports = [f"import {module}" for module in sorted(needed)]
+    return "; ".join([*imports, *begin, f"print(train_configuration({', '.join(text)}))"])

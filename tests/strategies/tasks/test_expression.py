@@ -8,8 +8,8 @@ from mpi4py import MPI
 
 import nn
 from strategies.tasks import Workers
-from strategies.tasks.expression import expression, modules
-from strategies.tasks.in_words import in_words
+from strategies.tasks.executors import in_words
+from strategies.tasks.expression import expression
 from tests.strategies.tasks import nets
 
 pytestmark = pytest.mark.workers(1)
@@ -28,8 +28,9 @@ pytestmark = pytest.mark.workers(1)
 )
 def test_the_text_makes_the_value_again(value) -> None:
     names: dict = {}
-    exec("\n".join(f"import {module}" for module in sorted(modules(value))), names)
-    assert repr(eval(expression(value), names)) == repr(value)
+    text, modules = expression(value)
+    exec("\n".join(f"import {module}" for module in modules), names)
+    assert repr(eval(text, names)) == repr(value)
 
 
 def test_executors_in_words() -> None:

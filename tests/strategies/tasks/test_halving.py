@@ -124,7 +124,7 @@ def test_asha_decides_as_algorithm_2_whatever_the_order(at_once, seed) -> None:
     rule.begin = lambda: noted(plain_begin())  # type: ignore[method-assign]
     rule.ended = lambda *args: noted(plain_ended(*args))  # type: ignore[method-assign]
     ended = run(rule, seed=seed)
-    assert rule.order == ended
+    assert list(rule.accuracies) == ended
     assert begun == asha_by_hand(ended, 30, 3, 4, at_once)
     assert len(begun) == len(ended)
     assert {job.trial for job in ended if job.rung == 0} == set(range(30))

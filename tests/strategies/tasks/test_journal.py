@@ -234,6 +234,20 @@ def test_checkpoints_of_a_journal_that_was_removed_are_not_gone_on_with(path):
     assert not folder.exists()
 
 
+def test_what_is_not_ours_stays_beside_the_checkpoints(path):
+    """A user may keep files in a folder of that name, too."""
+    folder = path.with_name("run.jsonl.checkpoints")
+    for name in ("notes", "0123456789abcdefg"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "mine").touch()
+    (folder / "mine").touch()
+    (folder / "0123456789abcdef").mkdir()  # of another run, whose journal was removed
+    run(abs, [-1], journal=path)
+    left = sorted(str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file())
+    assert left == ["0123456789abcdefg/mine", "mine", "notes/mine"]
+    assert not (folder / "0123456789abcdef").exists()
+
+
 @pytest.mark.deadline(120)
 def test_resumed_equals_uninterrupted_after_kills_at_random_moments(tmp_path):
     environment = without_launcher(os.environ) | {"PYTHONPATH": str(ROOT)}

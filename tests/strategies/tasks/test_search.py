@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -342,8 +343,9 @@ def test_the_result_is_a_record_and_a_table(dataset: Dataset) -> None:
         (dict(space={**SPACE, "optimizer": "lion"}), ValueError, "optimizer='lion'"),
         (dict(space={**SPACE, "schedule": "step"}), ValueError, "schedule='step'"),
         (dict(space={**SPACE, "epochs": [2, 4]}, how="halving"), ValueError, "one value, the most"),
-        (dict(how="asha", executor=object()), ValueError, "expected at_once="),
+        (dict(how="asha", executor=Executor()), ValueError, "expected at_once="),
         (dict(dataset=load), TypeError, "dataset"),
+        (dict(optimizers={"sgd": 3}), TypeError, r"optimizers\['sgd'\]=3: expected a function"),
     ],
 )
 def test_wrong_arguments_are_refused(dataset: Dataset, changed, error, words) -> None:

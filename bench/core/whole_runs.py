@@ -2,18 +2,20 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-import numpy as np
 from joblib.externals.loky import get_reusable_executor
 from mpi4py import MPI
 
+from bench.core.arms import alone
 from bench.core.core_use import CoreUse, watched
 from bench.core.cores import unbound
-from bench.core.turns import Contender
-from strategies.comm.on_rank_0 import sleeping_barrier
+from bench.core.machine_state import State
+from bench.core.race import turns_on
+from bench.core.turns import Contender, Rounds
 from strategies.launchers import without_launcher
 from strategies.tasks import Workers, run_tasks
 
@@ -28,18 +30,19 @@ def whole_run(comm: MPI.Intracomm, run: Callable[[], object]) -> Contender:
     done before the clock starts, so call `run` once before to have it find all it needs.
     """
 
-    def turn(first: int, steps: int) -> float:
-        seconds = np.zeros(1)
-        if comm.rank == 0:
-            start = time.perf_counter()
-            for _ in range(steps):
-                run()
-            seconds[0] = time.perf_counter() - start
-        sleeping_barrier(comm)
-        comm.Bcast(seconds)
-        return float(seconds[0])
+    def runs(first: int, steps: int) -> None:
+        for _ in range(steps):
+            run()
 
-    return Contender(turn)
+    return Contender(partial(alone, comm, runs, warm_up=0))
+
+
+def race_runs(
+    comm: MPI.Intracomm, runs: Mapping[str, Callable[[], object]], rounds: int
+) -> tuple[Rounds, State]:
+    """Let whole runs on rank 0 take turns, one call in each round. Collective."""
+    contenders = {name: whole_run(comm, run) for name, run in runs.items()}
+    return turns_on(comm, contenders, rounds, steps=1)
 
 
 @contextmanager

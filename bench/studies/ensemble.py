@@ -15,9 +15,8 @@ import pytest
 from mpi4py import MPI
 
 from bench.core.cores import available
-from bench.core.race import turns_on
 from bench.core.turns import ratio
-from bench.core.whole_runs import pool, whole_run
+from bench.core.whole_runs import pool, race_runs
 from bench.report.kinds import Race, Use
 from bench.report.promises import Promise
 from bench.studies.conftest import chosen_by
@@ -56,10 +55,8 @@ def test_ensemble(request, comm, record, promise):
         runs = {"serial": partial(ours, None), "parallel": partial(ours, crew.workers)}
         if comm.rank == 0:
             runs["parallel"]()  # workers load their libraries, and the cache has the folds
-        contenders = {name: whole_run(comm, run) for name, run in runs.items()}
-        times, state = turns_on(
-            comm, contenders, 1 if request.config.option.quick else ROUNDS, steps=1
-        )
+        rounds = 1 if request.config.option.quick else ROUNDS
+        times, state = race_runs(comm, runs, rounds)
         uses = crew.uses(runs["serial"], runs["parallel"])
 
     seconds = times.seconds

@@ -22,9 +22,8 @@ from mpi4py import MPI
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from bench.core.cores import available
-from bench.core.race import turns_on
 from bench.core.turns import ratio
-from bench.core.whole_runs import outside_the_launch, pool, whole_run
+from bench.core.whole_runs import outside_the_launch, pool, race_runs
 from bench.peers.net_classifier import NetClassifier
 from bench.report.kinds import Race, Use
 from bench.studies.conftest import chosen_by
@@ -124,10 +123,8 @@ def test_kfold(request, comm, record, promise, net):
                 run()
             for found in results.values():
                 found.clear()
-        contenders = {name: whole_run(comm, run) for name, run in runs.items()}
-        times, state = turns_on(
-            comm, contenders, 2 if request.config.option.quick else ROUNDS, steps=1
-        )
+        rounds = 2 if request.config.option.quick else ROUNDS
+        times, state = race_runs(comm, runs, rounds)
         uses = crew.uses(runs["serial"], runs["parallel"])
 
     seconds = times.seconds

@@ -18,9 +18,8 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import HalvingRandomSearchCV, PredefinedSplit
 
 from bench.core.cores import available
-from bench.core.race import turns_on
 from bench.core.turns import ratio
-from bench.core.whole_runs import outside_the_launch, pool, whole_run
+from bench.core.whole_runs import outside_the_launch, pool, race_runs
 from bench.peers.net_classifier import NetClassifier
 from bench.report.kinds import Race, Use
 from bench.studies.conftest import chosen_by
@@ -87,10 +86,8 @@ def test_search(request, comm, record, promise):
             for run in runs.values():  # workers load their libraries
                 run()
             results.clear()
-        contenders = {name: whole_run(comm, run) for name, run in runs.items()}
-        times, state = turns_on(
-            comm, contenders, 2 if request.config.option.quick else ROUNDS, steps=1
-        )
+        rounds = 2 if request.config.option.quick else ROUNDS
+        times, state = race_runs(comm, runs, rounds)
         uses = crew.uses(runs["halving, one process"], runs["halving"])
 
     seconds = times.seconds

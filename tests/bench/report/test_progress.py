@@ -1,6 +1,6 @@
 """The line of each benchmark says how it ended, and how long the rest will take."""
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
@@ -45,56 +45,58 @@ def test_the_line_of_a_benchmark_says_how_it_ended(progress, outcome, said, colo
     assert len(written) == 3, "a line for each benchmark, and no more"
 
 
-def test_what_is_left_takes_as_long_as_others_of_its_test_did(monkeypatch):
-    """Two of `quick` took 2 and 4 s, and one of `slow` 60 s; nothing is known of `new`."""
+@pytest.fixture
+def told(monkeypatch):
+    """Make a function that has benchmarks end, and returns the words of each line."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    said = []
-    terminal = SimpleNamespace(
-        ensure_newline=lambda: None, write=lambda *what, **how: None, write_line=said.append
-    )
-    made = Progress(terminal)
-    ids = ["quick[0]", "slow[0]", "quick[1]", "new[0]", "quick[2]", "slow[1]"]
-    made.plan([SimpleNamespace(nodeid=f"bench/test_a.py::{each}") for each in ids])
-    for each, seconds, when, outcome in (
-        ("quick[0]", 2, "call", "passed"),
-        ("slow[0]", 60, "call", "passed"),
-        ("quick[1]", 4, "setup", "skipped"),  # there is no call, and it is over
-        ("new[0]", 34, "call", "failed"),
-        ("quick[2]", 3, "call", "passed"),
-        ("slow[1]", 1, "call", "passed"),
-    ):
-        node = f"bench/test_a.py::{each}"
-        made.pytest_runtest_logstart(node)
-        clock.now += seconds
-        kinds = {kind: kind == outcome for kind in ("passed", "failed", "skipped")}
-        report = SimpleNamespace(nodeid=node, when=when, outcome=outcome, **kinds)
-        made.pytest_runtest_logreport(report)
-    left = [text.split()[-2] if text.endswith(" left") else "" for text in said]
-    assert left == ["0:10", "1:35", "1:25", "1:03", "1:00", ""]
 
-
-def test_a_race_takes_as_long_as_its_cells(monkeypatch):
-    """The first test of a race of four runs it in 8 s; one of two follows, and a plain test."""
-    clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    said = []
-    terminal = SimpleNamespace(
-        ensure_newline=lambda: None, write=lambda *what, **how: None, write_line=said.append
-    )
-    made = Progress(terminal)
-    ids = ["a[0]", "a[1]", "b[0]", "a[2]", "a[3]", "b[1]"]
-    races = {each: "one" if each.startswith("a") else "two" for each in ids}
-    made.plan([SimpleNamespace(nodeid=each) for each in [*ids, "plain"]], races)
-    for each, seconds in (("a[0]", 8.0), ("a[1]", 0.0), ("b[0]", 6.0), ("a[2]", 0.0)):
-        made.pytest_runtest_logstart(each)
-        clock.now += seconds
-        report = SimpleNamespace(
-            nodeid=each, when="call", outcome="passed", passed=True, failed=False, skipped=False
+    def told(ids, ends, races=MappingProxyType({})):
+        said = []
+        terminal = SimpleNamespace(
+            ensure_newline=lambda: None, write=lambda *what, **how: None, write_line=said.append
         )
-        made.pytest_runtest_logreport(report)
-    told = [text.split() for text in said]
-    assert told[0] == ["a", "race", "4", "cells", "take", "turns"]
-    assert told[3] == ["a", "race", "2", "cells", "take", "turns"]
+        made = Progress(terminal)
+        made.plan([SimpleNamespace(nodeid=each) for each in ids], races)
+        for node, seconds, when, outcome in ends:
+            made.pytest_runtest_logstart(node)
+            clock.now += seconds
+            kinds = {kind: kind == outcome for kind in ("passed", "failed", "skipped")}
+            report = SimpleNamespace(nodeid=node, when=when, outcome=outcome, **kinds)
+            made.pytest_runtest_logreport(report)
+        return [text.split() for text in said]
+
+    return told
+
+
+def left(lines):
+    """The time left, where a line has it."""
+    return [line[-2] if line[-1] == "left" else "" for line in lines]
+
+
+def test_what_is_left_takes_as_long_as_others_of_its_test_did(told):
+    """Two of `quick` took 2 and 4 s, and one of `slow` 60 s; nothing is known of `new`."""
+    lines = told(
+        ["quick[0]", "slow[0]", "quick[1]", "new[0]", "quick[2]", "slow[1]"],
+        [
+            ("quick[0]", 2, "call", "passed"),
+            ("slow[0]", 60, "call", "passed"),
+            ("quick[1]", 4, "setup", "skipped"),  # there is no call, and it is over
+            ("new[0]", 34, "call", "failed"),
+            ("quick[2]", 3, "call", "passed"),
+            ("slow[1]", 1, "call", "passed"),
+        ],
+    )
+    assert left(lines) == ["0:10", "1:35", "1:25", "1:03", "1:00", ""]
+
+
+def test_a_race_takes_as_long_as_its_cells(told):
+    """The first test of a race of four runs it in 8 s; one of two follows, and a plain test."""
+    ids = ["a[0]", "a[1]", "b[0]", "a[2]", "a[3]", "b[1]"]
+    ends = [("a[0]", 8.0), ("a[1]", 0.0), ("b[0]", 6.0), ("a[2]", 0.0)]
+    races = {each: "one" if each.startswith("a") else "two" for each in ids}
+    lines = told([*ids, "plain"], [(*each, "call", "passed") for each in ends], races)
+    assert lines[0] == ["a", "race", "4", "cells", "take", "turns"]
+    assert lines[3] == ["a", "race", "2", "cells", "take", "turns"]
     # 2 s a cell: the race of two and the plain test; then 2.5 s, the plain test alone
-    assert [line[-2] for line in told if line[-1] == "left"] == ["0:06", "0:06", "0:02", "0:02"]
+    assert left(lines) == ["", "0:06", "0:06", "", "0:02", "0:02"]

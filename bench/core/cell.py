@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -118,13 +117,10 @@ class Measurement(Record, kind="cell"):
         steps: int,
         check: Check,
         profile: dict[str, list[float]] | None = None,
-        **more: Any,
+        single_steps: dict[str, float] | None = None,
+        machine: State | None = None,
     ) -> "Measurement":
-        """Summarize rounds of so many steps; the arm "silent" may be missing.
-
-        Args:
-            more: further fields.
-        """
+        """Summarize rounds of so many steps; the arm "silent" may be missing."""
         medians = {arm: float(np.median(times)) for arm, times in rounds.items()}
         one = medians["sequential"]
         low, high = interval(rounds["sequential"], rounds["parallel"])
@@ -144,7 +140,8 @@ class Measurement(Record, kind="cell"):
             rounds=rounds,
             profile=profile or {},
             note=check.note,
-            **more,
+            single_steps=single_steps or {},
+            machine=machine or {},
         )
 
 
@@ -173,7 +170,7 @@ def measurements(
             },
             rounds.steps,
             check,
-            machine=machine or {},
+            machine=machine,
         )
         for name, (cell, check) in raced.items()
     ]

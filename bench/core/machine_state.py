@@ -64,13 +64,11 @@ class MachineState:
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm, self._lap, self._state = comm, laps(comm), State()
         pair = cast(MPI.Intracomm, comm.Split(0 if comm.rank < 2 else MPI.UNDEFINED))
-        self._window = None
-        self._pair = pair
+        self._pair, self._window = pair, None
         pairs_up = pair != MPI.COMM_NULL and pair.size == 2 and on_one_node(pair)
         if pairs_up and pair.allreduce(available() > 1, MPI.LAND):
             self._window = SharedWindow(pair, np.uint8, 1, HANDED_OVER)
-        self._source = np.ones(COPIED, np.uint8) if comm.rank == 0 else None
-        self._target = np.ones(COPIED, np.uint8) if comm.rank == 0 else None
+        self._copied = [np.ones(COPIED, np.uint8) for _ in range(2)] if comm.rank == 0 else []
         self._begin = time.monotonic(), _stolen()
 
     def look(self) -> None:
@@ -78,9 +76,9 @@ class MachineState:
         if self._state:
             self._end_round()
         seen = self._handing_over()
-        if self._source is not None and self._target is not None:
-            copy = _seconds(self._source, self._target)
-            seen |= {"copy_gb_s": 1e-9 * COPIED / copy, "clock_mhz": _clock()}
+        if self._copied:
+            speed = 1e-9 * COPIED / _seconds(*self._copied)
+            seen |= {"copy_gb_s": speed, "clock_mhz": _clock()}
         sleeping_barrier(self._comm)
         for name, value in self._comm.bcast(seen).items():
             if value is not None:
@@ -108,7 +106,7 @@ class MachineState:
         """Time how rank 0 copies what rank 1 has written, and what it has written itself."""
         if self._window is None:
             return {}
-        line = HANDED_OVER // LINE
+        lines = HANDED_OVER // LINE
         shared, target = self._window.rows[0], np.empty(HANDED_OVER, np.uint8)
         mine, others, own = self._comm.rank, [], []
         with on_core(mine):
@@ -124,7 +122,7 @@ class MachineState:
         if mine == 1:
             return {}
         # The fastest try: what disturbs one makes it slower.
-        return {"handover_ns": 1e9 * min(others) / line, "own_line_ns": 1e9 * min(own) / line}
+        return {"handover_ns": 1e9 * min(others) / lines, "own_line_ns": 1e9 * min(own) / lines}
 
 
 def share_no_cache(state: State) -> list[bool]:

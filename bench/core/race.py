@@ -138,9 +138,12 @@ def turns_on(
 
     try:
         found = take_turns(contenders, *rounds, **options, before_round=machine.look, clock=seconds)
-    finally:
-        state = machine.close()
-    return found, state
+    except MPI.Exception:  # a rank has died: nothing can be closed together any more
+        raise
+    except Exception:
+        machine.close()
+        raise
+    return found, machine.close()
 
 
 def raced_with(cell: Cell) -> tuple[str, int, int, str]:
@@ -229,13 +232,13 @@ class _Entrant:
     def contenders(self) -> dict[str, Contender]:
         """Return its arms by name; with more workers than cores they do not set the pace."""
         crowded, period = self.case.cell.workers > available(), self.period
-        found = {"parallel": Contender(self._turn("_parallel", period), paces=not crowded)}
+        found = {"parallel": Contender(self._turn(self._parallel, period), paces=not crowded)}
         if self.case.runs_silent:
-            found["silent"] = Contender(self._turn("_without_messages", period), paces=False)
+            found["silent"] = Contender(self._turn(self._without_messages, period), paces=False)
         return found
 
-    def _turn(self, name: str, period: int) -> Turn:
-        strategy = getattr(self, name)
+    def _turn(self, strategy: Strategy | None, period: int) -> Turn:
+        """Make the turn of a strategy, which ranks that are no workers do not have."""
         turn: Turn | None = None
         if strategy:
             turn = partial(together, self.workers, training(strategy.step, self.case.batches))

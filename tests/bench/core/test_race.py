@@ -308,6 +308,23 @@ def test_a_cell_that_fails_in_the_rounds_leaves_the_race_to_the_others(comm, clo
     assert comm.rank > 0 or str(failed) == "the disk is full"
 
 
+@pytest.mark.workers(1, 2)
+def test_a_turn_that_raises_leaves_nothing_open(comm):
+    made = []
+
+    class Watched(MPI.Intracomm):
+        def Split(self, *arguments):
+            made.append(super().Split(*arguments))
+            return made[-1]
+
+    def fails(first, steps):
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        core.turns_on(Watched(comm), {"one": turns.Contender(fails)}, 1, steps=1)
+    assert made == [MPI.COMM_NULL]
+
+
 @pytest.mark.workers(2)
 def test_the_death_of_a_rank_is_no_outcome_of_a_cell(comm, clock, monkeypatch):
     """It ends the race, which is then run again without the rank."""

@@ -34,6 +34,9 @@ RUN = pytest.StashKey[RunFile]()
 FIRST = "test_speedup"
 """The main question: its cells are there even if the run is ended early."""
 
+DEADLINE = 300
+"""Seconds that a benchmark may take, and a race for each of its cells."""
+
 PROGRESS = pytest.StashKey[Progress]()
 RACES = pytest.StashKey[dict[str, PlannedRace]]()
 """Node id of a test -> the race of the cell that it measures."""
@@ -95,7 +98,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = [item for item in items if item.path.is_relative_to(HERE)]
     for item in ours:
         item.add_marker(pytest.mark.benchmark(timer=replay, group=_question(item)))
-        item.add_marker(pytest.mark.deadline(300))
+        cells = len(races[item.nodeid].cases) if item.nodeid in races else 1
+        item.add_marker(pytest.mark.deadline(DEADLINE * cells))
         item.add_marker(pytest.mark.alone)  # what is measured is never shared out
         # Ranks that do not take part set the fixture up, and never use it.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))

@@ -1,7 +1,7 @@
 """The races of a run: tests that measure cells of one net, batch size, data set and device.
 
-Each cell is a test of its own. What takes turns with what is planned when all tests are known; the
-race is run by the first of its tests, and the others find it done.
+Each cell is a test of its own. Which cells take turns is planned when all tests are known. The
+first test of a race runs it, and the others find it done.
 """
 
 import inspect
@@ -64,6 +64,8 @@ class PlannedRace:
                 continue
             try:
                 cases[cell] = raise_together(comm, make)
+            except MPI.Exception:  # a rank has died
+                raise
             except Exception as error:  # the others are raced without it
                 failed[cell] = error
         raced = race(list(cases.values()), comm)

@@ -31,8 +31,9 @@ from strategies.records import RunFile
 CELLS: Final = "LOCKSTEP_CELLS"
 """Environment variable: the file to which the measuring core appends a line per cell."""
 
-TIMEOUT = 600.0
-"""Seconds without a new cell until a launch is ended; the ranks' own deadlines are shorter."""
+TIMEOUT = 3600.0
+"""Seconds without a new cell until a launch is ended. The cells of a race come together, and what
+hangs is ended by the ranks' own deadlines: this is for a launcher that hangs itself."""
 
 LOGS = Path(".lockstep", "launches")
 """Folder for the output of the launches, in the working directory."""

@@ -262,32 +262,46 @@ def test_the_tables_come_at_the_end_from_rank_0(tmp_path, monkeypatch, rank):
     assert (f"results, as measured: {run.path}" in written) is (rank == 0)
 
 
+def always(value):
+    return lambda: value
+
+
+def collected(names, **options):
+    """Collect tests of the cells of these strategies; return what is left, and its marks."""
+    items, marks = [], []
+    for number, strategy in enumerate(names):
+        cell = always(Cell(strategy, "mlp", 1, 64, 1000))
+        items.append(
+            SimpleNamespace(
+                nodeid=f"{strategy}, test {number}",
+                function=SimpleNamespace(cell=cell, case=None),
+                fixturenames=["speedup"],
+                path=conftest.HERE / "test_speedup.py",
+                config=None,
+                get_closest_marker=lambda mark: None,
+                add_marker=marks.append,
+                getparent=lambda kind: SimpleNamespace(obj=SimpleNamespace(__doc__="Is it fast?")),
+            )
+        )
+    config = SimpleNamespace(
+        option=SimpleNamespace(**dict.fromkeys(("quick", "cells", "promises"), False) | options),
+        pluginmanager=SimpleNamespace(
+            get_plugin=lambda name: SimpleNamespace(), register=lambda *plugin: None
+        ),
+        hook=SimpleNamespace(pytest_deselected=lambda items: None),
+        stash={},
+    )
+    conftest.pytest_collection_modifyitems(config, items)
+    return [item.nodeid for item in items], marks
+
+
 def test_for_the_gate_a_cell_has_one_name():
     """It stands in two tables for people, and is one sample for the gate."""
-    cell = Cell("A", "mlp", 1, 64, 1000)
+    assert collected("AAB")[0] == ["A, test 0", "A, test 1", "B, test 2"]
+    assert collected("AAB", cells=True)[0] == ["A, test 0", "B, test 2"]
 
-    def item(name):
-        function = SimpleNamespace(cell=lambda: cell, case=None)
-        return SimpleNamespace(
-            nodeid=f"bench/test_speedup.py::{name}",
-            function=function,
-            fixturenames=["speedup"],
-            path=conftest.HERE / "test_speedup.py",
-            config=None,
-            get_closest_marker=lambda mark: None,
-            add_marker=lambda mark: None,
-            getparent=lambda kind: SimpleNamespace(obj=SimpleNamespace(__doc__="Is it fast?")),
-        )
 
-    for cells, left in ((False, ["one", "again"]), (True, ["one"])):
-        items = [item("one"), item("again")]
-        config = SimpleNamespace(
-            option=SimpleNamespace(quick=False, cells=cells, promises=False),
-            pluginmanager=SimpleNamespace(
-                get_plugin=lambda name: SimpleNamespace(), register=lambda *plugin: None
-            ),
-            hook=SimpleNamespace(pytest_deselected=lambda items: None),
-            stash={},
-        )
-        conftest.pytest_collection_modifyitems(config, items)
-        assert [each.nodeid.split("::")[1] for each in items] == left
+def test_a_race_may_take_as_long_as_its_cells_would():
+    _, marks = collected("ABC")
+    deadlines = [mark.args for mark in marks if mark.name == "deadline"]
+    assert deadlines == [(3 * conftest.DEADLINE,)] * 3

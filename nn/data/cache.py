@@ -84,6 +84,14 @@ def code(source: Path = Path(__file__).parent) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
+def version_of(package: str) -> str:
+    """Return the version of an installed package, which takes a millisecond to look up."""
+    from importlib.metadata import version
+
+    return version(package)
+
+
 def fetch(name: str, key: Mapping[str, Any], make: Maker) -> dict[str, Any]:
     """Return the set with this key, its arrays mapped read-only; make it first if there is none.
 
@@ -100,9 +108,7 @@ def fetch(name: str, key: Mapping[str, Any], make: Maker) -> dict[str, Any]:
         TimeoutError: another process has been making this set for ten minutes.
         Exception: any error of `make`; nothing is left behind then.
     """
-    from importlib.metadata import version
-
-    key = {**key, "code": code()} | {maker: version(maker) for maker in _MAKERS}
+    key = {**key, "code": code()} | {maker: version_of(maker) for maker in _MAKERS}
     target = folder() / f"{name}-{_digest(key)[:16]}"
     with _named(target):
         try:

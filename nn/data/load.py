@@ -19,7 +19,6 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -153,7 +152,7 @@ def load(
         name = made.title or name
         size = made.usual if size is None else size
         paths, rows = made.material(), partial(made.make, size, seed)
-        packages = {package: version(package) for package in made.packages}
+        packages = {package: cache.version_of(package) for package in made.packages}
     elif path is not None and name in READ:
         paths = READ[name].find(Path(path))
         rows = partial(READ[name].read, paths)

@@ -1,8 +1,9 @@
 """Kill a run of tasks at random moments, let another one go on with its journal, and say how.
 
-    python -m tests.strategies.tasks.killed_run FOLDER TIMES
+    python -m tests.strategies.tasks.killed_run FOLDER TIMES [kfold | search]
 
-Prints, for each journal: how often its runs were killed, and how many tasks the last one found.
+The run is one of `run_tasks`, `kfold` or `search`. Prints, for each journal: how often its runs
+were killed, and how many tasks the last one found. The last one must equal a run without kills.
 """
 
 import os
@@ -10,13 +11,12 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-import mpi4py
-
-mpi4py.rc.initialize = False  # it forks, and needs no ranks
-
-from strategies.tasks import current, run_tasks  # noqa: E402
+from nn.data import load
+from strategies.tasks import current, kfold, run_tasks, search
+from tests.strategies.tasks.nets import learnable_rows, small, wide, write
 
 COUNT = 8
 
@@ -37,11 +37,28 @@ def counted(task):
 TASKS = [{"number": i, "begun": "begun"} for i in range(COUNT)]
 
 
-def run(journal="run.jsonl"):
-    return run_tasks(counted, TASKS, journal=journal, progress=False)
+def of_tasks(dataset, **options):
+    outcomes = run_tasks(counted, TASKS, progress=False, **options)
+    return [(each.task, each.value) for each in outcomes]
 
 
-def killed(after):
+def of_kfold(dataset, **options):
+    options |= dict(batch_size=8, epochs=6, checkpoint_every=5)
+    found = kfold({"small": small}, {"low": 0.05, "high": 0.3}, dataset, 4, **options)
+    return [(fold.weights, fold.right) for scores in found.scores for fold in scores.folds]
+
+
+def of_search(dataset, **options):
+    space = {"lr": [0.3, 0.1, 0.01], "width": [2, 8], "batch_size": 8, "epochs": 8}
+    options |= dict(model=wide, how="halving", eta=2, checkpoint_every=5)
+    found = search(space, dataset, **options)
+    return found.decisions(), found.test_accuracy, found.order
+
+
+RUNS = {"tasks": of_tasks, "kfold": of_kfold, "search": of_search}
+
+
+def killed(run, after):
     """Start a run in another process and kill it; returns whether it had not ended before."""
     child = os.fork()
     if child == 0:
@@ -58,26 +75,27 @@ def in_new_folder(folder):
     os.chdir(folder)
 
 
-def main(folder, times):
+def main(folder, times, what="tasks"):
     rng, lasts = random.Random(0), 0.0
+    rows = write(folder / "rows.npz", **learnable_rows())
+    dataset = load("file", path=rows, validation=0.3 if what == "search" else None)
+    run = partial(RUNS[what], dataset, journal="run.jsonl")
     for name in ("warm", "alone"):
         in_new_folder(folder / name)
         began = time.perf_counter()
-        expected = [each.value for each in run()]
+        expected = run()
         lasts = time.perf_counter() - began
     kills = number = 0
     while kills < times:
         in_new_folder(folder / str(number))
         # Killed once or more, at moments from the start of a run to its end.
-        of_this = sum(killed(rng.uniform(0, lasts)) for _ in range(1 + number % 3))
+        of_this = sum(killed(run, rng.uniform(0, lasts)) for _ in range(1 + number % 3))
         path = Path("run.jsonl")
         found = path.read_bytes().count(b'"kind": "task"') if path.exists() else 0
         kills, number = kills + of_this, number + 1
-        outcomes = run()
-        assert [each.task for each in outcomes] == TASKS
-        assert [each.value for each in outcomes] == expected
+        assert run() == expected
         print(of_this, found, flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -249,19 +249,20 @@ def test_what_is_not_ours_stays_beside_the_checkpoints(path):
 
 
 @pytest.mark.deadline(120)
-def test_resumed_equals_uninterrupted_after_kills_at_random_moments(tmp_path):
+@pytest.mark.parametrize(("what", "times"), [("tasks", 50), ("kfold", 15), ("search", 15)])
+def test_resumed_equals_uninterrupted_after_kills_at_random_moments(tmp_path, what, times):
     environment = without_launcher(os.environ) | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", killed_run.__name__, str(tmp_path), "50"],
+        [sys.executable, "-m", killed_run.__name__, str(tmp_path), str(times), what],
         env=environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     told = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-    assert sum(kills for kills, _ in told) >= 50
+    assert sum(kills for kills, _ in told) >= times
     assert len({found for _, found in told}) > 4  # they came early and late
-    for number, (kills, found) in enumerate(told):
+    for number, (kills, found) in enumerate(told) if what == "tasks" else ():
         begun = Counter((tmp_path / str(number) / "begun").read_text().split())
         assert len(begun) == killed_run.COUNT
         assert begun.total() <= killed_run.COUNT + kills  # each has one task begun again, at most

@@ -77,7 +77,7 @@ class Measurement(Record, kind="cell"):
         steps_per_round: training steps in every turn of every arm. A turn with fewer (see
             `arms.bounded`) is scaled up to that number.
         rounds: arm -> seconds of its turn in each round.
-        profile, single_steps: see `bench.core.profile`.
+        profile, single_steps, operations: see `bench.core.profile`.
         machine: what the machine was like in each round, see `bench.core.machine_state`.
         note: what the reader must know about the check.
     """
@@ -98,6 +98,7 @@ class Measurement(Record, kind="cell"):
     note: str = ""
     single_steps: dict[str, float] = field(default_factory=dict)
     machine: State = field(default_factory=dict)
+    operations: list[list[tuple[str, int, int, float, float]]] = field(default_factory=list)
 
     @property
     def serial_fraction(self) -> float | None:
@@ -119,6 +120,7 @@ class Measurement(Record, kind="cell"):
         profile: dict[str, list[float]] | None = None,
         single_steps: dict[str, float] | None = None,
         machine: State | None = None,
+        operations: list[list[tuple[str, int, int, float, float]]] | None = None,
     ) -> "Measurement":
         """Summarize rounds of so many steps; the arm "silent" may be missing."""
         medians = {arm: float(np.median(times)) for arm, times in rounds.items()}
@@ -142,6 +144,7 @@ class Measurement(Record, kind="cell"):
             note=check.note,
             single_steps=single_steps or {},
             machine=machine or {},
+            operations=operations or [],
         )
 
 

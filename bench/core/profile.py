@@ -1,4 +1,4 @@
-"""Where the time of a step goes, and how long single steps take."""
+"""Where the time of a step goes, and how long single steps and their operations take."""
 
 import time
 
@@ -8,9 +8,13 @@ from mpi4py import MPI
 from bench.core.cell import Case
 from bench.core.metering import Metered
 from strategies.base import Strategy
+from strategies.sharding.stages import StagedModel
 
 STEPS = (20, 200)
 """Fewest and most single steps that are timed."""
+
+WATCHED = 9
+"""Steps of a pipeline, of which the one of median length is shown."""
 
 
 def profile(case: Case, comm: MPI.Intracomm, steps: int) -> dict[str, list[float]]:
@@ -64,3 +68,31 @@ def single_steps(
     comm.Allreduce(MPI.IN_PLACE, times, MPI.MAX)
     p50, p95 = np.quantile(times, (0.5, 0.95))
     return {"p50": float(p50), "p95": float(p95), "max": float(times.max())}
+
+
+Operation = tuple[str, int, int, float, float]
+"""Kind ("F" or "B"), stage, micro-batch, and the seconds of a step at its begin and its end."""
+
+
+def operations(strategy: Strategy, case: Case, comm: MPI.Intracomm) -> list[list[Operation]]:
+    """Time every operation of a step of a pipeline. Collective.
+
+    A step begins when the ranks leave a barrier, and each rank counts from there: clocks of other
+    hosts need not agree.
+
+    Returns:
+        For every rank its operations in order, of the step of median length among WATCHED; nothing
+        if the strategy is no pipeline.
+    """
+    staged = getattr(strategy, "model", None)
+    if not isinstance(staged, StagedModel):
+        return []
+    seen: list[list[Operation]] = []
+    for i in range(WATCHED):
+        comm.Barrier()
+        start = time.perf_counter()
+        strategy.step(case.batches[i % len(case.batches)])
+        seen.append([(*op, began - start, ended - start) for op, began, ended in staged.timeline])
+    lengths = np.array([max(end for *_, end in step) for step in seen])
+    comm.Allreduce(MPI.IN_PLACE, lengths, MPI.MAX)
+    return comm.allgather(seen[np.argsort(lengths)[WATCHED // 2]])

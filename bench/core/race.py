@@ -30,7 +30,7 @@ from bench.core.cell import Case, Cell, Measurement
 from bench.core.check import Check, WrongTraining
 from bench.core.cores import all_cores, available
 from bench.core.machine_state import MachineState, State
-from bench.core.profile import profile, single_steps
+from bench.core.profile import operations, profile, single_steps
 from bench.core.silence import Silent
 from bench.core.turns import Contender, Rounds, Turn, take_turns
 from strategies.base import Strategy
@@ -280,6 +280,7 @@ class _Entrant:
             return {
                 "single_steps": single_steps(self._parallel, self.case, self.workers, seconds),
                 "profile": profile(self.case, self.workers, steps),
+                "operations": operations(self._parallel, self.case, self.workers),
             }
 
         found = raise_together(self._comm, look)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
+from time import perf_counter
 
 import numpy as np
 from mpi4py import MPI
@@ -116,6 +117,9 @@ class StagedModel:
         }
         self.live: dict[tuple[int, int], list] = {}
         """(stage, micro-batch) -> contexts that wait for backward."""
+        self.timeline: list[tuple[Op, float, float]] = []
+        """Operations of the last step, each with the `time.perf_counter` at which it had what it
+        needs, and at which it had ended."""
         self.offsets = [0, *np.cumsum([len(part.params) for part in self._stages.values()])]
         params = np.concatenate([part.params for part in self._stages.values()])
         self._tied = tied_over_ranks(model, plan.bounds, plan.ranks)
@@ -139,37 +143,49 @@ class StagedModel:
             self.comm, self._last, self._shapes, [len(p) for p in parts], self.params.dtype
         )
         loss = 0.0
+        self.timeline = []
         for op, upcoming in zip(self._ops, [*self._ops[1:], None]):
             post.expect(op)
             if upcoming:
                 post.expect(upcoming)
-            _, stage, i = op
-            part = self._stages[stage]
+            rows = parts[op.micro]
+            needed = rows.x if op.kind == "F" and op.stage == 0 else post.fetch(op)
+            began = perf_counter()
             if op.kind == "F":
-                x = post.fetch(op) if stage > 0 else parts[i].x
-                with rows_of(parts[i]):
-                    y, self.live[stage, i] = part.forward(x)
-                if stage < self._last:
-                    self._check_shape(stage, y.shape, len(parts[i]))
-                    post.deliver(Op("F", stage + 1, i), y)
-                else:
-                    rows = parts[i]
-                    share, dy = self.loss(y, rows.y, rows.count(self.loss), rows.weights)
-                    loss += share
-                    post.keep(Op("B", stage, i), dy)
-                if self._first_trained >= self._bounds[stage + 1]:
-                    del self.live[stage, i]
+                loss += self._forward(op, needed, rows, post)
             else:
-                contexts = self.live.pop((stage, i))
-                need_dx = self._first_trained < self._bounds[stage]
-                dx = part.backward(post.fetch(op), contexts, need_dx=need_dx, add=i > 0)
-                if dx is not None:
-                    post.deliver(Op("B", stage - 1, i), dx)
+                self._backward(op, needed, post)
+            self.timeline.append((op, began, perf_counter()))
         post.close()
         for tag, (name, ranks) in enumerate(self._tied, start=2 * self._last + 2):
             if self.comm.rank in ranks:
                 self._sum_tied(name, ranks, tag)
         return loss
+
+    def _forward(self, op: Op, x: NDArray, rows: Batch, post: Mailbox) -> float:
+        """Pass on the output of a stage; of the last stage return the loss."""
+        _, stage, i = op
+        loss = 0.0
+        with rows_of(rows):
+            y, self.live[stage, i] = self._stages[stage].forward(x)
+        if stage < self._last:
+            self._check_shape(stage, y.shape, len(rows))
+            post.deliver(Op("F", stage + 1, i), y)
+        else:
+            loss, dy = self.loss(y, rows.y, rows.count(self.loss), rows.weights)
+            post.keep(Op("B", stage, i), dy)
+        if self._first_trained >= self._bounds[stage + 1]:
+            del self.live[stage, i]
+        return loss
+
+    def _backward(self, op: Op, dy: NDArray, post: Mailbox) -> None:
+        """Add to the gradient of a stage, and pass on the gradient of its input."""
+        _, stage, i = op
+        contexts = self.live.pop((stage, i))
+        need_dx = self._first_trained < self._bounds[stage]
+        dx = self._stages[stage].backward(dy, contexts, need_dx=need_dx, add=i > 0)
+        if dx is not None:
+            post.deliver(Op("B", stage - 1, i), dx)
 
     def _sum_tied(self, name: str, ranks: list[int], tag: int) -> None:
         """Sum the gradient of a parameter over all stages that have it, in the same order.

@@ -7,6 +7,7 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -24,7 +25,8 @@ from bench.core.check import Check, WrongTraining, equals_sequential, unchecked,
 from bench.core.cores import all_cores, available
 from bench.core.race import measure, race
 from bench.core.silence import Silent
-from strategies import DataParallel, LocalSGD, Refused, Sequential, SharedDataParallel
+from strategies import DataParallel, LocalSGD, Pipeline, Refused, Sequential, SharedDataParallel
+from strategies.sharding import schedules
 from tests.examples.mean_of_means import MeanOfMeans
 from tests.ranks import shares
 from tests.support.wrong_strategies import LastRankDiverges, Lazy, Unreduced
@@ -699,6 +701,39 @@ def test_as_many_single_steps_are_timed_as_fit(comm, clock, lasts, steps):
 
     profile.single_steps(SimpleNamespace(step=step), make_case(1), comm, seconds=7.05)
     assert len(taken) == steps + 2
+
+
+@pytest.mark.workers(2)
+def test_every_operation_of_a_pipeline_is_timed(comm):
+    """Rank 0 takes 10 ms for each forward; rank 1 waits for it, which is not its work."""
+
+    class Slow(nn.layers.Tanh):
+        def forward(self, x):
+            time.sleep(0.01)
+            return super().forward(x)
+
+    layers = [nn.layers.Linear(8, 6), Slow(), nn.layers.Linear(6, 3)]
+    build = partial(Pipeline, micro_batches=3, schedule="gpipe", cuts=[2])
+    strategy = build(nn.Model(layers, seed=0), nn.SGD(0.1), comm)
+    found = profile.operations(strategy, make_case(2), comm)
+    strategy.close()
+    for rank, planned in enumerate(schedules.schedule("gpipe", 2, 3)):
+        assert [op[:3] for op in found[rank]] == [tuple(op) for op in planned]
+        times = [time for *_, begin, end in found[rank] for time in (begin, end)]
+        assert times == sorted(times)
+        assert times[0] >= 0
+    slow = [end - begin for kind, _, _, begin, end in found[0] if kind == "F"]
+    (*_, first_begin, _), *_ = found[1]
+    waiting = [end - begin for *_, begin, end in found[1]]
+    assert min(slow) > 0.009
+    assert first_begin > 0.005
+    assert np.median(waiting) < 0.005
+
+
+@pytest.mark.workers(1)
+def test_other_strategies_have_no_operations(comm):
+    case = make_case(1)
+    assert profile.operations(case.build(comm), case, comm) == []
 
 
 @pytest.mark.workers(1)

@@ -45,6 +45,7 @@ MEASUREMENT = Measurement(
     steps_per_round=10,
     rounds={"sequential": [0.3, 0.31], "parallel": [0.2, 0.21]},
     profile={"compute": [0.9, 0.8], "communication": [0.1, 0.1], "waiting": [0.0, 0.1]},
+    operations=[[("F", 0, 0, 0.0, 0.25)], [("F", 1, 0, 0.25, 0.5)]],
 )
 EXAMPLES = [
     MEASUREMENT,

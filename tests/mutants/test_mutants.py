@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from bench.report.proofs import Mutant
+from tests.mutants.forked import run_pytest
 
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(400)]
 
@@ -48,13 +49,13 @@ def copy_tree(target: Path) -> None:
 
 
 def launch(ranks: int, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run pytest on that many ranks, which leaves nothing behind in the tree."""
-    command = [
-        *shlex.split(os.environ.get("LOCKSTEP_MPIEXEC", "mpiexec")),
-        *("-n", str(ranks), sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider"),
-        *arguments,
-    ]
-    environment = os.environ | {"LOCKSTEP_RANKS": str(ranks)}
+    """Run pytest on that many ranks, which leaves no caches behind in the tree."""
+    arguments = ("-p", "no:cacheprovider", *arguments)
+    environment = os.environ | {"LOCKSTEP_RANKS": str(ranks), "PYTHONDONTWRITEBYTECODE": "1"}
+    if ranks == 1:
+        return run_pytest(*arguments, cwd=cwd, environment=environment, timeout=300)
+    mpiexec = shlex.split(os.environ.get("LOCKSTEP_MPIEXEC", "mpiexec"))
+    command = [*mpiexec, "-n", str(ranks), sys.executable, "-m", "pytest", *arguments]
     if ranks > len(os.sched_getaffinity(0)):
         environment["OMPI_MCA_mpi_yield_when_idle"] = "1"
     for _ in range(3):

@@ -65,6 +65,11 @@ PARTS = {
     "sparse_updates": _study("sparse_updates"),
     "prefetching": _study("prefetching", ranks=1),
     "peers": _study("against_peers"),
+    "scaling": _study("scaling"),
+    "tasks": _study("tasks"),
+    "kfold": _study("kfold"),
+    "search": _study("search"),
+    "ensemble": _study("ensemble"),
 }
 
 

@@ -1,10 +1,12 @@
 """Records of the study of batch sizes: one batch size, and what the curve of all of them says."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from bench.core.machine_state import State
 from strategies.records import Record
 
 
@@ -18,9 +20,6 @@ class Interval:
 
     def overlaps(self, other: "Interval") -> bool:
         return self.low <= other.high and other.low <= self.high
-
-    def __str__(self) -> str:
-        return f"{self.value:,.0f} [{self.low:,.0f}-{self.high:,.0f}]"
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,9 @@ class BatchSize(Record, kind="batch-size"):
         noise: the noise scale of each of these trainings (`bench.core.noise_scale`), in rows; empty
             on a single rank.
         noise_late: the same over the second half of the steps.
-        seconds: number of workers -> seconds of a step, median over the rounds of one race in which
-            all batch sizes took turns.
+        rounds: number of workers -> seconds of a step in each round of one race, in which all batch
+            sizes took turns.
+        machine: what the machine was like in each round, see `bench.core.machine_state`.
     """
 
     net: str
@@ -68,10 +68,11 @@ class BatchSize(Record, kind="batch-size"):
     tried: list[Tried]
     best: int | None
     at_edge: bool
-    steps: list[float]
+    steps: list[float] = field(default_factory=list)
     noise: list[float] = field(default_factory=list)
     noise_late: list[float] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+    rounds: dict[str, list[float]] = field(default_factory=dict)
+    machine: State = field(default_factory=dict)
 
     @property
     def arrived(self) -> int:
@@ -87,8 +88,38 @@ class BatchSize(Record, kind="batch-size"):
         return float(np.mean([ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]]))
 
     def to_target(self, workers: str) -> float:
-        """Seconds to the target, of the median training."""
-        return self.median * self.seconds[workers]
+        """Seconds to the target: of the median training, with the median time of a step."""
+        return self.median * float(np.median(self.rounds[workers]))
+
+
+def fastest(sizes: Sequence[BatchSize]) -> str:
+    """Say which batch size and number of workers are the first at the target, in sentences.
+
+    Args:
+        sizes: of one study; their times come from one race.
+    """
+    arrived = [each for each in sizes if math.isfinite(each.median)]
+    if not arrived or not all(each.rounds for each in arrived):
+        return "No batch size has reached the target in time."
+    best = {
+        workers: min(arrived, key=lambda each: each.to_target(workers))
+        for workers in arrived[0].rounds
+    }
+    winner = min(best, key=lambda workers: best[workers].to_target(workers))
+    said = [
+        f"First at the target: {best[winner].batch_size:,} rows on {_workers(winner)}, in "
+        f"{best[winner].to_target(winner):.3f} s."
+    ]
+    for workers, each in best.items():
+        if workers != winner:
+            over = each.to_target(workers) / best[winner].to_target(winner)
+            others = f"The best on {_workers(workers)}, {each.batch_size:,} rows"
+            said.append(f"{others}, takes {over:.2f} times as long.")
+    return " ".join(said)
+
+
+def _workers(count: str) -> str:
+    return f"{count} worker{'s' * (count != '1')}"
 
 
 @dataclass(frozen=True)

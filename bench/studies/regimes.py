@@ -1,10 +1,11 @@
 """The three regimes of batch sizes, by fit: doubling halves the steps, saves some, saves nothing.
 
-Shallue et al., "Measuring the effects of data parallelism on neural network training" (JMLR 20(112),
-2019), section 4.1, name them: perfect scaling, diminishing returns, maximal data parallelism.
-McCandlish et al., "An empirical model of large-batch training" (2018), section 2.3, give the steps S
-and examples E to a target a form: (S / S_min - 1) (E / E_min - 1) = 1. With E = B S for batches of
-B rows, that is S = S_min (1 + c / B), where c = E_min / S_min is the critical batch size.
+Shallue et al., "Measuring the effects of data parallelism on neural network training" (JMLR
+20(112), 2019), section 4.1, name them: perfect scaling, diminishing returns, maximal data
+parallelism. McCandlish et al., "An empirical model of large-batch training" (2018), section 2.3,
+give the steps S and examples E to a target a form: (S / S_min - 1) (E / E_min - 1) = 1. With
+E = B S for batches of B rows, that is S = S_min (1 + c / B), where c = E_min / S_min is the
+critical batch size.
 """
 
 import math

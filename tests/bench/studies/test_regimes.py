@@ -46,7 +46,7 @@ def test_with_sharpness_1_steps_and_examples_are_a_hyperbola(steps, critical, si
 @settings(max_examples=60, deadline=None)
 @given(CURVES)
 def test_planted_regimes_are_found(curve: Curve) -> None:
-    assume(16 < curve.halves_until and curve.pays_until < 2_048)
+    assume(curve.halves_until > 16 and curve.pays_until < 2_048)
     found = fit(SIZES, curve.steps(SIZES).tolist())
     assert found is not None
     assert found.halves_until == pytest.approx(curve.halves_until, rel=0.01)

@@ -142,11 +142,12 @@ def summary(found: Sequence[BatchSize]) -> CriticalBatch:
     """Fit the regimes to the steps of each seed, and set both critical batch sizes side by side."""
     sizes = [each.batch_size for each in found]
     curves = [*zip(*(each.steps for each in found))]
-    free = [fit(sizes, curve) for curve in curves]
-    hyperbolas = [fit(sizes, curve, sharpness=1) for curve in curves]
+    free = [*filter(None, (fit(sizes, curve) for curve in curves))]
+    fits = [(curve, fit(sizes, curve, sharpness=1)) for curve in curves]
+    hyperbolas = [hyperbola for _, hyperbola in fits if hyperbola]
     misfits = [
         np.log(hyperbola.steps(size) / needed)
-        for hyperbola, curve in zip(hyperbolas, curves)
+        for curve, hyperbola in fits
         for size, needed in zip(sizes, curve)
         if hyperbola and math.isfinite(needed)
     ]
@@ -159,12 +160,12 @@ def summary(found: Sequence[BatchSize]) -> CriticalBatch:
     measured = bool(noise("noise"))
     return CriticalBatch(
         *(found[0].net, found[0].dataset, found[0].target, sizes[0], sizes[-1], len(curves)),
-        halves_until=over_seeds([curve and curve.halves_until for curve in free]),
-        pays_until=over_seeds([curve and curve.pays_until for curve in free]),
-        by_steps=over_seeds([curve and curve.critical for curve in hyperbolas]),
+        halves_until=over_seeds([each.halves_until for each in free]),
+        pays_until=over_seeds([each.pays_until for each in free]),
+        by_steps=over_seeds([each.critical for each in hyperbolas]),
         by_noise=over_seeds(noise("noise")) if measured else None,
         by_late_noise=over_seeds(noise("noise_late")) if measured else None,
-        fewest_steps=over_seeds([curve and curve.fewest_steps for curve in hyperbolas]),
-        fewest_examples=over_seeds([curve and curve.fewest_examples for curve in hyperbolas]),
+        fewest_steps=over_seeds([each.fewest_steps for each in hyperbolas]),
+        fewest_examples=over_seeds([each.fewest_examples for each in hyperbolas]),
         misfit=float(np.sqrt(np.mean(np.square(misfits)))) if misfits else math.nan,
     )

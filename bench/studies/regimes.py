@@ -106,17 +106,17 @@ def fit(
     return curve(best.x)
 
 
-def over_seeds(values: Sequence[float | None]) -> Interval:
+def over_seeds(values: Sequence[float]) -> Interval:
     """Return the geometric mean of a figure over seeds, with its 95% interval by Student's t.
 
     The seed is the unit: figures of other seeds are as good. The tuned settings, which all seeds
     share, are not drawn anew, so their luck is not in the interval.
 
     Args:
-        values: positive; None, infinity and nan are left out. Without two that are left, the
-            interval is from 0 to infinity; without one, the mean is nan.
+        values: positive; infinity and nan are left out. Without two that are left, the interval is
+            from 0 to infinity; without one, the mean is nan.
     """
-    known = [value for value in values if value is not None and 0 < value < math.inf]
+    known = [value for value in values if 0 < value < math.inf]
     logarithms = np.log(known)
     mean = float(np.exp(logarithms.mean())) if known else math.nan
     if len(known) < 2:

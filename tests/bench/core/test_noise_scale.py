@@ -97,7 +97,7 @@ def test_ranks_find_the_noise_of_their_own_gradients(comm, rows: int) -> None:
             sizes.append(len(shard))
         plain.model.gradients(each)
         whole = float(plain.model.grads @ plain.model.grads)
-        mean_size = 1 / np.mean(1 / np.array(sizes))
+        mean_size = float(1 / np.mean(1 / np.array(sizes)))
         expected = estimate(float(np.mean(of_shards)), mean_size, whole, rows)
         strategy.step(each)
         plain.step(each)

@@ -51,7 +51,9 @@ def test_the_fastest_is_the_first_at_the_target_whatever_its_steps() -> None:
 
 FOUND = CriticalBatch(
     *("mlp", "digits", 0.9, 8, 512, 3),
-    *[Interval(100.0, 50.0, 200.0)] * 3,
+    halves_until=Interval(25.0, 12.0, 50.0),
+    pays_until=Interval(400.0, 200.0, 800.0),
+    by_steps=Interval(100.0, 50.0, 200.0),
     by_noise=Interval(300.0, 210.0, 400.0),
     by_late_noise=Interval(500.0, 0.0, math.inf),
     fewest_steps=Interval(20.0, 16.0, 25.0),

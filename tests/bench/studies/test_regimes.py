@@ -94,7 +94,7 @@ def test_intervals_over_seeds_are_of_students_t() -> None:
 
 
 def test_seeds_without_a_figure_are_left_out_of_the_interval() -> None:
-    assert over_seeds([10.0, None, 10.0, math.inf, math.nan]) == over_seeds([10.0, 10.0])
-    one, none = over_seeds([10.0, None]), over_seeds([None])
+    assert over_seeds([10.0, 10.0, math.inf, math.nan]) == over_seeds([10.0, 10.0])
+    one, none = over_seeds([10.0]), over_seeds([])
     assert (one.value, one.low, one.high) == (pytest.approx(10), 0, math.inf)
     assert math.isnan(none.value)

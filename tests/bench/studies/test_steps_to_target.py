@@ -1,9 +1,8 @@
 """Steps are counted to the first look that finds the target, of full batches only."""
 
 import math
-from functools import partial
+from typing import Any
 
-import numpy as np
 import pytest
 from mpi4py import MPI
 
@@ -16,26 +15,9 @@ from bench.studies.steps_to_target import (
     budget,
     steps_to_target,
 )
-from nn import SGD, mlp
-from nn.data import Dataset
+from nn import SGD
 from strategies import DataParallel, Sequential
-
-ROWS, CLASSES = 90, 3
-
-
-def dataset(seed: int = 0) -> Dataset:
-    """Rows around a mean of their class, and other ones to validate and to test with."""
-    rng = np.random.default_rng(seed)
-    means = 3 * rng.standard_normal((CLASSES, 5))
-
-    def rows(n: int):
-        y = np.arange(n) % CLASSES
-        return (means[y] + rng.standard_normal((n, 5))).astype(np.float32), y
-
-    return Dataset("planted", *rows(ROWS), *rows(60), CLASSES, *rows(45))
-
-
-BUILD = partial(mlp, [5, 8, CLASSES], dtype="float64")
+from tests.bench.studies.planted import BUILD, dataset
 
 
 class Stairs:
@@ -50,9 +32,10 @@ class Stairs:
         return self.values[min(self.looks, len(self.values)) - 1]
 
 
-def count(accuracy, **changed) -> float:
-    terms = dict(batch_size=32, target=0.9, allowed=20, seed=0) | changed
-    return steps_to_target(Sequential(BUILD(), SGD(0.01)), dataset(), accuracy, **terms)
+def count(accuracy, allowed: int = 20, lr: float = 0.01) -> float:
+    strategy = Sequential(BUILD(), SGD(lr))
+    terms: Any = dict(batch_size=32, target=0.9, allowed=allowed, seed=0)
+    return steps_to_target(strategy, dataset(), accuracy, **terms)
 
 
 @pytest.mark.workers(1)
@@ -76,9 +59,7 @@ def test_a_training_ends_with_its_steps_and_where_it_has_arrived() -> None:
 @pytest.mark.workers(1)
 def test_a_training_that_diverges_never_arrives_and_ends() -> None:
     stairs = Stairs(0.1)
-    strategy = Sequential(BUILD(), SGD(1e200))
-    terms = dict(batch_size=32, target=0.9, allowed=4_000, seed=0)
-    assert steps_to_target(strategy, dataset(), stairs, **terms) == math.inf
+    assert count(stairs, allowed=4_000, lr=1e200) == math.inf
     assert stairs.looks == 0  # weights that are not finite are not judged
 
 
@@ -108,7 +89,10 @@ def test_tuning_looks_at_validation_rows_and_seed_0() -> None:
         Sequential(BUILD(seed=0), SGD(0.1, momentum=0.5)),
         data,
         accuracy_of(BUILD, data.x_validation, data.y_validation),
-        **dict(batch_size=16, target=0.9, allowed=400, seed=0),
+        batch_size=16,
+        target=0.9,
+        allowed=400,
+        seed=0,
     )
     assert 0 < found == expected < math.inf
     assert Tuning(data, BUILD, 1.01)(task) == math.inf
@@ -119,7 +103,7 @@ def test_tuning_looks_at_validation_rows_and_seed_0() -> None:
 def test_ranks_count_the_steps_of_plain_training(comm, build) -> None:
     data = dataset()
     accuracy = accuracy_of(BUILD, data.x_test, data.y_test)
-    terms = dict(batch_size=15, target=0.9, allowed=400, seed=3)
+    terms: Any = dict(batch_size=15, target=0.9, allowed=400, seed=3)
     plain = steps_to_target(Sequential(BUILD(seed=3), SGD(0.004)), data, accuracy, **terms)
     strategy = build(BUILD(seed=3), SGD(0.004), comm)
     assert steps_to_target(strategy, data, accuracy, **terms) == plain

@@ -1,5 +1,6 @@
 """The tables of all kinds of results but cells: one for each kind."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,10 @@ from rich.table import Table
 
 from bench.core.cell import interval
 from bench.core.machine_state import remark
+from bench.report.batch_sizes import fastest
 from bench.report.kinds import (
+    BatchSize,
+    CriticalBatch,
     EnsembleScores,
     History,
     KFold,
@@ -219,6 +223,85 @@ def _uses(uses: Sequence[Use]) -> Table:
     return table
 
 
+def _batch_sizes(sizes: Sequence[BatchSize]) -> Table:
+    """A row for each batch size; times are those of the median training."""
+    counts = [*dict.fromkeys(count for each in sizes for count in each.rounds)]
+    table = new_table(
+        *("net", "data set", "target", "batch", "lr", "momentum", "arrived", "steps", "rows"),
+        *("noise scale", *(f"s, {count} worker{'s' * (count != '1')}" for count in counts)),
+    )
+
+    def study(each: BatchSize) -> tuple[str, str, float]:
+        return each.net, each.dataset, each.target
+
+    said = []
+    for i, each in enumerate(sizes):
+        alike = [other for other in sizes if study(other) == study(each)]
+        least = min(
+            (other.to_target(count) for other in alike for count in other.rounds), default=0
+        )
+        tuned = each.tried[each.best] if each.best is not None else None
+        finite = sorted(steps for steps in each.steps if math.isfinite(steps))
+        spread = f" ({finite[0]:,.0f}-{finite[-1]:,.0f})" if finite else ""
+        table.add_row(
+            *(each.net, each.dataset, f"{each.target:.0%}", f"{each.batch_size:,}"),
+            f"{tuned.lr:.2g}{'*' * each.at_edge}" if tuned else "",
+            f"{tuned.momentum:.2f}" if tuned else "",
+            f"{each.arrived} of {len(each.steps)}",
+            f"{each.median:,.0f}{spread}" if finite else "",
+            f"{each.median * each.batch_size:,.0f}" if math.isfinite(each.median) else "",
+            f"{np.median(each.noise):,.0f}" if each.noise else "",
+            *(_to_target(each, count, least) for count in counts),
+            end_section=is_last(sizes, i, study),
+        )
+        if each is alike[0]:
+            said.append(f"{each.net}, {each.dataset}: {fastest(alike)}")
+    if any(each.at_edge for each in sizes):
+        said.append("* at the edge of the rates that were tried: a better one may lie beyond")
+    table.caption = "\n".join(filter(None, [*said, remark(sizes[0].machine)]))
+    return table
+
+
+def _to_target(each: BatchSize, count: str, least: float) -> str:
+    """Seconds to the target, the least of a study in green."""
+    if count not in each.rounds:
+        return ""
+    seconds = each.to_target(count)
+    if not math.isfinite(seconds):
+        return "never"
+    return f"[b green]{seconds:.3f}[/]" if seconds == least else f"{seconds:.3f}"
+
+
+def _critical_batches(found: Sequence[CriticalBatch]) -> Table:
+    """A row for each figure of the curve of all batch sizes."""
+    table = new_table("net", "batch size", "rows", "95% over seeds")
+
+    def within(value: float, each: CriticalBatch) -> str:
+        """A batch size; outside of those that were tried, only the side is known."""
+        if value < each.smallest:
+            return f"< {each.smallest:,}"
+        if value > each.largest:
+            return f"> {each.largest:,}"
+        return "" if math.isnan(value) else f"{value:,.0f}"
+
+    for each in found:
+        figures = {
+            "doubling halves the steps (within 20%) up to": each.halves_until,
+            "doubling saves more than 10% of the steps up to": each.pays_until,
+            "critical, by the fit of steps and rows": each.by_steps,
+            "critical, by the noise scale": each.by_noise,
+            "the same, over the second half of the steps": each.by_late_noise,
+        }
+        for name, figure in figures.items():
+            if figure is None:
+                continue
+            low, high = within(figure.low, each), within(figure.high, each)
+            table.add_row(each.net, name, within(figure.value, each), f"{low} to {high}")
+        table.add_section()
+    table.caption = "\n".join(f"{each.net}: {each.disagreement}" for each in found)
+    return table
+
+
 def _tasks(tasks: Sequence[Task]) -> Table:
     table = new_table("task", "s", "attempts", "ended")
     for task in tasks:
@@ -232,6 +315,8 @@ TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     History: _trainings,
     Promise: _promises,
     Race: _races,
+    BatchSize: _batch_sizes,
+    CriticalBatch: _critical_batches,
     Scaling: _scalings,
     Proof: _proofs,
     Mutant: _mutants,

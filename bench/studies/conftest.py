@@ -10,13 +10,18 @@ from typing import Any
 import pytest
 
 from nn.data import Dataset, load
+from nn.data.load import MADE
 
 OPTIONS: dict[str, tuple[type, str]] = {
     "set": (str, "name of a data set of nn.data (digits)"),
     "set-path": (Path, "your files, for mnist, cifar10 and file"),
-    "rows": (int, "training rows (2,000 of digits; all there are of your files)"),
+    "rows": (int, "training rows (few of sets that are drawn; all there are of others)"),
     "epochs": (int, "epochs of each training; by default few, chosen by the study"),
     "folds": (int, "parts of a k-fold cross-validation"),
+    "batch-sizes": (str, "rows of the batches that are compared, with commas between them"),
+    "target": (float, "share of the test rows that is to be right, e.g. 0.9"),
+    "trials": (int, "configurations that are tried for each batch size"),
+    "seeds": (int, "trainings of each batch size after it is tuned"),
     "nets": (str, "nets, with commas between them: mlp, cnn, lenet, or one of nn.torch.zoo"),
 }
 
@@ -36,13 +41,22 @@ class Chosen:
     rows: int | None
     epochs: int | None
     folds: int | None
+    batch_sizes: str | None
+    target: float | None
+    trials: int | None
+    seeds: int | None
     nets: str | None
 
-    def data(self, **options: Any) -> Dataset:
-        """Load the data set, with further options of `nn.data.load`."""
-        usual = 2_000 if self.set_path is None else None
-        rows = usual if self.rows is None else self.rows
-        return load(self.set or "digits", rows, path=self.set_path, **options)
+    def data(self, usual: int = 2_000, **options: Any) -> Dataset:
+        """Load the data set, with further options of `nn.data.load`.
+
+        Args:
+            usual: training rows by default, of a set that is drawn as large as is asked for.
+        """
+        name, rows = self.set or "digits", self.rows
+        if rows is None and self.set_path is None and name in MADE and MADE[name].usual:
+            rows = usual
+        return load(name, rows, path=self.set_path, **options)
 
     def names(self, *usual: str) -> list[str]:
         """The names of the nets."""

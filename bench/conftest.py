@@ -260,3 +260,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     tables = render(read(path), width, terminalreporter.hasmarkup, config.option.details)
     terminalreporter.write(tables)
     terminalreporter.write_line(f"results, as measured: {path}")
+    terminalreporter.write_line(f"as pictures: nox -s report -- {path}")

@@ -5,6 +5,7 @@ that of its place in the page, and WIDTH in the files.
 """
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Any, cast
 
 import altair as alt
@@ -42,6 +43,11 @@ def layers(*parts: Chart) -> alt.LayerChart:
     return cast(alt.LayerChart, alt.layer(*parts))
 
 
+def apart(chart: alt.LayerChart, *channels: str) -> alt.LayerChart:
+    """Let layers have scales of their own for some channels, such as "color"."""
+    return chart.resolve_scale(**dict.fromkeys(channels, "independent"))
+
+
 def constant(**values: Any) -> alt.Chart:
     """Begin a layer that is the same whatever was measured, of one row with these values."""
     return alt.Chart(alt.InlineData(values=[values]))
@@ -62,16 +68,20 @@ TICKS = 6
 """About as many numbers stand at an axis, however wide it is."""
 
 
-def x(field: str, title: str, zero: bool = True, **options: Any) -> alt.X:
+def x(field: str, title: str, zero: bool = True, log: bool = False, **options: Any) -> alt.X:
     """A horizontal axis of numbers, which begins at 0 or at the least of them."""
     axis = alt.Axis(tickCount=TICKS, **options)
-    return alt.X(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(zero=zero))
+    return alt.X(f"{field}:Q", title=title, axis=axis, scale=_scale(zero, log))
 
 
-def y(field: str, title: str, zero: bool = True, **options: Any) -> alt.Y:
+def y(field: str, title: str, zero: bool = True, log: bool = False, **options: Any) -> alt.Y:
     """A vertical axis of numbers, which begins at 0 or at the least of them."""
     axis = alt.Axis(tickCount=TICKS, **options)
-    return alt.Y(f"{field}:Q", title=title, axis=axis, scale=alt.Scale(zero=zero))
+    return alt.Y(f"{field}:Q", title=title, axis=axis, scale=_scale(zero, log))
+
+
+def _scale(zero: bool, log: bool) -> alt.Scale:
+    return alt.Scale(type="log") if log else alt.Scale(zero=zero)
 
 
 def whole(field: str, title: str) -> alt.X:
@@ -120,10 +130,18 @@ def _words(field: str) -> str:
     return field.replace("_", " ")
 
 
+_NUMBERS = count()
+
+
 def zoomed(chart: alt.Chart) -> alt.Chart:
     """Let readers zoom into the horizontal axis (shift and wheel) and move along it (drag).
 
     A double click shows all again.
     """
-    zoom = alt.selection_interval(bind="scales", encodings=["x"], zoom="wheel![event.shiftKey]")
+    zoom = alt.selection_interval(
+        name=f"zoom_{next(_NUMBERS)}",  # charts in one file must not move each other
+        bind="scales",
+        encodings=["x"],
+        zoom="wheel![event.shiftKey]",
+    )
     return chart.add_params(zoom)

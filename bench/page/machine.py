@@ -1,5 +1,6 @@
 """Where, when and how the results of a page were measured, and the machine meanwhile."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,11 +34,17 @@ def _run(source: Source) -> list[str]:
         f"{len(source.run.records):,}",
         str(header.get("command", "unknown")),
         str(header.get("ranks", "")),
-        f"{str(header.get('commit', 'unknown'))[:10]}{dirty}",
+        f"{_commit(header.get('commit'))}{dirty}",
         f"{machine.get('cpu', 'unknown')}, {machine.get('cores', '?')} cores, "
         f"{header.get('host', '')}, {header.get('system', '')}",
         source.path.name,
     ]
+
+
+def _commit(value: Any) -> str:
+    """The first digits of a commit, or what stands in its place."""
+    text = str(value or "unknown")
+    return text[:10] if re.fullmatch("[0-9a-f]{40,64}", text) else text
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -46,11 +46,21 @@ def _for_page(figure: Figure, panel: Panel) -> Spec:
     del spec["config"]
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     if figure.series:
-        spec.setdefault("params", []).append({"name": SHOWN, "value": list(figure.series.names)})
-        field = figure.series.field
-        only = {"filter": f"indexof({SHOWN}, datum.{field}) >= 0"}
-        spec.setdefault("transform", []).append(only)
+        names = list(figure.series.names)
+        spec["params"] = [*spec.get("params", ()), {"name": SHOWN, "value": names}]
+        only = {"filter": f"indexof({SHOWN}, datum.{figure.series.field}) >= 0"}
+        for view in _views(spec):
+            view["transform"] = [*view.get("transform", ()), only]
     return spec
+
+
+def _views(spec: Spec, data: Any = None) -> Iterator[Spec]:
+    """The marks of a chart that draw from the table of its figure."""
+    data = spec.get("data", data)
+    for layer in spec.get("layer", ()):
+        yield from _views(layer, data)
+    if "mark" in spec and data == {"name": ROWS}:
+        yield spec
 
 
 def for_files(figure: Figure) -> Iterator[tuple[str, Spec]]:

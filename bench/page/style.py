@@ -28,6 +28,10 @@ LIGHT = {
     "series-5": "#a08549",
     "series-6": "#391dd7",
     "series-7": "#793b13",
+    "on-0": "#fffffe",
+    "on-1": "#16191c",
+    "on-little": "#15191d",
+    "on-much": "#fffeff",
     "ramp-0": "#e7effe",
     "ramp-1": "#c2d7fb",
     "ramp-2": "#93b8f5",
@@ -54,10 +58,14 @@ DARK = {
     "series-5": "#caab5d",
     "series-6": "#8fcdff",
     "series-7": "#a56855",
+    "on-0": "#0b0d10",
+    "on-1": "#0b0d11",
+    "on-little": "#f2f4f7",
+    "on-much": "#0b0d12",
     "ramp-0": "#1f2733",
     "ramp-1": "#23406e",
     "ramp-2": "#2c5b9e",
-    "ramp-3": "#4580cf",
+    "ramp-3": "#3a70b8",
     "ramp-4": "#75a7ec",
     "ramp-5": "#b3d0fa",
 }
@@ -67,6 +75,12 @@ SERIES = [colour for name, colour in LIGHT.items() if name.startswith("series-")
 
 RAMP = [colour for name, colour in LIGHT.items() if name.startswith("ramp-")]
 """Colours of a little to much."""
+
+ON_SERIES = [LIGHT["on-0"], LIGHT["on-1"]]
+"""Colours of text on marks of the first two series."""
+
+ON_RAMP = [LIGHT["on-little" if step < 4 else "on-much"] for step in range(len(RAMP))]
+"""Colours of text on each colour of RAMP."""
 
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke", "wedge"]
 DASHES = [[1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2], [12, 4], [1, 3], [6, 2, 2, 2]]

@@ -132,6 +132,7 @@ def main() -> None:
         table.add_row(*row)
     console.print(table)
     console.print(f"results, as measured: {run.path}")
+    console.print(f"as pictures: nox -s report -- {run.path}")
     if arguments.markdown and comm.rank == 0:
         lines = [columns, ["---"] * len(columns), *rows]
         with atomic_write(arguments.markdown, "w", stream=True, encoding="utf-8") as file:

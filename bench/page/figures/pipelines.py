@@ -5,7 +5,7 @@ import altair as alt
 from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row, Series
 from bench.page.records import Records
-from bench.page.style import LIGHT
+from bench.page.style import LIGHT, ON_SERIES
 from bench.page.words import listed
 from bench.report.kinds import Measurement, Promise
 
@@ -13,6 +13,9 @@ TITLE = "What does a pipeline do when?"
 
 DOING = Series("doing", ["forward", "backward"], "operation")
 COMMAND = "nox -s bench_mpi -- -n 2 bench/studies/model_parallel.py --quick"
+
+NARROW = 0.04
+"""Share of the longest step up to which an operation is too short for its number."""
 
 LABELLED = 24
 """Operations of a rank up to which each has the number of its micro-batch written on it."""
@@ -72,8 +75,8 @@ def timeline(cells: list[Measurement], promises: list[Promise]) -> Figure:
     return Figure(
         id="pipeline-timeline",
         title="One step of each schedule of a pipeline",
-        measured=f"{first.model}, batch {first.batch_size}, {first.workers} workers. Of 9 steps the "
-        "one of median length; an operation begins when the rank has what it needs.",
+        measured=f"{first.model}, batch {first.batch_size}, {first.workers} workers. The step of "
+        "median length among 9; an operation begins when the rank has what it needs.",
         see="Gaps are time in which a rank has nothing to do. The schedule with the fewest gaps is "
         f"{least.cell.strategy}, idle for {idle_share(least):.0%}. Numbers are micro-batches.",
         alt=f"Timelines of {listed(m.cell.strategy for m in cells)}: forward and backward "
@@ -97,8 +100,12 @@ def _bars(m: Measurement, longest: float) -> charts.Chart:
     bars = base.mark_bar(stroke=LIGHT["paper"], strokeWidth=1).encode(
         x2="end_ms:Q", color=charts.colour(DOING)
     )
-    layers = [charts.zoomed(bars)]
+    layers, height = [charts.zoomed(bars)], 40 * len(m.operations)
     if max(map(len, m.operations)) <= LABELLED:
-        text = base.mark_text(align="left", dx=2, fontSize=10, color=LIGHT["paper"])
-        layers.append(text.encode(text="micro_batch:Q"))
-    return charts.layers(*layers).properties(height=40 * len(m.operations))
+        wide = f"datum.end_ms - datum.begin_ms > {NARROW * longest:.6f}"
+        text = base.mark_text(align="left", dx=2, fontSize=11).transform_filter(wide)
+        on = alt.Scale(domain=list(DOING.names), range=ON_SERIES)
+        colour = alt.Color("doing:N", scale=on, legend=None)
+        numbers = text.encode(text="micro_batch:Q", color=colour)
+        return charts.apart(charts.layers(*layers, numbers), "color").properties(height=height)
+    return charts.layers(*layers).properties(height=height)

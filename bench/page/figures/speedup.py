@@ -173,7 +173,6 @@ def _base(name: str, series: Series, at: Sequence[int]) -> alt.Chart:
     axis = alt.Axis(values=list(at), format="d")
     return charts.draw(setting=name).encode(
         x=alt.X("workers:Q", title="workers", axis=axis, scale=alt.Scale(nice=False, padding=20)),
-        color=charts.colour(series),
         tooltip=charts.tooltip(
             strategy="",
             workers="d",
@@ -199,10 +198,11 @@ def _marks(
     point = base.mark_point(filled=True, strokeWidth=1.5).encode(
         y=y, shape=charts.shape(series), stroke=charts.colour(series), fill=fill
     )
-    layers = line.encode(y=y, strokeDash=charts.dash(series))
+    layers = [line.encode(y=y, color=charts.colour(series), strokeDash=charts.dash(series))]
     if ends:
-        layers += base.mark_rule().encode(y=charts.y(ends[0], title), y2=f"{ends[1]}:Q")
-    return layers + point
+        rule = base.mark_rule().encode(y=charts.y(ends[0], title), y2=f"{ends[1]}:Q")
+        layers.append(rule.encode(color=charts.colour(series)))
+    return charts.layers(*layers, point)
 
 
 def _crowded(value: bool) -> alt.FieldEqualPredicate:

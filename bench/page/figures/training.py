@@ -21,6 +21,11 @@ COMMAND = "nox -s bench_mpi -- -n 2 bench/studies/time_to_accuracy.py"
 POINTS = 80
 """Points of a curve of steps; a longer training is thinned."""
 
+MEDIAN = "median"
+
+ZERO = ("learning_rate", "samples_per_second", "steps_per_second")
+"""Columns whose axis begins at 0."""
+
 AXES = {"against time": ("seconds", "seconds of training"), "against steps": ("step", "steps")}
 
 
@@ -68,7 +73,7 @@ def evaluations(trainings: Sequence[History], dataset: str, suffix: str) -> Figu
     rows: list[Row] = [
         {
             "training": label(t),
-            "run": run,
+            "run": f"{run}",
             "step": each.step,
             "seconds": each.seconds,
             **{_column(k): v for k, v in each.values.items() if not k.startswith("class ")},
@@ -76,6 +81,7 @@ def evaluations(trainings: Sequence[History], dataset: str, suffix: str) -> Figu
         for run, t in _runs(trainings)
         for each in t.evaluations
     ]
+    rows += [row for name in series.names for row in _median(rows, name)]
     values = [c for c in dict.fromkeys(c for row in rows for c in row) if c not in _ABOUT]
     last = [t.evaluations[-1] for t in trainings if t.evaluations]
     ends = ", ".join(
@@ -87,8 +93,9 @@ def evaluations(trainings: Sequence[History], dataset: str, suffix: str) -> Figu
     return Figure(
         id=f"training{suffix}",
         title=f"Loss and accuracy on {dataset}",
-        measured=f"Each way to train {repeats} times from different seeds, one line each. The clock "
-        "stands while weights are evaluated.",
+        measured=f"Each way to train {repeats} times from different seeds: a thin line for each, a "
+        "thick one for the median of their times and values. The clock stands while weights are "
+        "evaluated.",
         see="The further to the left a line gets to where it should, the sooner it is there. "
         f"At the end, as a median over all: {ends}.",
         alt=f"Curves of {listed(values)} of {listed(series.names)} against time and steps.",
@@ -100,6 +107,23 @@ def evaluations(trainings: Sequence[History], dataset: str, suffix: str) -> Figu
         series=series,
         records=trainings,
     )
+
+
+def _median(rows: Sequence[Row], name: str) -> list[Row]:
+    """The median over all runs of a training at every evaluation that all of them have."""
+    runs: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["training"] == name:
+            runs.setdefault(row["run"], []).append(row)
+    return [
+        {"training": name, "run": MEDIAN}
+        | {
+            column: float(np.median([row[column] for row in at_once]))
+            for column in at_once[0]
+            if column not in ("training", "run") and all(column in row for row in at_once)
+        }
+        for at_once in zip(*runs.values())
+    ]
 
 
 _ABOUT = ("training", "run", "step", "seconds")
@@ -115,22 +139,24 @@ def _words(column: str) -> str:
 
 
 def _curve(axis: tuple[str, str], value: str, series: Series) -> charts.Chart:
-    line = (
-        charts.draw()
-        .transform_filter(alt.FieldValidPredicate(field=value, valid=True))
-        .mark_line(strokeWidth=1.5, clip=True)
-        .encode(
+    """Lines of a value: thin for single runs, and thick for their median."""
+
+    def lines(chart: alt.Chart) -> alt.Chart:
+        return chart.encode(
             x=charts.x(*axis),
-            y=charts.y(value, _words(value), zero=False),
+            y=charts.y(value, _words(value), zero=False, log=value == "loss"),
             color=charts.colour(series),
-            strokeDash=charts.dash(series),
             detail="run:N",
             tooltip=charts.tooltip(
-                **{"training": "", "run": "d", "step": "d", "seconds": ".3f", value: ".4f"}
+                **{"training": "", "run": "", "step": "d", "seconds": ".3f", value: ".4f"}
             ),
         )
-    )
-    return charts.zoomed(line)
+
+    known = charts.draw().transform_filter(alt.FieldValidPredicate(field=value, valid=True))
+    of_median = alt.FieldEqualPredicate(field="run", equal=MEDIAN)
+    single = lines(known.transform_filter({"not": of_median}).mark_line(strokeWidth=1, opacity=0.4))
+    median = lines(known.transform_filter(of_median).mark_line(strokeWidth=2.5))
+    return charts.layers(single, charts.zoomed(median).encode(strokeDash=charts.dash(series)))
 
 
 def steps(trainings: Sequence[History], dataset: str, suffix: str) -> Figure:
@@ -156,12 +182,28 @@ def steps(trainings: Sequence[History], dataset: str, suffix: str) -> Figure:
         alt=f"Curves of {listed(known.values())} of {listed(series.names)}.",
         rows=rows,
         charts={
-            tab: [Panel(title, _curve(axis, column, series)) for column, title in known.items()]
+            tab: [Panel(title, _line(axis, column, series)) for column, title in known.items()]
             for tab, axis in AXES.items()
         },
         series=series,
         records=first,
     )
+
+
+def _line(axis: tuple[str, str], value: str, series: Series) -> charts.Chart:
+    line = (
+        charts.draw()
+        .transform_filter(alt.FieldValidPredicate(field=value, valid=True))
+        .mark_line(strokeWidth=1.5)
+        .encode(
+            x=charts.x(*axis),
+            y=charts.y(value, _words(value), zero=value in ZERO, log=value == "loss"),
+            color=charts.colour(series),
+            strokeDash=charts.dash(series),
+            tooltip=charts.tooltip(**{"training": "", "step": "d", "seconds": ".3f", value: ".4f"}),
+        )
+    )
+    return charts.zoomed(line)
 
 
 def _is_number(value: Any) -> bool:
@@ -179,7 +221,6 @@ def _steps(t: History) -> list[Row]:
         rows.append(
             {
                 "training": label(t),
-                "run": 1,
                 "step": i + 1,
                 "seconds": t.seconds[i],
                 "loss": t.loss[i],

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.page import records
-from bench.report.run_file import FOLDER
+from bench.report.run_file import FOLDER, REPORT
 
 PROGRAM = "nox -s report --"
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         *("-o", "--output"),
         type=Path,
-        default=FOLDER / "report",
+        default=REPORT,
         metavar="FOLDER",
         help="where to write (default: %(default)s)",
     )

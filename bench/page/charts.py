@@ -11,7 +11,7 @@ from typing import Any, cast
 import altair as alt
 
 from bench.page.figure import ROWS, Series
-from bench.page.style import DASHES, SERIES, SHAPES
+from bench.page.style import DASHES, LIGHT, SERIES, SHAPES
 
 WIDTH = 360
 """Pixels of a chart in SVG and PNG files, without its axes."""
@@ -45,7 +45,8 @@ def layers(*parts: Chart) -> alt.LayerChart:
 
 def apart(chart: alt.LayerChart, *channels: str) -> alt.LayerChart:
     """Let layers have scales of their own for some channels, such as "color"."""
-    return chart.resolve_scale(**dict.fromkeys(channels, "independent"))
+    scales: Any = dict.fromkeys(channels, "independent")
+    return chart.resolve_scale(**scales)
 
 
 def constant(**values: Any) -> alt.Chart:
@@ -68,16 +69,24 @@ TICKS = 6
 """About as many numbers stand at an axis, however wide it is."""
 
 
-def x(field: str, title: str, zero: bool = True, log: bool = False, **options: Any) -> alt.X:
+def x(field: str, title: str, zero: bool = True, log: bool = False, **axis: Any) -> alt.X:
     """A horizontal axis of numbers, which begins at 0 or at the least of them."""
-    axis = alt.Axis(tickCount=TICKS, **options)
-    return alt.X(f"{field}:Q", title=title, axis=axis, scale=_scale(zero, log))
+    return alt.X(
+        f"{field}:Q",
+        title=title,
+        axis=alt.Axis(tickCount=TICKS, **axis),
+        scale=_scale(zero, log),
+    )
 
 
-def y(field: str, title: str, zero: bool = True, log: bool = False, **options: Any) -> alt.Y:
+def y(field: str, title: str, zero: bool = True, log: bool = False, **axis: Any) -> alt.Y:
     """A vertical axis of numbers, which begins at 0 or at the least of them."""
-    axis = alt.Axis(tickCount=TICKS, **options)
-    return alt.Y(f"{field}:Q", title=title, axis=axis, scale=_scale(zero, log))
+    return alt.Y(
+        f"{field}:Q",
+        title=title,
+        axis=alt.Axis(tickCount=TICKS, **axis),
+        scale=_scale(zero, log),
+    )
 
 
 def _scale(zero: bool, log: bool) -> alt.Scale:
@@ -91,20 +100,21 @@ def whole(field: str, title: str) -> alt.X:
 
 def colour(series: Series) -> alt.Color:
     """Colours of a series."""
-    scale = alt.Scale(domain=list(series.names), range=_first(SERIES, series))
-    return alt.Color(f"{series.field}:N", scale=scale, title=series.title)
+    return alt.Color(f"{series.field}:N", scale=_scale_of(series, SERIES), title=series.title)
 
 
 def shape(series: Series) -> alt.Shape:
     """Shapes of a series, for readers without colours."""
-    scale = alt.Scale(domain=list(series.names), range=_first(SHAPES, series))
-    return alt.Shape(f"{series.field}:N", scale=scale, title=series.title)
+    return alt.Shape(f"{series.field}:N", scale=_scale_of(series, SHAPES), title=series.title)
 
 
 def dash(series: Series) -> alt.StrokeDash:
     """Dashes of a series, for readers without colours."""
-    scale = alt.Scale(domain=list(series.names), range=_first(DASHES, series))
-    return alt.StrokeDash(f"{series.field}:N", scale=scale, title=series.title)
+    return alt.StrokeDash(f"{series.field}:N", scale=_scale_of(series, DASHES), title=series.title)
+
+
+def _scale_of(series: Series, choices: Sequence[Any]) -> alt.Scale:
+    return alt.Scale(domain=list(series.names), range=_first(choices, series))
 
 
 def _first(choices: Sequence[Any], series: Series) -> list[Any]:
@@ -145,3 +155,54 @@ def zoomed(chart: alt.Chart) -> alt.Chart:
         zoom="wheel![event.shiftKey]",
     )
     return chart.add_params(zoom)
+
+
+CROWDED = "more_workers_than_cores"
+"""The column that says whether a row's workers have no core each."""
+
+
+def over_workers(
+    drawn: alt.Chart,
+    series: Series,
+    at: Sequence[int],
+    value: tuple[str, str],
+    ends: Sequence[str] = (),
+    ideal: float | None = None,
+    also: Sequence[str] = (),
+) -> alt.LayerChart:
+    """Draw a value against the column `workers`, with intervals.
+
+    Rows that are `CROWDED` have hollow marks, and no line leads to them.
+
+    Args:
+        drawn: what `draw` has begun.
+        at: numbers of workers that occur.
+        value: its column, and the title of its axis.
+        ends: columns of its interval, or none.
+        ideal: where a line is drawn across.
+        also: further columns that are shown on hover.
+    """
+    column, title = value
+    shown = dict.fromkeys((column, *ends, *also), ".3f")
+    axis = alt.Axis(values=list(at), format="d")
+    base = drawn.encode(
+        x=alt.X("workers:Q", title="workers", axis=axis, scale=alt.Scale(nice=False, padding=20)),
+        tooltip=tooltip(**{series.field: "", "workers": "d"} | shown),
+    )
+    crowded = alt.FieldEqualPredicate(field=CROWDED, equal=True)
+    usual = alt.FieldEqualPredicate(field=CROWDED, equal=False)
+    height = y(column, title)
+    line = base.transform_filter(usual).mark_line()
+    parts: list[Chart] = [
+        line.encode(y=height, color=colour(series), strokeDash=dash(series)),
+        *([reference("y", ideal)] if ideal is not None else []),
+    ]
+    if ends:
+        rule = base.mark_rule().encode(y=y(ends[0], title), y2=f"{ends[1]}:Q")
+        parts.append(rule.encode(color=colour(series)))
+    # A mark without rows would have the browser complain of axes without ends: one for both.
+    fill = alt.condition(crowded, alt.value(LIGHT["paper"]), colour(series))
+    point = base.mark_point(filled=True, strokeWidth=1.5)
+    stroke = alt.Stroke(f"{series.field}:N", scale=_scale_of(series, SERIES), legend=None)
+    parts.append(point.encode(y=height, shape=shape(series), stroke=stroke, fill=fill))
+    return layers(*parts)

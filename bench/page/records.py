@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bench.report.kinds import Measurement  # importing the module makes all kinds known
 from strategies.records import Record, Run, read
@@ -119,8 +119,6 @@ def strategies_of(cells: Iterable[Measurement]) -> list[str]:
     return list(dict.fromkeys(m.cell.strategy for m in cells))
 
 
-def plain_number(value: Any) -> Any:
-    """Numbers that a chart can show; None for those that are not finite."""
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return value
+def chunked(names: Sequence[str], size: int) -> list[Sequence[str]]:
+    """Names in groups of at most so many, since no more can be told apart in one figure."""
+    return [names[at : at + size] for at in range(0, len(names), size)]

@@ -3,17 +3,31 @@
 A topic that is added here is a part of the page; nothing else has to know it.
 """
 
-from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TypeAlias
 
-from bench.page.figure import Figure, Missing
-from bench.page.figures import pipelines, speedup, training, where_time_goes
-from bench.page.records import Records
+from bench.page.figures import (
+    communication,
+    core_use,
+    peers,
+    pipelines,
+    scaling,
+    sizes,
+    speedup,
+    training,
+    where_time_goes,
+    which_strategy,
+)
 
-Drawn: TypeAlias = Figure | Missing
-
-TOPICS: list[ModuleType] = [speedup, where_time_goes, pipelines, training]
+TOPICS: list[ModuleType] = [
+    speedup,
+    where_time_goes,
+    sizes,
+    scaling,
+    which_strategy,
+    pipelines,
+    communication,
+    training,
+    core_use,
+    peers,
+]
 """In the order of the page."""
-
-Draw = Callable[[Records], Sequence[Drawn]]

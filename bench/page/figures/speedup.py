@@ -7,9 +7,8 @@ import altair as alt
 from bench.core.cell import interval
 from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row, Series
-from bench.page.records import Records, strategies_of
-from bench.page.style import LIGHT, SERIES
-from bench.page.words import listed, rounds_of
+from bench.page.records import Records, chunked, strategies_of
+from bench.page.words import counted, listed, rounds_of
 from bench.report.kinds import Measurement
 
 TITLE = "Does it pay here?"
@@ -46,28 +45,41 @@ def most_workers(cells: Sequence[Measurement]) -> list[Measurement]:
 def by_strategy(cells: Sequence[Measurement]) -> Figure:
     """Compare all strategies on as many workers as there are cores."""
     shown = most_workers(cells)
+    best = max(shown, key=lambda m: m.speedup)
+    return forest(
+        shown,
+        id="speedup-by-strategy",
+        title="How many times as fast as plain training is each strategy?",
+        see=f"Right of 1 it pays. The best is {best.cell.strategy} with {best.speedup:.2f} "
+        f"({setting(best)}). What lies between the two marks of a strategy is what messages cost.",
+    )
+
+
+def forest(shown: Sequence[Measurement], id: str, title: str, see: str) -> Figure:
+    """Draw the speedup of every contender of every race with its interval, fastest first."""
     rows: list[Row] = []
     panels = []
     for name in dict.fromkeys(map(setting, shown)):
         raced = sorted((m for m in shown if setting(m) == name), key=lambda m: -m.speedup)
-        title = f"{name}, {raced[0].cell.workers} workers"
-        rows += [row for m in raced for row in _arms(m, title)]
-        rows.append(_threads(raced[0], title))
-        panels.append(Panel(title, _forest(title, len(raced) + 1)))
-    best = max(shown, key=lambda m: m.speedup)
+        workers = max(m.cell.workers for m in raced)
+        head = f"{name}, {counted(workers, 'worker')}"
+        rows += [row for m in raced for row in _arms(m, head)]
+        lines = len(raced)
+        if raced[0].bound is not None:
+            rows.append(_threads(raced[0], head))
+            lines += 1
+        panels.append(Panel(head, _forest(head, lines, any(m.bound for m in raced))))
     return Figure(
-        id="speedup-by-strategy",
-        title="How many times as fast as plain training is each strategy?",
-        measured=f"The time of plain training on one thread over that of each strategy, on the "
+        id=id,
+        title=title,
+        measured="The time of plain training on one thread over that of each strategy, on the "
         f"same batches in turn: medians of {rounds_of(shown)} paired rounds of one launch, with "
         "their 95% interval.",
-        see=f"Right of 1 it pays. The best is {best.cell.strategy} with {best.speedup:.2f} "
-        f"({setting(best)}). What lies between the two marks of a strategy is what messages cost.",
-        alt=f"Speedups of {listed(strategies_of(shown))}, each with its interval, beside the "
-        "speedup without messages and that of threads.",
+        see=see,
+        alt=f"Speedups of {listed(strategies_of(shown))}, each with its interval.",
         rows=rows,
         charts={"": panels},
-        series=ARMS,
+        series=ARMS if any(m.bound is not None for m in shown) else None,
         records=shown,
     )
 
@@ -91,7 +103,7 @@ def _threads(m: Measurement, title: str) -> Row:
     return {"setting": title, "strategy": THREADS, "arm": ARMS.names[0], **found}
 
 
-def _forest(title: str, rows: int) -> charts.Chart:
+def _forest(title: str, rows: int, two: bool) -> charts.Chart:
     base = charts.draw(setting=title).encode(
         y=alt.Y("strategy:N", title=None, sort=None),
         yOffset=alt.YOffset("arm:N", sort=list(ARMS.names)),
@@ -101,7 +113,7 @@ def _forest(title: str, rows: int) -> charts.Chart:
     ends = base.mark_rule(strokeWidth=2).encode(x=charts.x("low", "speedup"), x2="high:Q")
     points = base.mark_point().encode(x="speedup:Q", shape=charts.shape(ARMS))
     layers = charts.layers(charts.reference("x", 1, "plain training"), ends, points)
-    return layers.properties(height=44 * rows)
+    return layers.properties(height=(44 if two else 26) * rows)
 
 
 def by_workers(cells: Sequence[Measurement]) -> list[Figure | Missing]:
@@ -112,12 +124,9 @@ def by_workers(cells: Sequence[Measurement]) -> list[Figure | Missing]:
     if not several:
         command = "nox -s bench_mpi -- -n 4 bench/test_speedup.py"
         return [Missing("No strategy has been measured on several numbers of workers", command)]
-    names = strategies_of(several)
-    size = len(SERIES)
-    chunks = [names[at : at + size] for at in range(0, len(names), size)]
     return [
         _by_workers([m for m in several if m.cell.strategy in chunk], number)
-        for number, chunk in enumerate(chunks, 1)
+        for number, chunk in enumerate(chunked(strategies_of(several), len(charts.SERIES)), 1)
     ]
 
 
@@ -169,66 +178,35 @@ def _by_workers(cells: Sequence[Measurement], number: int) -> Figure:
     )
 
 
-def _base(name: str, series: Series, at: Sequence[int]) -> alt.Chart:
-    axis = alt.Axis(values=list(at), format="d")
-    return charts.draw(setting=name).encode(
-        x=alt.X("workers:Q", title="workers", axis=axis, scale=alt.Scale(nice=False, padding=20)),
-        tooltip=charts.tooltip(
-            strategy="",
-            workers="d",
-            speedup=".3f",
-            low=".3f",
-            high=".3f",
-            bound=".3f",
-            threads=".3f",
-            efficiency=".3f",
-            serial_fraction=".3f",
-        ),
-    )
-
-
-def _marks(
-    base: alt.Chart, series: Series, value: str, title: str, ends: Sequence[str] = ()
-) -> charts.Chart:
-    """Lines through the points that have a core for each worker, and hollow points for others."""
-    y = charts.y(value, title)
-    line = base.transform_filter(_crowded(False)).mark_line()
-    # A mark without rows would have the browser complain of axes without ends: one for both.
-    fill = alt.condition(_crowded(True), alt.value(LIGHT["paper"]), charts.colour(series))
-    point = base.mark_point(filled=True, strokeWidth=1.5).encode(
-        y=y, shape=charts.shape(series), stroke=charts.colour(series), fill=fill
-    )
-    layers = [line.encode(y=y, color=charts.colour(series), strokeDash=charts.dash(series))]
-    if ends:
-        rule = base.mark_rule().encode(y=charts.y(ends[0], title), y2=f"{ends[1]}:Q")
-        layers.append(rule.encode(color=charts.colour(series)))
-    return charts.layers(*layers, point)
-
-
-def _crowded(value: bool) -> alt.FieldEqualPredicate:
-    return alt.FieldEqualPredicate(field="more_workers_than_cores", equal=value)
-
-
 def _lines(name: str, series: Series, at: Sequence[int]) -> charts.Chart:
     ends = alt.InlineData(values=[{"workers": n, "speedup": n} for n in (at[0], at[-1])])
     ideal = alt.Chart(ends).mark_line(style="reference").encode(x="workers:Q", y="speedup:Q")
-    base = _base(name, series, at)
     threads = (
         charts.draw(setting=name)
         .mark_rule(style="reference", strokeDash=[1, 3])
         .encode(y=alt.Y("mean(threads):Q", title="speedup"))
     )
-    marks = _marks(base, series, "speedup", "speedup", ("low", "high"))
+    marks = _marks(name, series, at, ("speedup", "speedup"), ("low", "high"))
     return charts.layers(ideal, threads, marks)
 
 
 def _efficiency(name: str, series: Series, at: Sequence[int]) -> charts.Chart:
     ends = ("efficiency_low", "efficiency_high")
-    base = _base(name, series, at)
-    marks = _marks(base, series, "efficiency", "speedup / workers", ends)
-    return charts.layers(charts.reference("y", 1), marks)
+    return _marks(name, series, at, ("efficiency", "speedup / workers"), ends, ideal=1)
 
 
 def _serial(name: str, series: Series, at: Sequence[int]) -> charts.Chart:
-    title = "serial fraction (Karp and Flatt)"
-    return _marks(_base(name, series, at), series, "serial_fraction", title)
+    return _marks(name, series, at, ("serial_fraction", "serial fraction (Karp and Flatt)"))
+
+
+def _marks(
+    name: str,
+    series: Series,
+    at: Sequence[int],
+    value: tuple[str, str],
+    ends: Sequence[str] = (),
+    ideal: float | None = None,
+) -> charts.Chart:
+    also = ("speedup", "bound", "threads", "efficiency", "serial_fraction")
+    drawn = charts.draw(setting=name)
+    return charts.over_workers(drawn, series, at, value, ends, ideal, also)

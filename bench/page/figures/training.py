@@ -154,7 +154,9 @@ def _curve(axis: tuple[str, str], value: str, series: Series) -> charts.Chart:
 
     known = charts.draw().transform_filter(alt.FieldValidPredicate(field=value, valid=True))
     of_median = alt.FieldEqualPredicate(field="run", equal=MEDIAN)
-    single = lines(known.transform_filter({"not": of_median}).mark_line(strokeWidth=1, opacity=0.4))
+    single = lines(
+        known.transform_filter(f"datum.run !== '{MEDIAN}'").mark_line(strokeWidth=1, opacity=0.4)
+    )
     median = lines(known.transform_filter(of_median).mark_line(strokeWidth=2.5))
     return charts.layers(single, charts.zoomed(median).encode(strokeDash=charts.dash(series)))
 

@@ -124,12 +124,17 @@ def save(
     **header: object,
 ) -> Path:
     """Write a run file."""
-    about = {"session": "bench_mpi", "command": "pytest bench", "date": date, "ranks": 2}
+    about: dict[str, object] = {
+        "session": "bench_mpi",
+        "command": "pytest bench",
+        "date": date,
+        "ranks": 2,
+    }
     about |= {"commit": "ab" * 20, "dirty": False, "host": "desk", "system": "Linux"}
     machine = {"cpu": "A processor", "cores": 2, "mpi": "Open MPI v5", "blas": ["openblas"]}
     file = RunFile(path, about | {"fingerprint": machine, "versions": {"numpy": "2"}} | header)
     for node, record in results:
-        extra = {"nodeid": node} if node else {}
+        extra: dict[str, object] = {"nodeid": node} if node else {}
         if "idle share" in getattr(record, "what", ""):
             extra |= {"formula": 1 / 3}
         file.append({**record.as_dict(), **extra}, sync=False)

@@ -230,6 +230,13 @@ def bench_results(session: nox.Session) -> None:
 
 
 @shared
+def report(session: nox.Session) -> None:
+    """Draw the records on disk as one page. [RUN.jsonl ...] [-o FOLDER]"""
+    add(session, "report")
+    judged(session, "bench.page", *session.posargs)
+
+
+@shared
 def bench_compare(session: nox.Session) -> None:
     """Have speedups fallen since baseline NAME? [--tolerance 5%] [-n N] [--json F] ..."""
     judged(session, "bench.gate.compare", *session.posargs)

@@ -24,7 +24,7 @@ from bench.report.kinds import WrongCell
 from bench.report.progress import Progress
 from bench.report.promises import Promise, made
 from bench.report.replay import replay
-from bench.report.run_file import SESSION, header, new_path
+from bench.report.run_file import SESSION, drawn_by, header, new_path
 from bench.report.table import MIN_WIDTH, render
 from strategies.catalog import CATALOG
 from strategies.records import Record, RunFile, read
@@ -260,3 +260,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     tables = render(read(path), width, terminalreporter.hasmarkup, config.option.details)
     terminalreporter.write(tables)
     terminalreporter.write_line(f"results, as measured: {path}")
+    terminalreporter.write_line(f"as pictures: {drawn_by(path)}")

@@ -18,6 +18,9 @@ SESSION = "LOCKSTEP_SESSION"
 
 FOLDER = Path(".benchmarks", "lockstep")
 
+REPORT = FOLDER / "report"
+"""Where the page of pictures is written, with its files."""
+
 VERSIONS = ("mpi4py", "numpy", "scipy", "scikit-learn", "torch", "pytest", "pytest-benchmark")
 
 
@@ -26,6 +29,11 @@ def new_path(session: str, folder: Path = FOLDER) -> Path:
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{session}-{os.getpid()}"
     names = chain([name], (f"{name}-{number}" for number in count(2)))
     return next(path for each in names if not (path := folder / f"{each}.jsonl").exists())
+
+
+def drawn_by(path: str | Path) -> str:
+    """The command that draws a run file, and the page that it writes."""
+    return f"nox -s report -- {path} writes {REPORT / 'index.html'}"
 
 
 def header(session: str, ranks: int, devices: Collection[str] = ("cpu",)) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from bench.core.race import turns_on
 from bench.core.turns import Contender
 from bench.gate.command_line import output_file
 from bench.report.kinds import Race
-from bench.report.run_file import header, new_path
+from bench.report.run_file import drawn_by, header, new_path
 from nn import SGD, Batch, mlp
 from nn.atomic_write import atomic_write
 from strategies import Sequential, Strategy
@@ -132,6 +132,7 @@ def main() -> None:
         table.add_row(*row)
     console.print(table)
     console.print(f"results, as measured: {run.path}")
+    console.print(f"as pictures: {drawn_by(run.path)}")
     if arguments.markdown and comm.rank == 0:
         lines = [columns, ["---"] * len(columns), *rows]
         with atomic_write(arguments.markdown, "w", stream=True, encoding="utf-8") as file:

@@ -260,6 +260,8 @@ def test_the_tables_come_at_the_end_from_rank_0(tmp_path, monkeypatch, rank):
     pytest_terminal_summary(terminal)
     assert ("a / b" in "".join(written)) is (rank == 0)
     assert (f"results, as measured: {run.path}" in written) is (rank == 0)
+    said = any(f"nox -s report -- {run.path}" in line for line in written)
+    assert said is (rank == 0)
 
 
 def always(value):

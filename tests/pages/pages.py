@@ -51,7 +51,7 @@ SHORT_FORMS = [
     (r"nox -s bench_ab -- \S+(.*)", rf"{GATE} bench_ab -- HEAD\1 {INCONCLUSIVE}"),
     (r"nox -s bench_mpi -- (.*)", rf"nox -R -s bench_mpi -- \1 {COLLECT}"),
     # Says what it would do.
-    (r"nox -s (bench_aa|bench_which|bench_results)( -- .*)?", r"nox -R -s \1 -- --help"),
+    (r"nox -s (bench_aa|bench_which|bench_results|report)( -- .*)?", r"nox -R -s \1 -- --help"),
     (r"nox -s lint", "nox --list -s lint"),
     (r"nox -s pages.*", "nox --list -s pages"),
     (r"nox", "nox --list"),

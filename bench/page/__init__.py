@@ -1,0 +1,1 @@
+"""The report: one offline page of pictures from the records on disk."""

@@ -1,0 +1,33 @@
+"""One topic a file. Each has a TITLE and `figures(records)`, which draws what is on disk.
+
+A topic that is added here is a part of the page; nothing else has to know it.
+"""
+
+from types import ModuleType
+
+from bench.page.figures import (
+    communication,
+    core_use,
+    peers,
+    pipelines,
+    scaling,
+    sizes,
+    speedup,
+    training,
+    where_time_goes,
+    which_strategy,
+)
+
+TOPICS: list[ModuleType] = [
+    speedup,
+    where_time_goes,
+    sizes,
+    scaling,
+    which_strategy,
+    pipelines,
+    communication,
+    training,
+    core_use,
+    peers,
+]
+"""In the order of the page."""

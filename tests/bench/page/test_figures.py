@@ -1,0 +1,222 @@
+"""Every number in a figure is the record's, and every chart draws from its figure's table."""
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+
+from bench.page.records import Records, everything, load
+from tests.bench.page import examples
+from tests.support.optional import needs
+
+pytestmark = [pytest.mark.workers(1)]
+report = needs("altair", "vl_convert")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> Records:
+    path = examples.save(tmp_path_factory.mktemp("run") / "run.jsonl", examples.grid())
+    return everything(*load([path])[:1])
+
+
+@pytest.fixture(scope="module")
+def drawn(records):
+    from bench.page.figure import Figure
+    from bench.page.figures import TOPICS
+
+    found = [each for topic in TOPICS for each in topic.figures(records)]
+    return {each.id: each for each in found if isinstance(each, Figure)}
+
+
+def rows(figure, **only):
+    return [row for row in figure.rows if all(row[key] == value for key, value in only.items())]
+
+
+def cells(records, strategy, batch, workers=2):
+    from bench.report.kinds import Measurement
+
+    return next(
+        m
+        for m in records.of(Measurement, "test_speedup")
+        if (m.cell.strategy, m.cell.batch_size, m.cell.workers) == (strategy, batch, workers)
+    )
+
+
+@report
+def test_speedups_are_those_of_the_cells(records, drawn):
+    figure = drawn["speedup-by-strategy"]
+    for batch in (64, 256):
+        setting = f"mlp, batch {batch}, 10,000 rows, 2 workers"
+        for strategy in ("DataParallel", "SharedDataParallel"):
+            m = cells(records, strategy, batch)
+            (measured,) = rows(figure, setting=setting, strategy=strategy, arm="measured")
+            assert measured["speedup"] == m.speedup
+            assert (measured["low"], measured["high"]) == (m.speedup_low, m.speedup_high)
+            (free,) = rows(figure, setting=setting, strategy=strategy, arm="if messages were free")
+            assert free["speedup"] == m.bound
+            assert free["low"] <= m.bound <= free["high"]
+        (threads,) = rows(figure, setting=setting, strategy="threads, without MPI")
+        assert threads["speedup"] == cells(records, "SharedDataParallel", batch).threads_speedup
+
+
+@report
+def test_what_workers_bring_is_that_of_the_cells(records, drawn):
+    figure = drawn["speedup-by-workers"]
+    assert len(figure.rows) == 8
+    m = cells(records, "DataParallel", 64)
+    (row,) = rows(figure, setting="mlp, batch 64, 10,000 rows", strategy="DataParallel", workers=2)
+    assert row["speedup"] == m.speedup
+    assert row["bound"] == m.bound
+    assert row["threads"] == m.threads_speedup
+    assert row["efficiency"] == m.efficiency
+    assert (row["efficiency_low"], row["efficiency_high"]) == (
+        m.speedup_low / 2,
+        m.speedup_high / 2,
+    )
+    assert row["serial_fraction"] == m.serial_fraction
+    assert row["more_workers_than_cores"] is m.oversubscribed
+
+
+@report
+def test_shares_of_the_time_are_those_of_the_profile(records, drawn):
+    m = cells(records, "DataParallel", 64)
+    figure = drawn["where-time-goes"]
+    for doing, shares in m.profile.items():
+        found = rows(
+            figure, setting="mlp, batch 64, 10,000 rows", strategy="DataParallel", doing=doing
+        )
+        assert [row["share"] for row in found] == shares
+        assert [row["rank"] for row in found] == [0, 1]
+
+
+@report
+def test_a_pipeline_is_shown_as_it_was_timed(drawn):
+    figure = drawn["pipeline-timeline"]
+    found = [
+        (
+            "FB"[row["doing"] == "backward"],
+            row["stage"],
+            row["micro_batch"],
+            row["begin_ms"],
+            row["end_ms"],
+        )
+        for row in rows(figure, rank=1)
+    ]
+    timed = examples.pipeline().operations[1]
+    assert found == [(k, s, i, 1e3 * begin, 1e3 * end) for k, s, i, begin, end in timed]
+    # Of two ranks in 6 ms one computes for 4 ms, and the other for 4 ms.
+    assert figure.rows[0]["idle_share"] == pytest.approx(1 / 3)
+    assert {row["idle_share_by_formula"] for row in figure.rows} == {1 / 3}
+
+
+@report
+def test_curves_are_those_of_the_trainings(drawn):
+    figure = drawn["training"]
+    for seed in range(2):
+        t = examples.training("plain", seed=seed)
+        found = rows(figure, training="plain", run=f"{seed + 1}")
+        assert [row["seconds"] for row in found] == t.curve("accuracy")[0]
+        assert [row["accuracy"] for row in found] == t.curve("accuracy")[1]
+        assert [row["loss"] for row in found] == t.curve("loss")[1]
+        assert [row["step"] for row in found] == [e.step for e in t.evaluations]
+    both = [examples.training("plain", seed=seed).curve("loss") for seed in range(2)]
+    median = rows(figure, training="plain", run="median")
+    assert [row["loss"] for row in median] == list(np.median([loss for _, loss in both], axis=0))
+    assert [row["seconds"] for row in median] == list(np.median([s for s, _ in both], axis=0))
+
+
+@report
+def test_steps_are_those_of_the_first_training(drawn):
+    t = examples.training("plain")
+    found = rows(drawn["training-steps"], training="plain")
+    assert len(found) >= 80
+    assert (found[0]["step"], found[-1]["step"]) == (1, t.steps)
+    for row in found:
+        i = row["step"] - 1
+        assert row["seconds"] == t.seconds[i]
+        assert row["loss"] == t.loss[i]
+        assert row["learning_rate"] == 0.1
+        norm = t.grad_norm[i]
+        assert row["grad_norm"] == norm or math.isnan(norm)
+    # Every norm that is known is shown.
+    assert sum(not math.isnan(row["grad_norm"]) for row in found) == 10
+    trained = sum(
+        row["samples_per_second"] * (row["seconds"] - before)
+        for row, before in zip(found, [0.0, *(row["seconds"] for row in found)])
+    )
+    assert trained == pytest.approx(t.samples[-1])
+
+
+@report
+def test_accuracy_on_a_class_is_the_mean_over_seeds(drawn):
+    last = [examples.training(seed=seed).evaluations[-1].values for seed in range(2)]
+    (row,) = rows(drawn["training-classes"], training="plain", class_name="0")
+    assert row["accuracy"] == np.mean([values["class 0"] for values in last])
+    assert row["trainings"] == 2
+
+
+@report
+def test_charts_have_no_numbers_but_those_of_their_table(drawn):
+    """Inline data, of a reference line, says where the ideal is, and nothing that was measured."""
+    from bench.page import specs
+
+    for figure in drawn.values():
+        for charts in specs.for_page(figure).values():
+            for chart in charts:
+                views = chart.get("layer", [chart])
+                assert {"name": "rows"} in [view.get("data", chart.get("data")) for view in views]
+        for _, spec in specs.for_files(figure):
+            assert spec["datasets"]["rows"] == specs.table(figure)
+            assert set(fields(spec)) - {"place"} <= {
+                *(column for row in figure.rows for column in row),
+                *(key for rows in spec["datasets"].values() for row in rows for key in row),
+            }
+
+
+def fields(spec):
+    """All columns that a chart draws from."""
+    if isinstance(spec, dict):
+        for key, value in spec.items():
+            if key == "datasets":
+                continue
+            if key == "field" and isinstance(value, str):
+                yield value
+            yield from fields(value)
+    elif isinstance(spec, list):
+        for each in spec:
+            yield from fields(each)
+
+
+@report
+def test_the_csv_file_has_every_digit(drawn):
+    from bench.page.files import csv_of
+
+    figure = drawn["speedup-by-workers"]
+    back = list(csv.DictReader(io.StringIO(csv_of(figure))))
+    assert [float(row["speedup"]) for row in back] == [row["speedup"] for row in figure.rows]
+    assert [row["strategy"] for row in back] == [row["strategy"] for row in figure.rows]
+
+
+@report
+def test_what_is_not_finite_is_left_out_of_a_chart(drawn):
+    from bench.page import specs
+
+    rows = specs.table(drawn["training-steps"])
+    assert None in {row["grad_norm"] for row in rows}
+    json.dumps(rows, allow_nan=False)
+
+
+@report
+def test_without_records_every_topic_says_which_command_makes_them():
+    from bench.page.figure import Missing
+    from bench.page.figures import TOPICS
+
+    for topic in TOPICS:
+        missing = topic.figures(Records())
+        assert missing, topic
+        for each in missing:
+            assert isinstance(each, Missing), topic
+            assert each.command.startswith("nox -s ")

@@ -42,7 +42,7 @@ def main() -> None:
     token = secrets.token_urlsafe(16) if given.host else ""
     host = given.host or LOOPBACK
     try:
-        found = sources(given.mnist, given.letters, given.cifar10)
+        found = sources(given.rows, given.mnist, given.letters, given.cifar10)
         listener = socket.create_server((host, given.port), backlog=128)
     except (OSError, ValueError) as error:
         raise SystemExit(f"demo: {error}") from None
@@ -80,6 +80,7 @@ def _options() -> argparse.Namespace:
         help="let other machines in, by this address of yours (0.0.0.0 for all); the page's "
         "address then has a random token in it",
     )
+    add("--rows", type=int, default=10_000, help="rows of the data sets that are made here")
     add("--mnist", metavar="PATH", help="your MNIST: a folder or a file")
     add("--letters", metavar="PATH", help="your letter.data of R. Kassel's handwritten letters")
     add("--cifar10", metavar="PATH", help="your CIFAR-10: the folder of the binary version")
@@ -89,6 +90,8 @@ def _options() -> argparse.Namespace:
     given = parser.parse_args()
     if not 0 <= given.port < 65536:
         parser.error(f"--port {given.port}: expected from 0 to 65535")
+    if not 1_000 <= given.rows <= 50_000:
+        parser.error(f"--rows {given.rows}: expected from 1000 to 50000")
     return given
 
 

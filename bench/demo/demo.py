@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.cores import available
 from bench.demo.nets import NETS, why_not
 from bench.demo.race import TURN, Race
 from bench.demo.settings import (
@@ -25,7 +26,6 @@ from bench.demo.settings import (
 )
 from bench.demo.sources import Source
 from bench.demo.taught import COPIES, Lesson
-from bench.core.cores import available
 from bench.report.demo_records import Slice
 from bench.report.run_file import header
 from nn.plain_json import plain

@@ -1,7 +1,7 @@
 """Who may ask the server for what: checked before any request reaches it.
 
-- The Host has to be ours, so that a page whose name has been pointed at this machine (DNS rebinding)
-  gets nothing.
+- The Host has to be ours, so that a page whose name has been pointed at this machine (DNS
+  rebinding) gets nothing.
 - A post has to come from our own page (Origin), so that other pages cannot act in a user's name.
 - Posts are limited in kind, size and number.
 - Where other machines may ask, the address begins with a random token.

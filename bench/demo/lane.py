@@ -141,7 +141,7 @@ class Turns:
         self._used = self._processor_time()
 
     def ask(self, epoch: int) -> list[Lesson]:
-        """Return the lessons of an epoch that begins; ask the server if they are not settled yet."""
+        """Return the lessons of an epoch that begins; the server settles which these are."""
         self.epoch = epoch
         while epoch > self.horizon:
             self.server.tell(event="epoch", epoch=epoch)
@@ -172,7 +172,7 @@ class Turns:
 
 
 def _bytes(weights: NDArray) -> memoryview:
-    return memoryview(np.ascontiguousarray(weights)).cast("B")
+    return np.ascontiguousarray(weights).data.cast("B")
 
 
 def _finite(value: float) -> float | None:

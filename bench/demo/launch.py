@@ -194,7 +194,7 @@ class Launch:
         return message, data
 
     def _fail(self, reason: str) -> None:
-        """Have whoever waits for an answer hear that there will be none; the first reason counts."""
+        """Tell whoever waits for an answer that there will be none; the first reason counts."""
         if self._failure is None:
             self._failure = reason
             self._heard.put_nowait(({"event": "over", "reason": reason}, b""))

@@ -1,8 +1,8 @@
 """A race: lanes train in turns of equal time, and everybody who watches is told.
 
 Turns lead from mark to mark of the clock: a lane whose turn it is trains until its own clock has
-reached the next mark, on all the cores that it would have alone, while all other ranks sleep. So the
-clocks of all lanes are never further apart than a turn and a step.
+reached the next mark, on all the cores that it would have alone, while all other ranks sleep. So
+the clocks of all lanes are never further apart than a turn and a step.
 """
 
 import asyncio
@@ -33,6 +33,11 @@ _AHEAD = 3  # epochs that a lane may begin in a turn without asking for lessons
 
 _LOOKED_AT = {"mlp": 2000, "lenet": 1000, "cnn": 500, "resnet": 200}
 """The test pictures of each look, by net: of the slowest net of a race."""
+
+_SHOWN = (
+    *("state", "reason", "step", "epoch", "seconds", "samples", "samples_per_second", "cores"),
+    *("loss", "accuracy", "target_seconds", "final_accuracy", "confusion"),
+)
 
 Tell = Callable[[str, Any], None]
 """(kind of event, what it says): tells everybody who watches."""
@@ -77,9 +82,7 @@ class Contestant:
 
     def shown(self) -> dict[str, Any]:
         """All that the page shows of it but its curves."""
-        names = "state reason step epoch seconds samples cores loss accuracy target_seconds".split()
-        names += ["final_accuracy", "samples_per_second", "confusion"]
-        return {name: getattr(self, name) for name in names} | {"title": self.settings.title}
+        return {name: getattr(self, name) for name in _SHOWN} | {"title": self.settings.title}
 
     def result(self) -> LaneResult:
         return LaneResult(
@@ -197,15 +200,14 @@ class Race:
 
     async def run(self) -> None:
         """Race until every lane has finished or failed; when cancelled, end every process."""
+        outcome = "stopped"
         try:
             await self._run()
-            self._change("over")
+            outcome = "over"
         except (OSError, ValueError) as error:  # of the data
             self.reason = f"{type(error).__name__}: {error}"
         finally:
-            if not self.is_over:
-                self.state = "stopped"
-            await asyncio.shield(self._end())
+            await asyncio.shield(self._end(outcome))
 
     async def _run(self) -> None:
         reader = await asyncio.to_thread(Reader, self.source, self.settings.dtype)
@@ -312,8 +314,8 @@ class Race:
         hello, _ = await wire.received(reader)
         await self.lanes[int(hello["lane"])].launch.serve(hello, reader, writer)
 
-    async def _end(self) -> None:
-        """End all processes, and keep what came of the race."""
+    async def _end(self, outcome: str) -> None:
+        """End all processes, keep what came of the race, and then tell that it is over."""
         await asyncio.gather(*(lane.launch.end() for lane in self.lanes))
         for lane in self.lanes:
             if lane.is_live:
@@ -321,27 +323,28 @@ class Race:
         self._socket.unlink(missing_ok=True)
         self._record(
             DemoRace(
-                *(self.number, self.settings.data, self.settings.epochs, self.settings.target),
-                *(
-                    self.settings.together,
-                    self.settings.dtype,
-                    self.rows,
-                    self.test_rows,
-                    len(self.lessons),
-                ),
-                [lane.result() for lane in self.lanes],
-                self.differences,
+                race=self.number,
+                data=self.settings.data,
+                epochs=self.settings.epochs,
+                target=self.settings.target,
+                together=self.settings.together,
+                dtype=self.settings.dtype,
+                rows=self.rows,
+                test_rows=self.test_rows,
+                lessons=len(self.lessons),
+                lanes=[lane.result() for lane in self.lanes],
+                differences=self.differences,
             )
         )
+        self.state = outcome
         self._show()
 
     def _weights(self, data: bytes) -> NDArray:
         return np.frombuffer(data, self.settings.dtype)
 
     def _change(self, state: str) -> None:
-        if not self.is_over:
-            self.state = state
-            self._show()
+        self.state = state
+        self._show()
 
     def _show(self) -> None:
         self._tell("race", self.shown())

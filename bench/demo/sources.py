@@ -15,7 +15,7 @@ from nn.data.sets.letters import HEIGHT, LETTERS, WIDTH
 
 DIGITS = [*"0123456789"]
 _FLOWERS = [f"{2 + k % 5} petals{', hollow' * (k >= 5)}" for k in range(10)]
-_PHOTOS = "airplane automobile bird cat deer dog frog horse ship truck".split()
+_PHOTOS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,15 @@ class Scale:
 
 
 def sources(
-    mnist: str | None = None, letters: str | None = None, cifar10: str | None = None
+    rows: int = 10_000,
+    mnist: str | None = None,
+    letters: str | None = None,
+    cifar10: str | None = None,
 ) -> dict[str, Source]:
     """Every data set by name; those of the user's files where their path is given.
+
+    Args:
+        rows: training rows of the sets that are made here.
 
     Raises:
         OSError, ValueError: a path leads to no such set, as `nn.data.load` says.
@@ -96,15 +102,19 @@ def sources(
     needed = [name for name in ("matplotlib", "PIL") if find_spec(name) is None]
     why = "needs matplotlib and pillow: start it by nox -s demo" if needed else ""
     letter = (1, HEIGHT, WIDTH)
+
+    def of(name: str) -> dict[str, Any]:
+        return {"name": name, "size": rows}
+
     made = [
-        Source("digits", "10,000 handwritten digits", {"name": "digits"}, (1, 28, 28), DIGITS),
+        Source("digits", f"{rows:,} handwritten digits", of("digits"), (1, 28, 28), DIGITS),
         Source(
-            *("letters-printed", "10,000 printed lower-case letters", {"name": "letters"}),
+            *("letters-printed", f"{rows:,} printed lower-case letters", of("letters")),
             *(letter, LETTERS),
             missing=why,
         ),
         Source(
-            *("cifar10-shaped", "10,000 painted flowers in colour", {"name": "cifar10"}),
+            *("cifar10-shaped", f"{rows:,} painted flowers in colour", of("cifar10")),
             *((3, 32, 32), _FLOWERS),
             written=False,
         ),

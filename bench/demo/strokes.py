@@ -1,8 +1,9 @@
 """From the strokes of a pen to a picture like those of a data set.
 
-The data set itself says how tall and wide its characters are, where their ink has its centre, and how
-thick the pen was. What is drawn is scaled to that height, or less if it would be too wide, and its
-centre of mass is brought to that centre, as was done for MNIST (LeCun et al. 1998, section III.A).
+The data set itself says how tall and wide its characters are, where their ink has its centre, and
+how thick the pen was. What is drawn is scaled to that height, or less if it would be too wide, and
+its centre of mass is brought to that centre, as was done for MNIST (LeCun et al. 1998, section
+III.A).
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """A data set that takes in pictures while it is trained on.
 
 Lanes that are compared must train on the same batches, though one may be epochs ahead of another.
-So a picture that is added comes with the epoch from which on it counts, in every lane: one that none
-has begun.
+So a picture that is added comes with the epoch from which on it counts, in every lane: one that
+none has begun.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,6 +1,6 @@
-"""How the server and the ranks of a lane talk: lines of JSON, each with bytes behind it if it says so.
+"""How the server and the ranks of a lane talk: lines of JSON, and weights as bytes behind them.
 
-Nothing is pickled. They talk over a socket in the run's folder, so no other machine and no other
+Nothing is pickled. They talk over a socket in a private folder, so no other machine and no other
 user can take part.
 """
 

@@ -7,6 +7,7 @@ from bench.core.cell import Cell, Measurement, serial_fraction
 from bench.core.core_use import CoreUse
 from bench.core.machine_state import State, background_load
 from bench.core.turns import Rounds, ratio
+from bench.report.demo_records import DemoRace, Slice
 from bench.report.promises import Promise
 from bench.report.proofs import Mutant, Proof
 from nn.plain_json import INLINE
@@ -16,6 +17,7 @@ from strategies.tasks.journal import Task
 from strategies.training import History
 
 __all__ = [
+    "DemoRace",
     "EnsembleScores",
     "History",
     "KFold",
@@ -26,6 +28,7 @@ __all__ = [
     "Race",
     "Scaling",
     "Search",
+    "Slice",
     "Task",
     "Transfer",
     "Use",

@@ -135,7 +135,7 @@ class Race:
             Contestant(lane, Launch(i, lane, folder, patience))
             for i, lane in enumerate(settings.lanes)
         ]
-        self._goes_on = asyncio.Event()
+        self._has_begun, self._goes_on = False, asyncio.Event()
         self._goes_on.set()
         self._socket = sockets / f"race-{number}"
         self._reader: Reader | None = None
@@ -168,7 +168,7 @@ class Race:
     def go_on(self) -> None:
         """Let lanes take turns again."""
         self._goes_on.set()
-        self._change("racing")
+        self._change("racing" if self._has_begun else "preparing")
 
     def teach(self, picture: NDArray[np.float32], label: int) -> Lesson:
         """Add a picture to the data of every lane, from an epoch on that none has begun."""
@@ -218,6 +218,7 @@ class Race:
         server = await asyncio.start_unix_server(self._meet, self._socket, limit=wire.LONGEST_LINE)
         async with server:
             await asyncio.gather(*map(self._guarded(self._start), self.lanes))
+            self._has_begun = True
             self._change("racing" if self._goes_on.is_set() else "paused")
             await self._take_turns()
         self.differences = differences(self.lanes)

@@ -147,4 +147,4 @@ setup.begin(known);
 buttons();
 listen({ race: showRace, turn: showTurn }, (lost) =>
   error(lost ? "The connection to the demo is lost: it has ended, or will be back in a moment." : ""));
-document.body.dataset.ready = "yes";
+document.body.dataset.ready = performance.now();

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +87,7 @@ class Served:
         with contextlib.closing(self.watch()) as events:
             return next(events)[1]
 
-    def watch(self) -> Iterator[tuple[str, Any]]:
+    def watch(self) -> Generator[tuple[str, Any], None, None]:
         """Yield events as a browser gets them."""
         place = urlsplit(self.address)
         connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=WAITS)
@@ -112,6 +112,12 @@ class Served:
 
     def run_file(self) -> Run:
         return read(self.folder / "run.jsonl")
+
+    def ranks(self, lane: int) -> list[psutil.Process]:
+        """Return the processes that train a lane, counted from 1."""
+        end = ["bench.demo.lane", str(lane - 1)]
+        found = [(each, each.cmdline()) for each in self.family()]
+        return [each for each, line in found if end == [*line[2:3], *line[-1:]] and len(line) == 5]
 
     def family(self) -> list[psutil.Process]:
         """Return its process and all that descend from it."""

@@ -20,12 +20,6 @@ pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(150)]
 LONG = RACE | {"epochs": 200, "target": 1.0}
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory):
-    with serving(tmp_path_factory.mktemp("demo"), "--patience", "5") as served:
-        yield served
-
-
 @pytest.fixture
 def race(served: Served):
     """The number of a long race that is under way; it is stopped at the end of the test."""
@@ -98,12 +92,26 @@ def test_lanes_take_turns_of_equal_time(served, race):
 
 
 @needs("starlette", "uvicorn")
+def test_lanes_that_train_at_the_same_time_are_both_under_way(served):
+    number = start(served, LONG | {"together": True})
+    turns = (told for kind, told in served.watch() if kind == "turn")
+    lanes = {told["lane"] for told, _ in zip(turns, range(10))}
+    ranks = [each for lane in (1, 2) for each in served.ranks(lane)]
+    used = [sum(each.cpu_times()[:2]) for each in ranks]
+    time.sleep(1.5)
+    # In turns, a worker would sleep half of the time and more.
+    assert all(sum(each.cpu_times()[:2]) > before for each, before in zip(ranks, used))
+    served.post("stop", {"race": number})
+    assert lanes == {0, 1}
+
+
+@needs("starlette", "uvicorn")
 def test_a_pause_stops_all_clocks_and_sleeps(served, race):
     assert served.post("pause", {"race": race}) == (200, {"state": "paused"})
     time.sleep(0.5)  # the turn that was under way
     before = served.race()
-    ranks = [each for each in served.family() if "bench.demo.lane" in " ".join(each.cmdline())]
-    assert len(ranks) >= 3
+    ranks = served.ranks(lane=1) + served.ranks(lane=2)
+    assert len(ranks) == 3
     used = sum(sum(each.cpu_times()[:2]) for each in ranks)
     time.sleep(1)
     assert sum(sum(each.cpu_times()[:2]) for each in ranks) - used < 0.3
@@ -124,7 +132,7 @@ def test_a_pause_stops_all_clocks_and_sleeps(served, race):
     ids=["dies", "hangs"],
 )
 def test_a_rank_that_fails_ends_its_lane_and_no_other(served, race, signal_number, reason):
-    ranks = [p for p in served.family() if p.cmdline()[-1:] == ["1"] and "-n" not in p.cmdline()]
+    ranks = served.ranks(lane=2)
     victim = max(ranks, key=lambda each: each.pid)
     os.kill(victim.pid, signal_number)
     lanes = served.wait(lambda race: race["lanes"][1]["state"] == "failed" and race["lanes"])
@@ -276,8 +284,8 @@ def test_ranks_end_when_the_server_is_killed(tmp_path):
     with starting(tmp_path) as served:
         start(served, LONG)
         served.wait(lambda race: race["state"] == "racing")
-        ranks = served.family()[1:]
-        assert len(ranks) >= 3
+        family = served.family()[1:]
+        assert len(family) >= 3
         served.process.kill()
-        _, left = psutil.wait_procs(ranks, 5)
+        _, left = psutil.wait_procs(family, 5)
         assert not left

@@ -145,6 +145,5 @@ find("idle").textContent = known.idle;
 find("record").textContent = known.record;
 setup.begin(known);
 buttons();
-listen({ race: showRace, turn: showTurn }, (lost) =>
-  error(lost ? "The connection to the demo is lost: it has ended, or will be back in a moment." : ""));
+listen({ race: showRace, turn: showTurn }, (lost) => { find("lost").hidden = !lost; });
 document.body.dataset.ready = performance.now();

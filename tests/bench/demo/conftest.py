@@ -6,6 +6,14 @@ from tests.bench.demo.serving import serving
 
 
 @pytest.fixture(scope="package")
-def served(tmp_path_factory: pytest.TempPathFactory):
+def one_demo(tmp_path_factory: pytest.TempPathFactory):
     with serving(tmp_path_factory.mktemp("demo"), "--patience", "5") as served:
         yield served
+
+
+@pytest.fixture
+def served(one_demo):
+    """The demo, in which no race is left under way."""
+    yield one_demo
+    if race := one_demo.race():
+        one_demo.post("stop", {"race": race["number"]})

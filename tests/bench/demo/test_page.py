@@ -65,13 +65,15 @@ def page(browser, served):
         yield page
 
 
-def fill(page, epochs: int, target: float = 60, rows: int = 50, **fields: str) -> None:
+def fill(page, epochs: int, target: float = 60, rows: int = 100, **fields: str) -> None:
     page.fill("[name=epochs]", str(epochs))
     page.fill("[name=target]", str(target))
     for name, value in fields.items():
         page.select_option(f"[name={name}]", value)
     for field in page.locator("[name=batch_size]").all():
         field.fill(str(rows))
+    for field in page.locator("[name=learning_rate]").all():
+        field.fill("0.05")
 
 
 def quickest_start(page) -> float:

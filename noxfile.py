@@ -91,14 +91,19 @@ def launcher() -> list[str]:
     return [path, *(option for name in asked if name in version for option in asked[name])]
 
 
-def python(session: nox.Session, *command: str, **env: str) -> None:
+def python(session: nox.Session, *command: str, ends: float = 0.3, **env: str) -> None:
     """Run a module in one process; launches that it starts find all they need set.
 
-    LOCKSTEP_MPIEXEC names another launcher for them.
+    LOCKSTEP_MPIEXEC names another launcher for them. After Ctrl-C it has `ends` seconds to end.
     """
     mpiexec = os.environ.get("LOCKSTEP_MPIEXEC") or shlex.join(launcher())
     own = {"LOCKSTEP_MPIEXEC": mpiexec, "LOCKSTEP_SESSION": session.name}
-    session.run(PYTHON, "-m", *command, external=True, env=THREADS | OPEN_MPI | own | env)
+    session.run(
+        *(PYTHON, "-m", *command),
+        external=True,
+        env=THREADS | OPEN_MPI | own | env,
+        interrupt_timeout=ends,
+    )
 
 
 def judged(session: nox.Session, *command: str) -> None:
@@ -234,6 +239,14 @@ def report(session: nox.Session) -> None:
     """Draw the records on disk as one page. [RUN.jsonl ...] [-o FOLDER]"""
     add(session, "report")
     judged(session, "bench.page", *session.posargs)
+
+
+@shared
+def demo(session: nox.Session) -> None:
+    """Watch sequential and parallel training race, and have what you write read."""
+    add(session, "demo")
+    add(session, "fonts")  # printed letters
+    python(session, "bench.demo", *session.posargs, ends=15)
 
 
 @shared

@@ -8,6 +8,7 @@ from bench.core.core_use import CoreUse
 from bench.core.machine_state import State, background_load
 from bench.core.turns import Rounds, ratio
 from bench.report.batch_sizes import BatchSize, CriticalBatch
+from bench.report.demo_records import DemoRace, Slice
 from bench.report.promises import Promise
 from bench.report.proofs import Mutant, Proof
 from nn.plain_json import INLINE
@@ -19,6 +20,7 @@ from strategies.training import History
 __all__ = [
     "BatchSize",
     "CriticalBatch",
+    "DemoRace",
     "EnsembleScores",
     "History",
     "KFold",
@@ -29,6 +31,7 @@ __all__ = [
     "Race",
     "Scaling",
     "Search",
+    "Slice",
     "Task",
     "Transfer",
     "Use",

@@ -14,6 +14,7 @@ from bench.report.batch_sizes import fastest
 from bench.report.kinds import (
     BatchSize,
     CriticalBatch,
+    DemoRace,
     EnsembleScores,
     History,
     KFold,
@@ -310,6 +311,29 @@ def _tasks(tasks: Sequence[Task]) -> Table:
     return table
 
 
+def _demos(races: Sequence[DemoRace]) -> Table:
+    """A row for each lane, and how far its weights are from the first lane's."""
+    table = new_table(
+        *("lane", "data set", "batch", "rate", "ended", "s"),
+        *("samples/s", "read right", "s to target", "from lane 1"),
+    )
+    for race in races:
+        far = {each.lanes[1]: each.largest for each in race.differences if each.lanes[0] == 1}
+        for number, lane in enumerate(race.lanes, 1):
+            difference = far.get(number)
+            table.add_row(
+                f"{lane.net}, {lane.strategy}, {lane.workers}",
+                *(race.data, f"{lane.batch_size}", f"{lane.learning_rate:g}", lane.state),
+                f"{lane.seconds:.2f}",
+                "" if lane.samples_per_second is None else f"{lane.samples_per_second:,.0f}",
+                "" if lane.accuracy is None else f"{lane.accuracy:.1%}",
+                "" if lane.target_seconds is None else f"{lane.target_seconds:.2f}",
+                "" if difference is None else f"{difference:.1e}",
+            )
+        table.add_section()
+    return table
+
+
 TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     Transfer: _transfers,
     History: _trainings,
@@ -325,5 +349,6 @@ TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     EnsembleScores: _ensembles,
     Use: _uses,
     Task: _tasks,
+    DemoRace: _demos,
 }
 """Kind -> its table, in the order in which a question shows them."""

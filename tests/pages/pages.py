@@ -52,6 +52,8 @@ SHORT_FORMS = [
     (r"nox -s bench_mpi -- (.*)", rf"nox -R -s bench_mpi -- \1 {COLLECT}"),
     # Says what it would do.
     (r"nox -s (bench_aa|bench_which|bench_results|report)( -- .*)?", r"nox -R -s \1 -- --help"),
+    (r"nox -s (bench_aa|bench_which|bench_results)( -- .*)?", r"nox -R -s \1 -- --help"),
+    (r"nox -s demo( -- .*)?", "nox -R -s demo -- --help"),
     (r"nox -s lint", "nox --list -s lint"),
     (r"nox -s pages.*", "nox --list -s pages"),
     (r"nox", "nox --list"),

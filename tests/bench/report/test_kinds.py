@@ -6,6 +6,7 @@ import pytest
 
 from bench.core.cell import Cell
 from bench.report.batch_sizes import Interval, Tried
+from bench.report.demo_records import DemoRace, Difference, LaneResult, Slice
 from bench.report.kinds import (
     BatchSize,
     CriticalBatch,
@@ -131,6 +132,20 @@ EXAMPLES = [
         misfit=0.1,
     ),
     Use("kfold", 0.25, 0.5, {"worker 1": [1.0, 0.5]}, {"worker 1": 0.375}, {"worker 1": 0.125}),
+    Slice(*(1, 2, 20, 3, 0.5, 2560, None, 0.75, 1.5)),
+    DemoRace(
+        *(1, "digits", 3, 0.9, False, "float64", 1000, 166, 1),
+        [
+            LaneResult(
+                *("mlp", "ZeRO-1", 2, 128, 0.1, "finished", "", 0.75, 2048.0, 0.875, 0.25),
+                [[3, 1], [0, 2]],
+            ),
+            LaneResult(
+                *("mlp", "Sequential", 1, 128, 0.1, "failed", "died", 0.5, None, None, None)
+            ),
+        ],
+        [Difference((1, 2), 1e-15, "")],
+    ),
     Task("ab", {"rate": 0.1}, [1.0], None, 0.5, 1),
     Task("cd", {"rate": 0.2}, None, "it failed", 0.5, 2),
 ]
@@ -205,6 +220,8 @@ def test_a_file_alone_gives_the_tables(tmp_path, monkeypatch, capsys):
         "noise scale is 1.5 times",
         "0.50      0.38    0.12         0.75",  # of a worker's cores
         "failed",
+        "87.5%        0.25",  # of a lane of the demo: read right, and seconds to the target
+        "1.0e-15",
         f"line {len(EXAMPLES) + 3} cannot be read: Expecting value",
     ):
         assert text in shown

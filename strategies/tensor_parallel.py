@@ -17,9 +17,11 @@ class TensorParallel(Sharded):
     split by outputs (columns of W^T), activations stay split, the second is split by inputs (rows)
     and its partial products are summed: one Allreduce of activations for each pair forward, and
     one backward. A last Linear without a partner is split by inputs. Convolutions are split by
-    output channel, and their input is gathered. Layers of other kinds run on every rank in full.
+    output channel, and their input is gathered. Blocks of GPT-2 are split by attention heads and by
+    hidden neurons, with two Allreduces of activations forward and two backward (ibid.). Layers of
+    other kinds run on every rank in full, among them the embedding of tokens and the output.
 
-    With more ranks than neurons some ranks have empty parts, which is allowed.
+    With more ranks than neurons or heads some ranks have empty parts, which is allowed.
     """
 
     def __init__(self, model: Model, optimizer, comm: MPI.Intracomm):

@@ -11,8 +11,11 @@ from bench.core.cell import interval
 from bench.core.machine_state import remark
 from bench.report.kinds import (
     EnsembleScores,
+    FineTuning,
+    Generated,
     History,
     KFold,
+    Memory,
     Mutant,
     Promise,
     Proof,
@@ -227,6 +230,41 @@ def _tasks(tasks: Sequence[Task]) -> Table:
     return table
 
 
+def _fine_tunings(results: Sequence[FineTuning]) -> Table:
+    table = new_table(
+        *("training", "strategy", "workers", "steps", "loss", "eval loss", "samples/s", "tokens/s"),
+        *("steps/s", "eval samples/s", "eval s", "differs: loss", "norm"),
+    )
+    for r in results:
+        table.add_row(
+            *(r.what, r.strategy, f"{r.workers}", f"{len(r.loss)}", f"{r.loss[-1]:.4f}"),
+            " ".join(f"{loss:.4f}" for loss in (*r.eval_loss[:1], *r.eval_loss[1:][-1:])),
+            f"{r.train_samples_per_second:,.1f}",
+            f"{r.train_tokens_per_second:,.0f}",
+            f"{r.train_steps_per_second:.2f}",
+            f"{np.median(r.eval_samples_per_second or [np.nan]):,.1f}",
+            f"{np.median(r.eval_runtime or [np.nan]):.2f}",
+            f"{r.loss_difference:.0e}",
+            f"{r.norm_difference:.0e}",
+        )
+    return table
+
+
+def _generated(results: Sequence[Generated]) -> Table:
+    table = new_table("net", "given", "wrote")
+    for r in results:
+        table.add_row(r.what, escape(r.prompt), escape(r.text), end_section=True)
+    return table
+
+
+def _memories(results: Sequence[Memory]) -> Table:
+    table = new_table("strategy", "workers", "net", "batch", "MB held", "MB more in a step")
+    for r in results:
+        held, step = ("" if size is None else f"{1e-6 * size:.1f}" for size in (r.held, r.step))
+        table.add_row(r.strategy, f"{r.workers}", r.net, f"{r.batch_size}", held, step)
+    return table
+
+
 TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     Transfer: _transfers,
     History: _trainings,
@@ -238,6 +276,9 @@ TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     KFold: _kfolds,
     Search: _searches,
     EnsembleScores: _ensembles,
+    FineTuning: _fine_tunings,
+    Memory: _memories,
+    Generated: _generated,
     Use: _uses,
     Task: _tasks,
 }

@@ -1,22 +1,37 @@
 """GPT-2 in files: the published weights, and those of a net that was trained here.
 
-The format is safetensors, under the names of the published files: wte.weight,
+A folder has the sizes of the net in config.json, under their published names, and its weights in
+model.safetensors. The format of the weights is safetensors, under the names of the published files: wte.weight,
 h.0.attn.c_attn.weight, ..., ln_f.bias. Matrices of blocks are stored as (inputs, outputs).
 """
 
+import json
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import Sequential
 
 from nn.atomic_write import atomic_write
-from nn.torch.gpt2 import Tokens
+from nn.regular_file import open_regular
+from nn.torch.gpt2 import Tokens, gpt2
 from nn.torch.model import TorchModel
 
 Net = TypeVar("Net", Sequential, TorchModel)
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_LONGEST = 1 << 20  # bytes of config.json
+_SIZES = {
+    "layers": "n_layer",
+    "heads": "n_head",
+    "width": "n_embd",
+    "vocabulary": "vocab_size",
+    "context": "n_positions",
+}
+_FIXED = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
+"""What config.json may say of a net of `gpt2` beside its sizes."""
 
 _BUFFERS = ("attn.bias", "attn.masked_bias")  # causal masks, which some files carry along
 
@@ -111,6 +126,55 @@ def save_gpt2(net: Sequential | TorchModel, path: str | PathLike[str]) -> None:
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in named.items()}
     with atomic_write(Path(path)) as file:
         file.write(save(tensors, {"format": "pt"}))
+
+
+def save_gpt2_folder(net: Sequential | TorchModel, folder: str | PathLike[str]) -> None:
+    """Write config.json and model.safetensors to a folder that is there.
+
+    Raises:
+        TypeError, OSError: as `save_gpt2`.
+    """
+    save_gpt2(net, Path(folder, _WEIGHTS))
+    whole: Any = net.module if isinstance(net, TorchModel) else net
+    tokens, *blocks = whole[:-3]
+    sizes = {
+        "n_layer": len(blocks),
+        "n_head": blocks[0].attn.heads,
+        "n_embd": tokens.wte.embedding_dim,
+        "vocab_size": tokens.wte.num_embeddings,
+        "n_positions": tokens.wpe.num_embeddings,
+        "tie_word_embeddings": whole[-2].weight is tokens.wte.weight,
+    }
+    with atomic_write(Path(folder, _CONFIG)) as file:
+        file.write(json.dumps(sizes | _FIXED | {"model_type": "gpt2"}, indent=1).encode())
+
+
+def load_gpt2_folder(folder: str | PathLike[str]) -> Sequential:
+    """Build the net that config.json describes, with the weights of model.safetensors.
+
+    Raises:
+        FileNotFoundError: one of the files is not there.
+        ValueError: a file is damaged, the two do not fit, or it is another kind of net.
+    """
+    path = Path(folder, _CONFIG)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected the config.json of a GPT-2")
+    with open_regular(path) as file:
+        text = file.read(_LONGEST)
+    try:
+        found = json.loads(text)
+        sizes = {name: int(found[key]) for name, key in _SIZES.items()}
+        tied = bool(found.get("tie_word_embeddings", True))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: {error!r}; expected an object with {', '.join(_SIZES.values())}"
+        ) from None
+    if other := [f"{k}={found[k]!r}" for k, v in _FIXED.items() if found.get(k, v) != v]:
+        raise ValueError(
+            f"{path}: {', '.join(other)}; expected a GPT-2 as it was published, with "
+            f"{', '.join(f'{key}={value!r}' for key, value in _FIXED.items())}"
+        )
+    return load_gpt2(gpt2(**sizes, tied=tied), Path(folder, _WEIGHTS))
 
 
 def _published(net: Sequential) -> dict[str, Tensor]:

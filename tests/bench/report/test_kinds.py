@@ -7,9 +7,12 @@ import pytest
 from bench.core.cell import Cell
 from bench.report.kinds import (
     EnsembleScores,
+    FineTuning,
+    Generated,
     History,
     KFold,
     Measurement,
+    Memory,
     Mutant,
     Promise,
     Proof,
@@ -51,6 +54,13 @@ EXAMPLES = [
     WrongCell(CELL, math.inf, "the weights differ"),
     Transfer("Allreduce", 2, 940_072, 0.00025, True),
     Race("net", 2, 64, 10, {"plain": [0.4, 0.44], "ZeRO": [0.2, 0.2]}, 0.25),
+    FineTuning(
+        *("ZeRO", 2, "tuned", "gpt2", 900, "problems", "float32", 50, 9, 64, 4, 2),
+        *([1, 2], [0.08, 0.16], [5.0, 4.5], [1e-4, 3e-4], [2.0, 1.5], [0.5, 1.0], 8),
+        *([2], [4.75], [0.5], 1e-6, 2e-6, "nowhere"),
+    ),
+    Generated("after", "def f(", "x):\n    return [x]", 0.8, None, 3),
+    Memory("ZeRO", 2, "gpt2", 4, 10_800, None),
     Scaling(*("strong", "ZeRO", "net", 2, 1024, 0.75, 0.7, 0.8, False)),
     History(
         *("digits", 1000, 64, 2, 0, 0, "ZeRO", 2, "ahead"),

@@ -1,5 +1,6 @@
 """GPT-2 is the published net, and takes weights in the published format."""
 
+import json
 import struct
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from nn.torch import layer as torch_layer
 from nn.torch.gpt2 import gpt2
-from nn.torch.gpt2_files import load_gpt2, save_gpt2
+from nn.torch.gpt2_files import load_gpt2, load_gpt2_folder, save_gpt2, save_gpt2_folder
 from nn.torch.model import TorchModel
 from tests.support.optional import needs
 
@@ -188,6 +189,29 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path, wrapped, tied):
     assert all(map(torch.equal, after.parameters(), net.parameters()))
     with pytest.raises(TypeError, match=r"expected one that gpt2\(\) has built"):
         save_gpt2(torch.nn.Linear(2, 2), tmp_path / "a")
+
+
+@needs("safetensors")
+def test_a_folder_has_the_sizes_too(tmp_path):
+    net = gpt2(**SIZES, tied=True)
+    save_gpt2_folder(TorchModel(net, input_shape=(5,)), tmp_path)
+    after = load_gpt2_folder(tmp_path)
+    tokens = torch.tensor(TOKENS)
+    assert torch.equal(after(tokens), net(tokens))
+    assert after[1].attn.heads == HEADS
+    assert after[-2].weight is after[0].wte.weight
+    config = json.loads((tmp_path / "config.json").read_text())
+    for wrong, message in (
+        ({**config, "activation_function": "relu"}, "activation_function='relu'; expected a GPT-2"),
+        ({**config, "n_layer": 3}, "expected the tensors of a GPT-2 of 3 layers"),
+        ({"n_layer": 2}, "KeyError.'n_head'.; expected an object with n_layer, n_head"),
+        ([], "expected an object with"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=message):
+            load_gpt2_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no such file; expected the config\.json"):
+        load_gpt2_folder(tmp_path / "none")
 
 
 def altered(**changes: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -232,18 +232,15 @@ def _tasks(tasks: Sequence[Task]) -> Table:
 
 def _fine_tunings(results: Sequence[FineTuning]) -> Table:
     table = new_table(
-        *("training", "strategy", "workers", "steps", "loss", "eval loss", "samples/s", "tokens/s"),
-        *("steps/s", "eval samples/s", "eval s", "differs: loss", "norm"),
+        *("training", "strategy", "workers", "steps", "eval loss", "steps/s", "tokens/s"),
+        *("eval rows/s", "differs: loss", "norm"),
     )
     for r in results:
         table.add_row(
-            *(r.what, r.strategy, f"{r.workers}", f"{len(r.loss)}", f"{r.loss[-1]:.4f}"),
-            " ".join(f"{loss:.4f}" for loss in (*r.eval_loss[:1], *r.eval_loss[1:][-1:])),
-            f"{r.train_samples_per_second:,.1f}",
-            f"{r.train_tokens_per_second:,.0f}",
+            *(r.what, r.strategy, f"{r.workers}", f"{len(r.loss)}", f"{r.eval_loss[-1]:.4f}"),
             f"{r.train_steps_per_second:.2f}",
-            f"{np.median(r.eval_samples_per_second or [np.nan]):,.1f}",
-            f"{np.median(r.eval_runtime or [np.nan]):.2f}",
+            f"{r.train_tokens_per_second:,.0f}",
+            f"{np.median(r.eval_samples_per_second):,.0f}",
             f"{r.loss_difference:.0e}",
             f"{r.norm_difference:.0e}",
         )
@@ -251,9 +248,13 @@ def _fine_tunings(results: Sequence[FineTuning]) -> Table:
 
 
 def _generated(results: Sequence[Generated]) -> Table:
-    table = new_table("net", "given", "wrote")
+    """A row for each text, behind the last lines that the net was given."""
+    table = new_table("net", "given, its last lines", "wrote")
+    for column in table.columns[1:]:
+        column.justify = "left"
     for r in results:
-        table.add_row(r.what, escape(r.prompt), escape(r.text), end_section=True)
+        given = "\n".join(r.prompt.splitlines()[-3:])
+        table.add_row(r.what, escape(given), escape(r.text), end_section=True)
     return table
 
 

@@ -8,7 +8,8 @@ training, with all cores as threads, and with torch's DDP and FSDP.
 
     nox -s bench_mpi -- -n 2 bench/studies/gpt2.py
 
-On 4 ranks a grid of pipeline and tensor parallelism takes part, and nothing is timed on fewer cores.
+On 4 ranks a grid of pipeline and tensor parallelism takes part; on fewer cores than ranks only
+the curves are compared.
 The default is a subset: a net of 0.9M parameters, 1 MB of the library, one epoch of the problems.
 `bench/studies/gpt2_options.py` has the arguments for published weights and problems of your own.
 """
@@ -208,6 +209,21 @@ def apart(curves: FineTuning, plain: FineTuning) -> tuple[float, float, int | No
     return float(differences[0].max()), float(differences[1].max()), first
 
 
+def located(
+    strategy: Strategy, oracle: Strategy, batches: Sequence[Batch], beyond: int | None
+) -> str:
+    """Say where two trainings first differ, from their start. Collective.
+
+    Args:
+        beyond: the first step in which they differ by more than TOLERANCE; None if none does, and
+            only rounding parts them.
+    """
+    if beyond is None:
+        return parted(strategy, oracle, batches[:2])
+    until = batches[: beyond + 1]
+    return first_difference(oracle, strategy, until, measurable(oracle, until))[0]
+
+
 def parted(strategy: Strategy, oracle: Strategy, batches: Sequence[Batch]) -> str:
     """Say in which step, and in which tensor most, weights first differ in a bit. Collective."""
     for i, batch in enumerate(batches):
@@ -337,11 +353,7 @@ def test_fine_tuning(request, comm, record, promise):
         found, _ = curves_of(name, comm)
         loss, norm, beyond = comm.bcast(apart(found, plain))
         strategy, oracle = build(name, comm), build(PLAIN, MPI.COMM_SELF)
-        if beyond is None:
-            where = parted(strategy, oracle, batches[:2])
-        else:
-            until = batches[: beyond + 1]
-            (where, *_) = first_difference(oracle, strategy, until, measurable(oracle, until))
+        where = located(strategy, oracle, batches, beyond)
         strategy.close()
         found = replace(found, loss_difference=loss, norm_difference=norm, first_difference=where)
         record(found)

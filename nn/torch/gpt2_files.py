@@ -1,8 +1,9 @@
 """GPT-2 in files: the published weights, and those of a net that was trained here.
 
 A folder has the sizes of the net in config.json, under their published names, and its weights in
-model.safetensors. The format of the weights is safetensors, under the names of the published files: wte.weight,
-h.0.attn.c_attn.weight, ..., ln_f.bias. Matrices of blocks are stored as (inputs, outputs).
+model.safetensors. The format of the weights is safetensors, under the names of the published files:
+wte.weight, h.0.attn.c_attn.weight, ..., ln_f.bias. Matrices of blocks are stored as (inputs,
+outputs).
 """
 
 import json

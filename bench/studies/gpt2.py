@@ -65,7 +65,7 @@ pytest.importorskip("safetensors", reason="needs safetensors: the dependency gro
 torch = pytest.importorskip("torch")
 
 from nn.torch.generate import generate  # noqa: E402
-from nn.torch.gpt2 import gpt2  # noqa: E402
+from nn.torch.gpt2 import gpt2, sizes_of  # noqa: E402
 from nn.torch.gpt2_files import load_gpt2_folder, save_gpt2_folder  # noqa: E402
 from nn.torch.model import TorchModel  # noqa: E402
 
@@ -104,7 +104,7 @@ LEARNING_RATE, BEFORE = 3e-4, 1e-3
 """The highest rate of the fine-tuning, and of the training before."""
 
 EVALUATIONS = 4
-WRITES = {"temperature": 0.8, "top_k": 40, "seed": 0}
+WRITES: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "seed": 0}
 MOST = 60
 """Tokens that a net writes."""
 
@@ -306,13 +306,7 @@ def written(net: Any, tokenizer: Tokenizer, prompt: str, what: str) -> Generated
 def started(folder: Path, options: Options) -> tuple[Any, dict[str, int]]:
     """Load the net that is tuned, as a model, and its sizes."""
     net = load_gpt2_folder(folder)
-    tokens, first = net[0], net[1]
-    sizes = {
-        "layers": len(net) - 4,
-        "heads": first.attn.heads,
-        "width": tokens.wte.embedding_dim,
-        "context": tokens.wpe.num_embeddings,
-    }
+    sizes = sizes_of(net)
     length = min(options.length, sizes["context"])
     return TorchModel(net, dtype=options.dtype, input_shape=(length,)), sizes
 
@@ -408,12 +402,13 @@ def draw(curves: Sequence[FineTuning], path: Path) -> None:
             at.plot(steps, values, label=each.strategy, **style)
             at.set(title=name, xlabel="global step")
     names = [each.strategy for each in curves]
+    evaluated = [float(np.median(each.eval_samples_per_second)) for each in curves]
     rates = (
         ("tokens/s of training", [each.train_tokens_per_second for each in curves]),
-        ("samples/s of evaluation", [np.median(each.eval_samples_per_second) for each in curves]),
+        ("samples/s of evaluation", evaluated),
     )
-    for at, (name, values) in zip(axes.flat[4:], rates):
-        at.barh(names, values, color=[f"C{i}" for i in range(len(names))])
+    for at, (name, rate) in zip(axes.flat[4:], rates):
+        at.barh(names, rate, color=[f"C{i}" for i in range(len(names))])
         at.set(title=name)
     axes.flat[0].legend()
     with atomic_write(path) as file:

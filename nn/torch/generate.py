@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from nn.arguments import as_float, as_int
-from nn.torch.gpt2 import Tokens
+from nn.torch.gpt2 import sizes_of
 
 
 def generate(
@@ -41,16 +41,14 @@ def generate(
         TypeError, ValueError: an argument is not of its kind or out of its range; the prompt is
             empty; or net was not built by `gpt2`.
     """
-    if not isinstance(net, torch.nn.Sequential) or not isinstance(net[0], Tokens):
-        raise TypeError(f"net is {type(net).__name__}: expected one that gpt2() has built")
+    context, device = sizes_of(net)["context"], next(net.parameters()).device
     most, temperature = as_int("most", most, 0), as_float("temperature", temperature, 0.0)
     top_k = None if top_k is None else as_int("top_k", top_k, 1)
     rng = np.random.default_rng(as_int("seed", seed, 0))
     tokens = [int(token) for token in prompt]
     if not tokens:
         raise ValueError("an empty prompt: expected one token or more")
-    context, begin = net[0].wpe.num_embeddings, len(tokens)
-    device = net[0].wpe.weight.device
+    begin = len(tokens)
     net.eval()
     try:
         with torch.no_grad():

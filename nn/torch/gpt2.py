@@ -5,6 +5,7 @@ the one with tanh that the published weights were trained with. There is no drop
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,25 @@ def gpt2(
     if tied:
         head.weight = tokens.wte.weight
     return net
+
+
+def sizes_of(net: Sequential) -> dict[str, int]:
+    """Return the sizes with which `gpt2` has built a net, by the names of its arguments.
+
+    Raises:
+        TypeError: `net` was not built by `gpt2`.
+    """
+    if not isinstance(net, Sequential) or not isinstance(next(iter(net), None), Tokens):
+        raise TypeError(f"net is {type(net).__name__}: expected one that gpt2() has built")
+    tokens: Any = net[0]
+    block: Any = net[1]
+    return {
+        "layers": len(net) - 4,
+        "heads": block.attn.heads,
+        "width": tokens.wte.embedding_dim,
+        "vocabulary": tokens.wte.num_embeddings,
+        "context": tokens.wpe.num_embeddings,
+    }
 
 
 class Tokens(Module):

@@ -17,7 +17,7 @@ from torch.nn import Sequential
 
 from nn.atomic_write import atomic_write
 from nn.regular_file import open_regular
-from nn.torch.gpt2 import Tokens, gpt2
+from nn.torch.gpt2 import gpt2, sizes_of
 from nn.torch.model import TorchModel
 
 Net = TypeVar("Net", Sequential, TorchModel)
@@ -135,19 +135,13 @@ def save_gpt2_folder(net: Sequential | TorchModel, folder: str | PathLike[str]) 
     Raises:
         TypeError, OSError: as `save_gpt2`.
     """
-    save_gpt2(net, Path(folder, _WEIGHTS))
     whole: Any = net.module if isinstance(net, TorchModel) else net
-    tokens, *blocks = whole[:-3]
-    sizes = {
-        "n_layer": len(blocks),
-        "n_head": blocks[0].attn.heads,
-        "n_embd": tokens.wte.embedding_dim,
-        "vocab_size": tokens.wte.num_embeddings,
-        "n_positions": tokens.wpe.num_embeddings,
-        "tie_word_embeddings": whole[-2].weight is tokens.wte.weight,
-    }
+    found = {_SIZES[name]: size for name, size in sizes_of(whole).items()}
+    tied = whole[-2].weight is whole[0].wte.weight
+    save_gpt2(net, Path(folder, _WEIGHTS))
     with atomic_write(Path(folder, _CONFIG)) as file:
-        file.write(json.dumps(sizes | _FIXED | {"model_type": "gpt2"}, indent=1).encode())
+        about = {"model_type": "gpt2", "tie_word_embeddings": tied}
+        file.write(json.dumps(found | _FIXED | about, indent=1).encode())
 
 
 def load_gpt2_folder(folder: str | PathLike[str]) -> Sequential:
@@ -180,8 +174,7 @@ def load_gpt2_folder(folder: str | PathLike[str]) -> Sequential:
 
 def _published(net: Sequential) -> dict[str, Tensor]:
     """Views of the parameters under their published names and in their published shapes."""
-    if not isinstance(net, Sequential) or not isinstance(next(iter(net), None), Tokens):
-        raise TypeError(f"net is {type(net).__name__}: expected one that gpt2() has built")
+    sizes_of(net)  # refuses other nets
     tokens, *blocks, norm, head, _ = net
     parts = {"": tokens, "ln_f.": norm, "lm_head.": head}
     parts |= {f"h.{i}.": block for i, block in enumerate(blocks)}

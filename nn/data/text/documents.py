@@ -53,8 +53,8 @@ def apart(items: Sequence[Item], seed: int = 0) -> tuple[list[Item], list[Item]]
     """
     if len(items) < 2:
         raise ValueError(f"{len(items)} documents: expected two or more, of which some test")
-    order = np.random.default_rng(as_int("seed", seed, 0)).permutation(len(items))
-    test = {*order[: max(1, len(items) // ONE_IN)].tolist()}
+    order = np.random.default_rng(as_int("seed", seed, 0)).permutation(len(items)).tolist()
+    test = set(order[: max(1, len(items) // ONE_IN)])
     return (
         [item for i, item in enumerate(items) if i not in test],
         [item for i, item in enumerate(items) if i in test],

@@ -119,7 +119,7 @@ def load(
         if not isinstance(made, Tokenizer):
             made = Tokenizer.train((document.text for document in documents), made)
         texts = (np.frombuffer(text.encode(), np.uint8) for text in made.texts)
-        arrays = {
+        arrays: dict[str, NDArray] = {
             "tokens": _stream(made, documents),
             "tokens_test": _stream(made, test),
             **dict(zip(("bytes_vocabulary", "bytes_merges"), texts)),

@@ -114,7 +114,7 @@ def test_a_wrong_strategy_is_found_at_its_step_and_its_tensor(comm):
     assert step == 0
     make = OwnMeans(model(), SGD(0.1), comm), Sequential(model(), SGD(0.1))
     where = gpt2.located(*make, list(data().batches(4)), step)
-    assert "step 0, reduced gradient, layer " in where
+    assert "step 0, gradient, layer " in where
     assert "parameter " in where
 
 

@@ -209,6 +209,9 @@ def bench_mpi(session: nox.Session) -> None:
         return
     if any("bench/studies" in path for path in named_paths(rest)):
         add(session, "fonts")  # studies draw
+    if any("studies/gpt2" in path for path in named_paths(rest)):
+        add(session, "weights")
+        add(session, "text")
     mpiexec(session, known.ranks, "pytest", *([] if named_paths(rest) else ["bench"]), *rest)
 
 

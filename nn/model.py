@@ -261,6 +261,24 @@ class Model:
         with self._evaluating():
             return np.concatenate([*self._by_rows(x, rows)])
 
+    def loss_of(self, batch: Batch, rows: int = 1024) -> float:
+        """Return the loss over the rows that `batch` holds when no training is under way.
+
+        As in `gradients`, it is divided by what counts in the global batch, so the losses of all
+        shards add up to that of the batch, and each row counts once.
+
+        Args:
+            rows: how many are computed at a time, at most.
+        """
+        parts = max(1, -(-len(batch) // rows))
+        total = 0.0
+        with self._evaluating():
+            for part in (batch.shard(i, parts) for i in range(parts)):
+                outputs, _ = self.forward(part.x)
+                count = part.count(self.loss)
+                total += float(self.loss(outputs, part.y, count, part.weights)[0])
+        return total
+
     def _evaluating(self) -> AbstractContextManager:
         """A context in which layers compute as they do when no training is under way."""
         return nullcontext()

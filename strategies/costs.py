@@ -31,10 +31,11 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from nn.batch import bounds
-from nn.layers import Conv2d, Flatten, Layer, Linear, Shape
+from nn.layers import Conv2d, Divisible, Flatten, Layer, Linear, Shape
 from nn.layers.residual import Residual
 from nn.model import Model
 from strategies.comm.shared_window import LINE
+from strategies.sharding.blocks import Block
 from strategies.sharding.rewriting import computes_its_own_way, each_feature_alone
 from strategies.sharding.spans import spans_of
 from strategies.sharding.stages import tied_over_ranks
@@ -370,6 +371,8 @@ class _Split:
                 self._add_linear(layer, alone=i == last, need_dx=self.need_dx or i > 0)
             elif isinstance(layer, Conv2d):
                 self._split_by_outputs(layer)
+            elif isinstance(layer, Divisible):
+                self._divide(layer)
             elif isinstance(layer, Residual):
                 self._make_whole()
                 need_dx, self.need_dx = self.need_dx, self.need_dx or i > 0
@@ -396,6 +399,12 @@ class _Split:
         if not each_feature_alone(layer):
             self._make_whole()
         self.params += layer.n_params
+
+    def _divide(self, layer: Divisible) -> None:
+        self._make_whole()
+        self.sent["Allreduce"] += 2 * layer.sums * self._whole  # forward and backward
+        pieces = layer.pieces(self.rank, self.ranks)
+        self.params += sum(Block(0, shape, part).size for shape, part in pieces)
 
     def _add_linear(self, layer: Linear, alone: bool, need_dx: bool) -> None:
         if alone and not self.parts:

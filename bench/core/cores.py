@@ -47,6 +47,19 @@ def all_cores() -> Iterator[None]:
 
 
 @contextmanager
+def all_torch_threads() -> Iterator[None]:
+    """As `all_cores`, for torch, whose products obey more than OpenMP's number of threads."""
+    import torch
+
+    with all_cores():
+        torch.set_num_threads(available())
+        try:
+            yield
+        finally:
+            torch.set_num_threads(1)
+
+
+@contextmanager
 def unbound() -> Iterator[None]:
     """A context in which this process, and those that it starts, may use every core of the launch.
 

@@ -9,7 +9,16 @@ from pathlib import Path
 TAKES_A_VALUE = {
     *("-c", "-k", "-m", "-o", "-p", "-r", "-W", "--basetemp", "--benchmark-compare"),
     *("--benchmark-json", "--benchmark-storage", "--confcutdir", "--data", "--deadline"),
-    *("--deselect", "--device", "--ignore", "--ignore-glob", "--junitxml", "--log-file"),
+    *(
+        "--deselect",
+        "--device",
+        "--gpt2-problems",
+        "--gpt2-weights",
+        "--ignore",
+        "--ignore-glob",
+        "--junitxml",
+        "--log-file",
+    ),
     *("--loss", "--maxfail", "--model", "--optimizer", "--recipe", "--reference", "--rootdir"),
     *("--strategy", "--tb"),
 }

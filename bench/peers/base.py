@@ -30,11 +30,15 @@ class Peer(Strategy):
         TypeError: the model has no torch modules, or the optimizer is another one.
         Refused: the model has mixed precision, another loss than cross-entropy, or frozen
             parameters; it is not on the CPU, where gloo works, or replaces methods of TorchModel;
-            or the optimizer clips, or has groups.
+            or the optimizer clips by value, has groups, or clips by a norm where stages have parts
+            of it.
     """
 
     model: TorchModel
     module: Any  # a Sequential, or what torch makes of it
+    knows_norm = True
+    """Whether torch's clipping finds the norm of the whole gradient here."""
+
     runs_silent = False  # gloo sends the messages, so they cannot be left out
 
     def __init__(self, model: TorchModel, optimizer: Any, comm: MPI.Intracomm | None = None):
@@ -54,6 +58,10 @@ class Peer(Strategy):
         if not all(weight.requires_grad for weight in model.module.parameters()):
             raise Refused("a model with frozen parameters: expected one without")
         super().__init__(model, optimizer, comm or MPI.COMM_SELF)
+        if getattr(optimizer, "clip_norm", None) is not None and not self.knows_norm:
+            raise Refused(
+                f"an optimizer with clip_norm: {type(self).__name__} knows the norm of a stage only"
+            )
         self.module = copy.deepcopy(model.module)
         self._torch_optimizer = torch_optimizer(optimizer, self._trained())
 
@@ -70,6 +78,9 @@ class Peer(Strategy):
                 group["lr"] = self.optimizer.lr(self.optimizer.steps)
         self._torch_optimizer.zero_grad()
         loss = np.array([self.backward(batch)], np.float64)
+        if self.optimizer.clip_norm is not None:
+            limit, order = self.optimizer.clip_norm, self.optimizer.norm_type
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), limit, order)
         self._torch_optimizer.step()
         self.optimizer.steps += 1  # after the forward: dropout draws its masks by this number
         if self.comm.size > 1:
@@ -133,13 +144,13 @@ def torch_optimizer(ours: Any, weights: list[torch.nn.Parameter]) -> torch.optim
 
     Raises:
         TypeError: torch has none.
-        Refused: it clips, which takes the norm over all ranks, or has groups.
+        Refused: it clips by value, or has groups.
     """
     if type(ours) not in (SGD, Adam, AdamW, AdaGrad):
         raise TypeError(
             f"optimizer is {type(ours).__name__}: expected nn.SGD, Adam, AdamW or AdaGrad"
         )
-    for name in ("clip_norm", "clip_value", "groups"):
+    for name in ("clip_value", "groups"):
         if getattr(ours, name) is not None and getattr(ours, name) != []:
             raise Refused(f"an optimizer with {name}: the peers of torch expect one without")
     lr = ours.lr(0) if callable(ours.lr) else ours.lr

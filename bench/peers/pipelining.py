@@ -33,6 +33,7 @@ class GPipe(GlooPeer):
     """
 
     schedule: Callable[..., Any] = ScheduleGPipe
+    knows_norm = False
     micro_batches = 4
 
     def _trained(self):

@@ -22,9 +22,12 @@ __all__ = [
     "CriticalBatch",
     "DemoRace",
     "EnsembleScores",
+    "FineTuning",
+    "Generated",
     "History",
     "KFold",
     "Measurement",
+    "Memory",
     "Mutant",
     "Promise",
     "Proof",
@@ -129,6 +132,124 @@ class Scaling(Record, kind="scaling"):
         if self.law == "weak":
             return None
         return serial_fraction(self.efficiency * self.workers, self.workers)
+
+
+@dataclass(frozen=True)
+class FineTuning(Record, kind="fine-tuning"):
+    """The curves of a language model that was trained, step by step. Rates are of all ranks.
+
+    The names are those of the tables and plots of Hugging Face's `Trainer`.
+
+    Attributes:
+        strategy, workers: how it was trained.
+        what: the part of the study.
+        net, parameters: what was trained, and how many numbers it has.
+        dataset, dtype: of the rows and of the parameters.
+        rows, eval_rows: sequences to train on and to evaluate with.
+        length: labels of a sequence.
+        batch_size, accumulate: sequences of a step, and parts in which each rank computes its own.
+        global_step, epoch: after each step; epochs are counted with their fraction.
+        loss: the mean over the labels of the step's batch, before the update.
+        learning_rate: of each step.
+        grad_norm: of each step's whole gradient, before it is clipped.
+        seconds: training time until the end of each step, without evaluations.
+        samples: sequences that all ranks together trained on.
+        eval_step: `global_step` of each evaluation.
+        eval_loss: the mean over the labels of all sequences to evaluate with, each once.
+        eval_runtime: seconds of each evaluation, on the slowest rank.
+        loss_difference, norm_difference: the largest relative difference of a step's loss and norm
+            from plain training's.
+        first_difference: where the training first differs from plain training, and by how much.
+    """
+
+    strategy: str
+    workers: int
+    what: str
+    net: str
+    parameters: int
+    dataset: str
+    dtype: str
+    rows: int
+    eval_rows: int
+    length: int
+    batch_size: int
+    accumulate: int
+    global_step: list[int]
+    epoch: list[float]
+    loss: list[float]
+    learning_rate: list[float]
+    grad_norm: list[float]
+    seconds: list[float]
+    samples: int
+    eval_step: list[int]
+    eval_loss: list[float]
+    eval_runtime: list[float]
+    loss_difference: float = 0.0
+    norm_difference: float = 0.0
+    first_difference: str = ""
+
+    @property
+    def train_samples_per_second(self) -> float:
+        """Sequences that all ranks together trained on in a second."""
+        return self.samples / self.seconds[-1]
+
+    @property
+    def train_steps_per_second(self) -> float:
+        return len(self.loss) / self.seconds[-1]
+
+    @property
+    def train_tokens_per_second(self) -> float:
+        """Labels that all ranks together trained on in a second."""
+        return self.length * self.train_samples_per_second
+
+    @property
+    def eval_samples_per_second(self) -> list[float]:
+        """Sequences that all ranks together evaluated in a second, for each evaluation."""
+        return [self.eval_rows / seconds for seconds in self.eval_runtime]
+
+    @property
+    def eval_steps_per_second(self) -> list[float]:
+        """Batches of `batch_size` that all ranks together evaluated in a second."""
+        batches = -(-self.eval_rows // self.batch_size)
+        return [batches / seconds for seconds in self.eval_runtime]
+
+
+@dataclass(frozen=True)
+class Generated(Record, kind="generated"):
+    """What a language model wrote.
+
+    Attributes:
+        what: which net, e.g. "before" or "after" it was tuned.
+        prompt, text: what it was given and what it added; bytes that are no UTF-8 are replaced.
+        temperature, top_k, seed: of the draws, see `nn.torch.generate`.
+    """
+
+    what: str
+    prompt: str
+    text: str
+    temperature: float
+    top_k: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Memory(Record, kind="memory"):
+    """The memory that a rank takes, the rank that takes the most.
+
+    Attributes:
+        strategy, workers, net, batch_size: what was trained, and how.
+        held: bytes of parameters, gradient and optimizer state that the rank keeps between two
+            steps; parameters that a node shares count on each of its ranks. None for peers.
+        step: bytes by which the process grows during a step, at most: activations, messages and
+            what torch keeps for backward; None where the system does not tell.
+    """
+
+    strategy: str
+    workers: int
+    net: str
+    batch_size: int
+    held: int | None
+    step: int | None
 
 
 @dataclass(frozen=True)

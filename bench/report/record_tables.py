@@ -16,8 +16,11 @@ from bench.report.kinds import (
     CriticalBatch,
     DemoRace,
     EnsembleScores,
+    FineTuning,
+    Generated,
     History,
     KFold,
+    Memory,
     Mutant,
     Promise,
     Proof,
@@ -331,6 +334,39 @@ def _demos(races: Sequence[DemoRace]) -> Table:
                 "" if difference is None else f"{difference:.1e}",
             )
         table.add_section()
+def _fine_tunings(results: Sequence[FineTuning]) -> Table:
+    table = new_table(
+        *("training", "strategy", "workers", "steps", "eval loss", "steps/s", "tokens/s"),
+        *("eval rows/s", "differs: loss", "norm"),
+    )
+    for r in results:
+        table.add_row(
+            *(r.what, r.strategy, f"{r.workers}", f"{len(r.loss)}", f"{r.eval_loss[-1]:.4f}"),
+            f"{r.train_steps_per_second:.2f}",
+            f"{r.train_tokens_per_second:,.0f}",
+            f"{np.median(r.eval_samples_per_second):,.0f}",
+            f"{r.loss_difference:.0e}",
+            f"{r.norm_difference:.0e}",
+        )
+    return table
+
+
+def _generated(results: Sequence[Generated]) -> Table:
+    """A row for each text, behind the last lines that the net was given."""
+    table = new_table("net", "given, its last lines", "wrote")
+    for column in table.columns[1:]:
+        column.justify = "left"
+    for r in results:
+        given = "\n".join(r.prompt.splitlines()[-3:])
+        table.add_row(r.what, escape(given), escape(r.text), end_section=True)
+    return table
+
+
+def _memories(results: Sequence[Memory]) -> Table:
+    table = new_table("strategy", "workers", "net", "batch", "MB held", "MB more in a step")
+    for r in results:
+        held, step = ("" if size is None else f"{1e-6 * size:.1f}" for size in (r.held, r.step))
+        table.add_row(r.strategy, f"{r.workers}", r.net, f"{r.batch_size}", held, step)
     return table
 
 
@@ -347,6 +383,9 @@ TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     KFold: _kfolds,
     Search: _searches,
     EnsembleScores: _ensembles,
+    FineTuning: _fine_tunings,
+    Memory: _memories,
+    Generated: _generated,
     Use: _uses,
     Task: _tasks,
     DemoRace: _demos,

@@ -5,7 +5,6 @@ one process with all cores. The weights of each are checked; then all take turns
 scikit-learn's net of the same size is timed only.
 """
 
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 from bench.core.arms import alone, together, training, within
 from bench.core.cell import Cell, measurements
 from bench.core.check import Check, equals_sequential, uneven_rows
-from bench.core.cores import all_cores, available
+from bench.core.cores import all_torch_threads, available
 from bench.core.grid import MLP_SIZES, TORCH_NETS, optimizer
 from bench.core.race import turns_on
 from bench.core.turns import Contender, ratio
@@ -32,19 +31,6 @@ OURS = {
     "SharedDataParallel": SharedDataParallel,
     "Pipeline, 4 parts": Pipeline,
 }
-
-
-@contextmanager
-def _all_threads():
-    """Let torch use all cores: OpenMP's number of threads is not all that its products obey."""
-    import torch
-
-    with all_cores():
-        torch.set_num_threads(available())
-        try:
-            yield
-        finally:
-            torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +78,7 @@ def test_peers(comm, record, promise, net, batch_size, limit):
         way = alone if workers == 1 else together
         turn = partial(way, comm, training(step, batches))
         if label == THREADS and comm.rank == 0:
-            turn = within(_all_threads, turn)
+            turn = within(all_torch_threads, turn)
         contenders[label] = Contender(turn)
         raced[label] = Cell(label, f"torch {net}", workers, batch_size, ROWS), check
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bench.studies import gpt2_options
 from nn.data import Dataset, load
 from nn.data.load import MADE
 
@@ -30,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lockstep: studies of whole trainings")
     for name, (kind, about) in OPTIONS.items():
         group.addoption(f"--{name}", type=kind, help=about)
+    gpt2_options.add(parser)
 
 
 @dataclass(frozen=True)

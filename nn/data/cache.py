@@ -38,7 +38,12 @@ from nn.regular_file import open_regular
 
 _POLL, _PATIENCE = 0.05, 600.0  # seconds: of sleep between two looks at the lock; until giving up
 _SILENCE = 10.0  # seconds of waiting for the lock, after which it is said
-_DTYPES: dict[str, np.dtype] = {"x": np.dtype("<f4"), "y": np.dtype("<i8")}
+_DTYPES: dict[str, np.dtype] = {
+    "x": np.dtype("<f4"),
+    "y": np.dtype("<i8"),
+    "t": np.dtype("<i4"),
+    "b": np.dtype("u1"),
+}
 _MAKERS = ("numpy", "scipy", "scikit-learn")
 _ABOUT = "set.json"
 _LONGEST = 1 << 20  # bytes of set.json
@@ -47,7 +52,8 @@ _NOT_OF_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Arrays = Iterator[tuple[str, tuple[int, ...], Iterator[NDArray]]]
-"""Arrays to write: (name, shape, rows in chunks). Names in x... are float32, in y... int64."""
+"""Arrays to write: (name, shape, rows in chunks). What they hold, the first letter of a name says:
+x... float32, y... int64, t... (tokens) int32, b... (bytes) uint8."""
 
 Maker = Callable[[], tuple[Mapping[str, int], Arrays]]
 """A function that makes a set: numbers by name, such as `classes`, and its arrays."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nn.arguments import as_int
 from nn.batch import Batch
 from nn.data.formats import arrays
-from nn.data.prefetch import as_part
-from nn.data.prefetch import prefetch as read_ahead
+from nn.data.order import batches_in_order, steps_per_epoch
 from nn.data.validation import Fold
 
 
@@ -90,7 +89,7 @@ class Dataset:
             TypeError: batch_size is not a whole number.
             ValueError: batch_size < 1.
         """
-        return -(-len(self.x) // as_int("batch_size", batch_size, 1))
+        return steps_per_epoch(len(self.x), batch_size)
 
     def batches(
         self,
@@ -123,22 +122,9 @@ class Dataset:
             TypeError: an argument is not a whole number.
             ValueError: batch_size < 1, another number is negative, or there is no such part.
         """
-        size = as_int("batch_size", batch_size, 1)
-        first, last = as_int("start", start, 0), as_int("epochs", epochs, 0)
-        batches = self._batches(size, last, as_int("seed", seed, 0), first)
-        ahead, part = as_int("prefetch", prefetch, 0), as_part(part)
-        return read_ahead(batches, ahead, part=part) if ahead else batches
-
-    def _batches(self, size: int, epochs: int, seed: int, start: int) -> Iterator[Batch]:
-        done, skip = divmod(start, self.steps_per_epoch(size))
-        for epoch in range(done, epochs):
-            order = np.arange(len(self.x), dtype=np.int32)
-            np.random.default_rng((seed, epoch)).shuffle(order)
-            for lo in range(skip * size, len(order), size):
-                batch = Batch(self.x, self.y, index=order[lo : lo + size])
-                batch.ends_epoch = lo + size >= len(order)
-                yield batch
-            skip = 0
+        make = partial(Batch, self.x, self.y)
+        rows = len(self.x)
+        return batches_in_order(make, rows, batch_size, epochs, seed, start, prefetch, part)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write x, y, x_test, y_test and classes to a `.npz` or `.mat` file, whole or not at all.

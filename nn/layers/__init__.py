@@ -3,6 +3,7 @@
 from nn.layers.activations import Flatten, ReLU, Sigmoid, Tanh, check_in_place
 from nn.layers.base import Layer, Shape
 from nn.layers.convolution import Conv2d, MaxPool2d
+from nn.layers.divisible import Divisible
 from nn.layers.embedding import EmbeddingBag
 from nn.layers.frozen import Frozen
 from nn.layers.linear import Linear
@@ -10,6 +11,7 @@ from nn.layers.residual import Residual
 
 __all__ = [
     "Conv2d",
+    "Divisible",
     "EmbeddingBag",
     "Flatten",
     "Frozen",

@@ -8,30 +8,7 @@ from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nn.torch.modules import hooked
-
-
-class _Sum(torch.autograd.Function):
-    """The sum over all ranks, returned on each of them.
-
-    Its gradient is summed over the ranks too: the loss is the sum of the ranks' losses, and all of
-    them depend on this sum.
-    """
-
-    @staticmethod
-    def forward(ctx, x, comm):
-        ctx.comm = comm
-        return _sum(x, comm)
-
-    @staticmethod
-    def backward(ctx, dy):
-        return _sum(dy, ctx.comm), None
-
-
-def _sum(x: torch.Tensor, comm: Any) -> torch.Tensor:
-    own = x.detach().cpu().contiguous().numpy()
-    total = torch.empty_like(x, device="cpu", memory_format=torch.contiguous_format)
-    comm.Allreduce(own, total.numpy())
-    return total.to(x.device)
+from nn.torch.sums import sum_of_shares
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -53,7 +30,7 @@ class SyncBatchNorm(_BatchNorm):
         for name, tensor in [*norm.named_parameters(), *norm.named_buffers()]:
             setattr(self, name, tensor)
         # A function is shared by copies of the module, so the communicator in it is not copied.
-        self.sum = lambda x: _Sum.apply(x, comm)
+        self.sum = lambda x: sum_of_shares(x, comm)
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
         """Accept rows of any dimension."""

@@ -5,20 +5,13 @@ the one with tanh that the published weights were trained with. There is no drop
 """
 
 import math
-from os import PathLike
-from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import GELU, Embedding, Flatten, LayerNorm, Linear, Module, Sequential
 
 from nn.arguments import as_int
-from nn.torch.model import TorchModel
-
-Net = TypeVar("Net", Sequential, TorchModel)
-
-_BUFFERS = ("attn.bias", "attn.masked_bias")  # causal masks, which some files carry along
 
 
 def gpt2(
@@ -78,6 +71,25 @@ def gpt2(
     return net
 
 
+def sizes_of(net: Sequential) -> dict[str, int]:
+    """Return the sizes with which `gpt2` has built a net, by the names of its arguments.
+
+    Raises:
+        TypeError: `net` was not built by `gpt2`.
+    """
+    if not isinstance(net, Sequential) or not isinstance(next(iter(net), None), Tokens):
+        raise TypeError(f"net is {type(net).__name__}: expected one that gpt2() has built")
+    tokens: Any = net[0]
+    block: Any = net[1]
+    return {
+        "layers": len(net) - 4,
+        "heads": block.attn.heads,
+        "width": tokens.wte.embedding_dim,
+        "vocabulary": tokens.wte.num_embeddings,
+        "context": tokens.wpe.num_embeddings,
+    }
+
+
 class Tokens(Module):
     """Embedding of each token plus embedding of its place: (rows, tokens) -> (rows, tokens, width).
 
@@ -110,19 +122,28 @@ class Block(Module):
 
 
 class Attention(Module):
-    """Causal attention with several heads (Vaswani et al. 2017, section 3.2)."""
+    """Causal attention with several heads (Vaswani et al. 2017, section 3.2).
+
+    Args:
+        width: features of a token; a multiple of heads.
+        heads: number of heads.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_width = heads, width // heads
         self.c_attn, self.c_proj = Linear(width, 3 * width), Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, tokens, width = x.shape
-        parts = self.c_attn(x).view(rows, tokens, 3, self.heads, width // self.heads)
+        return self.c_proj(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What the heads make, side by side: (rows, tokens, heads * head_width)."""
+        rows, tokens, _ = x.shape
+        parts = self.c_attn(x).view(rows, tokens, 3, self.heads, self.head_width)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (rows, heads, tokens, features)
         y = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.c_proj(y.transpose(1, 2).reshape(rows, tokens, width))
+        return y.transpose(1, 2).reshape(rows, tokens, self.heads * self.head_width)
 
 
 class MLP(Module):
@@ -137,94 +158,8 @@ class MLP(Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.gelu(self.c_fc(x)))
+        return self.c_proj(self.hidden(x))
 
-
-def load_gpt2(net: Net, path: str | PathLike[str]) -> Net:
-    """Fill a net of `gpt2` with published weights from a local file in the safetensors format.
-
-    Tensors have the names under which the weights are published (wte.weight,
-    h.0.attn.c_attn.weight, ..., ln_f.bias), with or without "transformer." before them. The file
-    stores matrices of blocks as (inputs, outputs). The output gets a copy of wte.weight, unless the
-    file has a lm_head.weight; a tied net takes only a file in which both are equal. The file does
-    not say how many heads the net has; tell `gpt2`.
-
-    Args:
-        net: the net whose parameters are overwritten; they keep their dtype. Give the `TorchModel`
-            itself and not its `module`, which on some devices is a copy.
-        path: the file.
-
-    Returns:
-        net.
-
-    Raises:
-        TypeError: `net` was not built by `gpt2`.
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or its tensors are not exactly the net's tensors, of the
-            same shapes and of floats. Nothing is changed then.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if isinstance(net, TorchModel):
-        load_gpt2(net.module, path)  # on some devices this is a copy
-        net.fetch()
-        return net
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a .safetensors file of GPT-2")
-    wanted = _published(net)
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = {name.removeprefix("transformer."): name for name in file.keys()}  # noqa: SIM118
-            if "lm_head.weight" not in stored and "wte.weight" in stored:
-                stored["lm_head.weight"] = stored["wte.weight"]
-            missing = sorted(wanted.keys() - stored)
-            extra = sorted(name for name in stored.keys() - wanted if not name.endswith(_BUFFERS))
-            if missing or extra:
-                raise ValueError(
-                    f"{path}: {_list('missing', missing)}{_list('unknown', extra)}"
-                    f"expected the tensors of a GPT-2 of {len(net) - 4} layers"
-                )
-            values = {name: file.get_tensor(stored[name]) for name in wanted}
-    except SafetensorError as error:
-        raise ValueError(f"{path}: {error}; expected a sound safetensors file") from None
-    for name, weight in wanted.items():
-        value = values[name]
-        if value.shape != weight.shape or not value.is_floating_point():
-            raise ValueError(
-                f"{path}: {name} is {value.dtype} of shape {tuple(value.shape)}; expected floats "
-                f"of shape {tuple(weight.shape)}, as the net has layers, width, vocabulary and "
-                "context"
-            )
-    if wanted["lm_head.weight"] is wanted["wte.weight"] and not torch.equal(
-        values["lm_head.weight"], values["wte.weight"]
-    ):
-        raise ValueError(
-            f"{path}: lm_head.weight differs from wte.weight, and the net is tied: expected "
-            "gpt2(..., tied=False)"
-        )
-    with torch.no_grad():
-        for name, weight in wanted.items():
-            weight.copy_(values[name])
-    return net
-
-
-def _published(net: Sequential) -> dict[str, Tensor]:
-    """Views of the parameters under their published names and in their published shapes."""
-    if not isinstance(net, Sequential) or not isinstance(next(iter(net), None), Tokens):
-        raise TypeError(f"net is {type(net).__name__}: expected one that gpt2() has built")
-    tokens, *blocks, norm, head, _ = net
-    parts = {"": tokens, "ln_f.": norm, "lm_head.": head}
-    parts |= {f"h.{i}.": block for i, block in enumerate(blocks)}
-    return {
-        prefix + name: weight.T if prefix[:2] == "h." and weight.ndim == 2 else weight
-        for prefix, part in parts.items()
-        for name, weight in part.named_parameters()
-    }
-
-
-def _list(what: str, names: list[str]) -> str:
-    """The first names for an error message; an empty string without names."""
-    if not names:
-        return ""
-    return f"{what} {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}; "
+    def hidden(self, x: Tensor) -> Tensor:
+        """The hidden layer, (rows, tokens, 4 * width)."""
+        return self.gelu(self.c_fc(x))

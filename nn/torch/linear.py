@@ -44,12 +44,12 @@ class TorchLinear(_RowByRow, Linear):
 
     def columns(self, outputs: int) -> "TorchLinear":
         """A Linear with this number of outputs, whose parameters are still to be bound."""
-        module = self._module(self.inputs, outputs, len(self.shapes) > 1)
+        module = linear_without_values(self.inputs, outputs, len(self.shapes) > 1, self._weights[0])
         return self._as_used(TorchLinear(module, self.device, self.compute))
 
     def rows(self, inputs: int, comm: Any) -> "TorchRowLinear":
         """A Linear with this number of inputs, whose outputs are summed over `comm`."""
-        module = self._module(inputs, self.outputs, False)
+        module = linear_without_values(inputs, self.outputs, False, self._weights[0])
         bias = len(self.shapes) > 1
         return self._as_used(TorchRowLinear(module, self.device, self.compute, comm, bias))
 
@@ -61,16 +61,18 @@ class TorchLinear(_RowByRow, Linear):
         part.note_gradients(never=never, sometimes=sometimes, like=self)
         return part
 
-    def _module(self, inputs: int, outputs: int, bias: bool) -> torch.nn.Linear:
-        """A torch.nn.Linear with parameters without values."""
-        # Made small and then given its size, because torch warns if there are no neurons.
-        module = torch.nn.Linear(1, 1, bias)
-        module.in_features, module.out_features = inputs, outputs
-        empty = self._weights[0].new_empty
-        module.weight = torch.nn.Parameter(empty(outputs, inputs))
-        if bias:
-            module.bias = torch.nn.Parameter(empty(outputs))
-        return module
+
+def linear_without_values(
+    inputs: int, outputs: int, bias: bool, like: torch.Tensor
+) -> torch.nn.Linear:
+    """Make a torch.nn.Linear whose parameters have no values yet, in dtype and place as `like`."""
+    # Made small and then given its size, because torch warns if there are no neurons.
+    module = torch.nn.Linear(1, 1, bias)
+    module.in_features, module.out_features = inputs, outputs
+    module.weight = torch.nn.Parameter(like.new_empty(outputs, inputs))
+    if bias:
+        module.bias = torch.nn.Parameter(like.new_empty(outputs))
+    return module
 
 
 class TorchRowLinear(_RowByRow):

@@ -20,6 +20,7 @@ from nn.layers.dropout import rows_of
 from nn.model import Model
 from nn.own_methods import replaced_in_object
 from nn.torch.batch_norm import RunningStatistics, synchronise
+from nn.torch.block import TorchBlock, divisible
 from nn.torch.dropout import Clock, draw_masks, forget_masks
 from nn.torch.embedding import take_floats
 from nn.torch.layer import TorchLayer
@@ -136,9 +137,7 @@ class TorchModel(Model):
         `weights` or `state` gathers those of all ranks."""
         users = Counter(path for of_layer in names for path in of_layer)
         kinds = [
-            TorchLinear
-            if splittable(module) and {users[path] for path in of_layer} == {1}
-            else TorchLayer
+            _kind(module) if {users[path] for path in of_layer} == {1} else TorchLayer
             for module, of_layer in zip(net, names)
         ]
         its_layers = [
@@ -366,3 +365,10 @@ def _trainable(net: torch.nn.Sequential, dtype: str) -> NDArray:
     """The flat vector of the parameters that are not frozen."""
     values = [w.detach().numpy().ravel() for w in net.parameters() if w.requires_grad]
     return np.concatenate([np.empty(0, dtype), *values])
+
+
+def _kind(module: torch.nn.Module) -> type[TorchLayer]:
+    """The class of layer for a module that shares no parameters with others."""
+    if splittable(module):
+        return TorchLinear
+    return TorchBlock if divisible(module) else TorchLayer

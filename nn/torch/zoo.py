@@ -38,7 +38,8 @@ from torch.nn import (
 
 from nn.arguments import as_int
 from nn.layers import Shape
-from nn.torch.gpt2 import gpt2, load_gpt2
+from nn.torch.gpt2 import gpt2
+from nn.torch.gpt2_files import load_gpt2
 
 __all__ = ["NETS", "NORMS", "build", "load_gpt2"]
 

@@ -8,7 +8,18 @@ from functools import partial
 from mpi4py import MPI
 
 from nn.batch import bounds
-from nn.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Shape, Sigmoid, Tanh
+from nn.layers import (
+    Conv2d,
+    Divisible,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Shape,
+    Sigmoid,
+    Tanh,
+)
 from nn.layers.residual import Residual
 from nn.model import Model
 from nn.own_methods import own_methods
@@ -77,6 +88,8 @@ class _Rewriting:
                 self._linear(layer, at, alone=i == last)
             elif isinstance(layer, Conv2d):
                 self._convolution(layer, at)
+            elif isinstance(layer, Divisible):
+                self._divisible(layer, at)
             elif isinstance(layer, Residual):
                 self._residual(layer, at)
             elif isinstance(layer, Flatten):
@@ -105,6 +118,13 @@ class _Rewriting:
             return Conv2d(layer.inputs, outputs, layer.size, layer.stride, layer.padding)
 
         self._split_outputs(layer, at, part)
+
+    def _divisible(self, layer: Divisible, at: int) -> None:
+        self._make_whole()
+        self.makers.append(partial(layer.part, self.rank, self.comm))
+        for shape, cut in layer.pieces(self.rank, self.comm.size):
+            self.layout.append(Block(at, shape, cut))
+            at += math.prod(shape)
 
     def _residual(self, layer: Residual, at: int) -> None:
         self._make_whole()

@@ -42,6 +42,7 @@ def train(
     prefetch: int = 0,
     every: int | None = None,
     evaluate: Evaluate | None = None,
+    evaluate_shares: bool = False,
     on_step: Callable[[History], Any] | None = None,
     checkpoint: str | PathLike[str] | None = None,
     checkpoint_every: int | None = None,
@@ -65,6 +66,9 @@ def train(
         every: steps between two stops; by default each epoch ends in one (`Batch.ends_epoch`).
         evaluate: called on rank 0 with all weights in sequential order, (n,), while the other
             ranks sleep. Returns numbers by name, such as {"accuracy": 0.97}.
+        evaluate_shares: call `evaluate` on every rank instead, at the same time. It returns this
+            rank's share of each number, e.g. of the loss of its rows, and the shares are summed. It
+            does not communicate.
         on_step: called with the history so far after each step, on each rank where it is given;
             on ranks other than 0 that history is the rank's own. Its time is training time. If it
             returns something true, training ends at the next stop; what it raises is raised at the
@@ -115,8 +119,9 @@ def train(
         **{name: getattr(history, name) for name in (*SAME, "epochs")},
         **{"prefetch": prefetch, "every": every, "checkpoint_every": checkpoint_every},
         **{"evaluate": evaluate is not None, "checkpoint": checkpoint is not None},
+        evaluate_shares=bool(evaluate_shares),
     )
-    run = _Run(strategy, history, evaluate, on_step, checkpoint)
+    run = _Run(strategy, history, evaluate, bool(evaluate_shares), on_step, checkpoint)
     ahead = {"prefetch": prefetch, "part": (comm.rank, comm.size)} if prefetch else {}
     batches = dataset.batches(
         history.batch_size, history.epochs, history.seed, run.position, **ahead
@@ -154,11 +159,12 @@ class _Run:
         strategy: Strategy,
         history: History,
         evaluate: Evaluate | None,
+        evaluate_shares: bool,
         on_step: Callable[[History], Any] | None,
         path: str | PathLike[str] | None,
     ):
         self.strategy, self.comm, self.path = strategy, strategy.comm, path
-        self.evaluate, self.on_step = evaluate, on_step
+        self.evaluate, self.evaluate_shares, self.on_step = evaluate, evaluate_shares, on_step
         self.history, self.position, self.saved_at = history, history.start, -1
         if path is not None and (found := resume(path, strategy, history)):
             self.history, self.position = found
@@ -238,10 +244,25 @@ class _Run:
         def values_and_time() -> tuple[dict[str, float], float]:
             return _as_floats(evaluate(weights)), time.perf_counter() - begin
 
-        values, took = on_rank_0(self.comm, values_and_time)
+        if self.evaluate_shares:
+            values, took = self._sum_of_shares(raise_together(self.comm, values_and_time))
+        else:
+            values, took = on_rank_0(self.comm, values_and_time)
         self.history.evaluations.append(
             Evaluation(self.position, self.history.seconds[-1], took, values)
         )
+
+    def _sum_of_shares(self, own: tuple[dict[str, float], float]) -> tuple[dict[str, float], float]:
+        """Add the shares of all ranks in their order, and take the time of the slowest."""
+        of_all = self.comm.allgather(own)
+        names = [list(values) for values, _ in of_all]
+        if any(each != names[0] for each in names):
+            raise ValueError(
+                f"evaluate returned {names} on ranks 0 to {self.comm.size - 1}: expected a share "
+                "of the same numbers on each"
+            )
+        summed = {name: math.fsum(values[name] for values, _ in of_all) for name in names[0]}
+        return summed, max(took for _, took in of_all)
 
     def _hear(self) -> bool:
         """Raise what `on_step` raised on any rank; returns whether any rank wants to end."""

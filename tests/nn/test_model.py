@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nn import Model, cnn, lenet, mlp
+from nn import Batch, Model, cnn, lenet, mlp
 from nn.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU
 from tests.support.oracles import random_batches
 
@@ -126,6 +126,17 @@ def test_rows_of_as_many_elements_in_another_order_are_refused(shape):
     model = Model([Conv2d(3, 2, 3), Flatten(), Linear(72, 2)], input_shape=(3, 8, 8))
     with pytest.raises(ValueError, match=r"rows of shape \(.*\): expected \(3, 8, 8\)"):
         model.forward(np.zeros((2, *shape)))
+
+
+def test_losses_of_shards_add_up_whatever_their_parts():
+    model = mlp([3, 5, 4], dtype="float64", seed=1)
+    rng = np.random.default_rng(0)
+    batch = Batch(rng.standard_normal((11, 3)), rng.integers(0, 4, 11), weights=rng.random(11))
+    whole = model.gradients(batch)
+    for rows in (1, 4, 100):
+        shares = [model.loss_of(batch.shard(k, 3), rows) for k in range(3)]
+        assert sum(shares) == pytest.approx(whole, rel=1e-14)
+    assert model.loss_of(batch.shard(11, 12)) == 0
 
 
 def test_prediction_is_independent_of_its_chunks():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from nn import SGD, Adam, checkpoint, data, lr_schedules, mlp
+from nn import SGD, Adam, Batch, checkpoint, data, lr_schedules, mlp
 from nn.data import Dataset
 from nn.sequences import Sequences
 from strategies import DataParallel, History, LocalSGD, Sequential, train
@@ -104,6 +104,46 @@ def test_begins_after_the_batches_that_are_left_out(comm):
         *fit(parts, IRIS, start=2 * IRIS.steps_per_epoch(BATCH)).loss,
     ]
     assert_same_weights(whole, parts)
+
+
+@pytest.mark.workers(1, 2, 3)
+def test_shares_of_an_evaluation_are_summed(comm):
+    """Each of 38 rows counts once on any number of ranks, as in one process."""
+    judge = build()
+    rows = Batch(IRIS.x[:38], IRIS.y[:38])
+
+    def share(weights):
+        judge.params[:] = weights
+        own = rows.shard(comm.rank, comm.size)
+        return {"loss": judge.loss_of(own, rows=5), "rows": len(own)}
+
+    def whole(weights):
+        judge.params[:] = weights
+        return {"loss": judge.loss_of(rows), "rows": 38}
+
+    options = {"epochs": 2, "every": 3}
+    ours = fit(strategy(comm), IRIS, evaluate=share, evaluate_shares=True, **options)
+    alone = fit(strategy(comm), IRIS, evaluate=whole, **options)
+    assert [each.step for each in ours.evaluations] == [3, 6, 8]
+    for one, other in zip(ours.evaluations, alone.evaluations, strict=True):
+        assert one.values == pytest.approx(other.values, rel=1e-6)
+    assert ours.evaluations == comm.bcast(ours.evaluations)
+    assert ours.grad_norm == pytest.approx(alone.grad_norm, nan_ok=True)
+
+
+@pytest.mark.workers(2)
+def test_an_evaluation_that_fails_on_one_rank_or_differs_is_said_on_all(comm):
+    def fails(weights):
+        if comm.rank:
+            raise ZeroDivisionError("here")
+        return {}
+
+    with pytest.raises(ZeroDivisionError, match="here"):
+        fit(strategy(comm), IRIS, evaluate=fails, evaluate_shares=True)
+    with pytest.raises(ValueError, match="expected a share of the same numbers on each"):
+        fit(strategy(comm), IRIS, evaluate=lambda _: {f"{comm.rank}": 0}, evaluate_shares=True)
+    with pytest.raises(ValueError, match="evaluate_shares differs between the ranks"):
+        fit(strategy(comm), IRIS, evaluate=norm, evaluate_shares=comm.rank == 0)
 
 
 class Text:

@@ -8,13 +8,13 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from bench.core.first_difference import first_difference
 from bench.core.rounding import Rounding, measurable
 from bench.report.proofs import Comparison
 from bench.user_code import nets
 from nn import Batch, Model
 from strategies import Sequential, Strategy
 from tests.support import compared
-from tests.support.first_difference import first_difference
 
 STEP_TOLERANCE = 1e-12
 """Largest difference of a float64 weight after a step, relative to the largest weight."""

@@ -92,7 +92,7 @@ def test_weight_decay_of_adamw_is_that_of_torch(comm):
 
 @pytest.mark.workers(1)
 @pytest.mark.parametrize(
-    "options", [{"clip_norm": 1}, {"clip_value": 1}, {"groups": [("*.bias", {"weight_decay": 0})]}]
+    "options", [{"clip_value": 1}, {"groups": [("*.bias", {"weight_decay": 0})]}]
 )
 @pytest.mark.parametrize("optimizer", [SGD, Adam, AdamW, AdaGrad])
 def test_what_torch_optimizers_lack_is_refused(comm, optimizer, options):
@@ -177,6 +177,24 @@ def test_peers_train_language_models(comm, peer):
         partial(Sequences, tokens),
     )
     Trial(peer, net, MPI.COMM_SELF if peer is Peer else comm, theirs=True).compare(7, 6, 7)
+
+
+@pytest.mark.parametrize("peer", [Peer, DistributedDataParallel, FullyShardedDataParallel])
+def test_peers_clip_by_the_norm_of_the_whole_gradient(comm, peer):
+    def sgd():  # AdamW would move as far without the clipping
+        return SGD(0.1, momentum=0.9, clip_norm=1e-2)
+
+    strategy = peer(NET.build("float64"), sgd(), MPI.COMM_SELF if peer is Peer else comm)
+    oracle = Sequential(NET.build("float64"), sgd())
+    assert_trains_like(oracle, strategy, random_batches(NET.build("float64"), 7), comm)
+    assert oracle.grad_norm() > 0.1
+    strategy.close()
+
+
+@pytest.mark.parametrize("peer", PIPELINES)
+def test_pipelines_of_torch_refuse_to_clip(comm, peer):
+    with pytest.raises(Refused, match="knows the norm of a stage only"):
+        peer(NET.build("float64"), SGD(0.1, clip_norm=1.0), comm)
 
 
 @pytest.mark.parametrize("peer", [Peer, *PEERS])

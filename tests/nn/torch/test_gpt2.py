@@ -1,5 +1,6 @@
 """GPT-2 is the published net, and takes weights in the published format."""
 
+import json
 import struct
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from nn.torch import layer as torch_layer
-from nn.torch.gpt2 import gpt2, load_gpt2
+from nn.torch.gpt2 import gpt2
+from nn.torch.gpt2_files import load_gpt2, load_gpt2_folder, save_gpt2, save_gpt2_folder
 from nn.torch.model import TorchModel
 from tests.support.optional import needs
 
@@ -169,6 +171,47 @@ def test_a_token_that_is_not_in_the_vocabulary_is_named():
     model = TorchModel(gpt2(**SIZES), input_shape=(5,))
     with pytest.raises(ValueError, match=r"17 is no row of Embedding\(17, 12\): .* 0 to 16"):
         model.forward(np.array([[0, 1, 16, 17, 2]]))
+
+
+@needs("safetensors")
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_saved_is_loaded_bit_for_bit(tmp_path, wrapped, tied):
+    from safetensors.numpy import load_file
+
+    net = gpt2(**SIZES, tied=tied)
+    before = TorchModel(net, input_shape=(5,)) if wrapped else net
+    save_gpt2(before, tmp_path / "a")
+    found = {name: value.shape for name, value in load_file(tmp_path / "a").items()}
+    expected = {name: value.shape for name, value in published().items()}
+    assert found == expected | ({} if tied else {"lm_head.weight": (WORDS, WIDTH)})
+    after = load_gpt2(gpt2(**SIZES, tied=tied), tmp_path / "a")
+    assert all(map(torch.equal, after.parameters(), net.parameters()))
+    with pytest.raises(TypeError, match=r"expected one that gpt2\(\) has built"):
+        save_gpt2(torch.nn.Linear(2, 2), tmp_path / "a")
+
+
+@needs("safetensors")
+def test_a_folder_has_the_sizes_too(tmp_path):
+    net = gpt2(**SIZES, tied=True)
+    save_gpt2_folder(TorchModel(net, input_shape=(5,)), tmp_path)
+    after = load_gpt2_folder(tmp_path)
+    tokens = torch.tensor(TOKENS)
+    assert torch.equal(after(tokens), net(tokens))
+    assert after[1].attn.heads == HEADS
+    assert after[-2].weight is after[0].wte.weight
+    config = json.loads((tmp_path / "config.json").read_text())
+    for wrong, message in (
+        ({**config, "activation_function": "relu"}, "activation_function='relu'; expected a GPT-2"),
+        ({**config, "n_layer": 3}, "expected the tensors of a GPT-2 of 3 layers"),
+        ({"n_layer": 2}, "KeyError.'n_head'.; expected an object with n_layer, n_head"),
+        ([], "expected an object with"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=message):
+            load_gpt2_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no such file; expected the config\.json"):
+        load_gpt2_folder(tmp_path / "none")
 
 
 def altered(**changes: np.ndarray | None) -> dict[str, np.ndarray]:

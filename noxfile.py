@@ -204,6 +204,8 @@ def bench_mpi(session: nox.Session) -> None:
         return
     if any("bench/studies" in path for path in named_paths(rest)):
         add(session, "fonts")  # studies draw
+    if any(Path(path).stem == "languages" for path in named_paths(rest)):
+        add(session, "languages")
     mpiexec(session, known.ranks, "pytest", *([] if named_paths(rest) else ["bench"]), *rest)
 
 

@@ -200,6 +200,10 @@ def faults(session: nox.Session) -> None:
     python(session, *command, MPICH_PYTHON=str(Path(session.bin, "python").absolute()))
 
 
+OF_STUDIES = {"gpt2": ("weights", "text"), "languages": ("languages",)}
+"""The optional groups of studies that need one."""
+
+
 @shared
 def bench_mpi(session: nox.Session) -> None:
     """Does it pay here? -n N ranks, --quick for a small grid, --save NAME for a baseline."""
@@ -207,11 +211,11 @@ def bench_mpi(session: nox.Session) -> None:
     if any(argument.startswith(("--save", "--launches")) for argument in rest):
         judged(session, "bench.gate.baselines", "-n", str(known.ranks), *rest)
         return
-    if any("bench/studies" in path for path in named_paths(rest)):
+    named = [Path(path) for path in named_paths(rest)]
+    if any("studies" in path.parts for path in named):
         add(session, "fonts")  # studies draw
-    if any("studies/gpt2" in path for path in named_paths(rest)):
-        add(session, "weights")
-        add(session, "text")
+    for group in dict.fromkeys(group for path in named for group in OF_STUDIES.get(path.stem, ())):
+        add(session, group)
     mpiexec(session, known.ranks, "pytest", *([] if named_paths(rest) else ["bench"]), *rest)
 
 

@@ -64,7 +64,7 @@ def compare(reference: str, ranks: int, launches: int, tolerance: float, rest: l
         named = _git("-C", str(root), "describe", "--always", "--tags")
     label = _git("describe", "--always", "--tags", "--dirty")
     said = notes([*before, *after, *relaunched])
-    return Report(f"{reference} ({named})", label, judged, tolerance, notes=said)
+    return Report(f"{reference} ({named})", label, judged, tolerance, notes=said, ranks=ranks)
 
 
 def _why(launch: Launch, root: Path) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 from bench.gate import verdicts
 from bench.gate.statistics import MIN_LAUNCHES, TOLERANCE
 from bench.gate.verdicts import Exit, Report, Unusable
+from bench.report.run_file import SESSION
 from nn.atomic_write import atomic_write
 
 
@@ -121,6 +122,7 @@ def judge_and_report(judge: Callable[[], Report], options: argparse.Namespace) -
     def publish(report: Report) -> None:
         verdicts.show(report, console)
         verdicts.write(report, options.json, options.junit, options.markdown)
+        verdicts.keep(report, os.environ.get(SESSION, "gate"))
 
     return judge_and_publish(judge, publish, console)
 

@@ -91,7 +91,7 @@ def compare(
     )
     known = [f"{said} (compared all the same)" for said in remarks(saved.fingerprint, machine)]
     said = [*known, *notes([*after, *relaunched])]
-    return Report(label, "this run", judged, tolerance, notes=said)
+    return Report(label, "this run", judged, tolerance, notes=said, ranks=size)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

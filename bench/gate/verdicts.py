@@ -16,7 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.gate.statistics import CONFIDENCE, FAILED, TOLERANCE, UNDECIDED, Outcome, Verdict
+from bench.report.judged import Judged
+from bench.report.run_file import header, new_path
 from nn.atomic_write import atomic_write
+from strategies.records import RunFile
 
 
 class Exit(IntEnum):
@@ -74,6 +77,7 @@ class Report:
         tolerance, confidence: see `statistics.judge`.
         incomparable: differences of the machines' fingerprints; with any, nothing is judged.
         notes: further sentences about the launches.
+        ranks: of each launch.
     """
 
     before: str
@@ -83,6 +87,7 @@ class Report:
     confidence: float = CONFIDENCE
     incomparable: Sequence[str] = ()
     notes: Sequence[str] = ()
+    ranks: int = 0
 
     @property
     def worst_first(self) -> list[Verdict]:
@@ -231,6 +236,36 @@ def write(report: Report, json: Path | None, junit: Path | None, markdown: Path 
     if markdown is not None:
         with markdown.open("a", encoding="utf-8") as summary:
             summary.write(to_markdown(report))
+
+
+def keep(report: Report, session: str) -> None:
+    """Leave a record of every verdict, in a run file as those of benchmarks.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    run = RunFile(new_path(session), lambda: header(session, report.ranks))
+    for verdict in report.verdicts:
+        run.append(_record(report, verdict))
+
+
+def _record(report: Report, verdict: Verdict) -> Judged:
+    return Judged(
+        cell=verdict.cell,
+        before=report.before,
+        after=report.after,
+        outcome=str(verdict.outcome),
+        reason=verdict.reason,
+        speedup_before=verdict.before,
+        speedup_after=verdict.after,
+        ratio=verdict.ratio,
+        low=verdict.low,
+        high=verdict.high,
+        sequential_ratio=verdict.sequential_ratio,
+        parallel_ratio=verdict.parallel_ratio,
+        launches=list(verdict.launches),
+        tolerance=report.tolerance,
+    )
 
 
 def _row(verdict: Verdict) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bench.core.cell import interval
 from bench.page.figures import speedup
+from bench.page.figures.proof import FAILED, net_kind
 from bench.page.records import Records
 from bench.page.table import Table
 from bench.page.words import counted
@@ -29,22 +30,6 @@ class Answer:
 
 def answers(records: Records) -> list[Answer]:
     return [same_weights(records), it_pays(records)]
-
-
-FAILED = ("failed", "xpassed")
-
-KINDS = {
-    "transformer": r"Attention|GPT",
-    "embedding": r"Embedding",
-    "convolution": r"Conv",
-    "torch": r"TorchModel",
-}
-"""Kind of net -> what its text has in it; the first that fits."""
-
-
-def net_kind(net: str) -> str:
-    """What kind of net it is, by its layers as Python shows them."""
-    return next((kind for kind, sign in KINDS.items() if re.search(sign, net)), "linear layers")
 
 
 def same_weights(records: Records) -> Answer:

@@ -19,6 +19,7 @@ from bench.report.kinds import (
     FineTuning,
     Generated,
     History,
+    Judged,
     KFold,
     Memory,
     Mutant,
@@ -350,6 +351,17 @@ def _fine_tunings(results: Sequence[FineTuning]) -> Table:
             f"{np.median(r.eval_samples_per_second):,.0f}",
             f"{r.loss_difference:.0e}",
             f"{r.norm_difference:.0e}",
+def _verdicts(verdicts: Sequence[Judged]) -> Table:
+    table = new_table("cell", "before", "after", "ratio", "interval", "verdict")
+    for v in verdicts:
+        known = v.ratio is not None and v.low is not None and v.high is not None
+        table.add_row(
+            escape(v.cell),
+            "" if v.speedup_before is None else f"{v.speedup_before:.2f}",
+            "" if v.speedup_after is None else f"{v.speedup_after:.2f}",
+            f"{v.ratio:.3f}" if known else "",
+            f"{v.low:.3f}-{v.high:.3f}" if known else "",
+            escape(v.outcome),
         )
     return table
 
@@ -392,5 +404,6 @@ TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     Use: _uses,
     Task: _tasks,
     DemoRace: _demos,
+    Judged: _verdicts,
 }
 """Kind -> its table, in the order in which a question shows them."""

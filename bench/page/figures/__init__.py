@@ -10,15 +10,18 @@ from bench.page.figures import (
     core_use,
     peers,
     pipelines,
+    proof,
     scaling,
     sizes,
     speedup,
+    tasks,
     training,
     where_time_goes,
     which_strategy,
 )
 
 TOPICS: list[ModuleType] = [
+    proof,
     speedup,
     where_time_goes,
     sizes,
@@ -28,6 +31,7 @@ TOPICS: list[ModuleType] = [
     communication,
     training,
     core_use,
+    tasks,
     peers,
 ]
 """In the order of the page."""

@@ -105,7 +105,7 @@ def kept(promises: list[Promise]) -> Figure:
     return Figure(
         id="promises",
         title="Are promises kept?",
-        measured="Ratios of times in the same rounds, or of memory, over their limits. Promises are "
+        measured="Ratios of times in the same rounds, or of memory, over their limits, which are "
         "made for a quiet machine with a core and a common cache for each worker.",
         see="All are kept."
         if not broken

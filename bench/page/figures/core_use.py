@@ -63,8 +63,8 @@ def over_time(uses: list[Use]) -> Figure:
     return Figure(
         id="core-use",
         title="How many cores are in use?",
-        measured=f"Processor time of every process between two looks, {uses[0].nap:g} s apart, over "
-        "the time that passed. A process that waits by spinning uses a core, too.",
+        measured=f"Processor time of every process between two looks, {uses[0].nap:g} s apart, "
+        "over the time that passed. A process that waits by spinning uses a core, too.",
         see=f"The higher the better. {most} uses {means[most]:.1f} cores on average.",
         alt=f"Stacked areas of the cores that each process of {listed(means)} used.",
         rows=rows,

@@ -19,7 +19,7 @@ def figures(records: Records) -> list[Figure | Missing]:
             cells,
             id="peers",
             title="Ours beside torch's own and scikit-learn",
-            see=f"Right of 1 it is faster than plain training of the same torch net. The fastest is "
+            see="Right of 1 it is faster than plain training of the same torch net. The fastest is "
             f"{best.cell.strategy} with {best.speedup:.2f} ({speedup.setting(best)}).",
         )
     ]

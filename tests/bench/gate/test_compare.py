@@ -11,6 +11,7 @@ from bench.core.fingerprint import EVER_SINCE
 from bench.gate import collect, compare, launches
 from bench.gate import verdicts as verdicts_of_gate
 from bench.gate.verdicts import Exit
+from strategies.records import read
 from tests.bench.gate.simulated_grid import GRID, judged, save_baseline, verdicts, write_grid
 
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(60)]
@@ -231,3 +232,28 @@ def test_a_full_disk_hides_no_verdict(project, monkeypatch, slower, code, capsys
     said = " ".join(capsys.readouterr().out.split())
     assert "error: [Errno 28] No space left on device: 'report.json'" in said
     assert ("1 missing" in said) is slower
+
+
+def test_verdicts_are_left_as_records(project):
+    save_baseline()
+    write_grid(project, c={"parallel": 1.54}, d=None)
+    assert judged()[0] == 1
+    (path,) = Path(".benchmarks", "lockstep").glob("*.jsonl")
+    run = read(path)
+    assert not run.damaged
+    assert run.header["ranks"] == 2
+    assert [record.cell for record in run.records] == list(verdicts())
+    for record in run.records:
+        verdict = verdicts()[record.cell]
+        assert (record.before, record.after) == ("0001_main", "this run")
+        assert (record.outcome, record.reason) == (verdict["outcome"], verdict["reason"])
+        assert (record.ratio, record.low, record.high) == (
+            verdict["ratio"],
+            verdict["low"],
+            verdict["high"],
+        )
+        assert (record.speedup_before, record.speedup_after) == (
+            verdict["before"],
+            verdict["after"],
+        )
+        assert record.launches == verdict["launches"]

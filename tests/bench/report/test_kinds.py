@@ -14,6 +14,7 @@ from bench.report.kinds import (
     FineTuning,
     Generated,
     History,
+    Judged,
     KFold,
     Measurement,
     Memory,
@@ -76,6 +77,11 @@ EXAMPLES = [
         evaluations=[Evaluation(2, 1.0, 0.5, {"accuracy": 0.875})],
     ),
     Promise("a / b", 1.2, 1.5),
+    Judged(
+        *("speedup/a", "main", "this run", "slower", "it takes 10% longer"),
+        *(1.5, 1.35, 0.9, 0.85, 0.95, 1.0, 1.11, [3, 3, 5], 0.05),
+    ),
+    Judged("b", "main", "this run", "missing", "gone", *[None] * 7, [3, 0, 0], 0.05),
     Promise("no limit", math.nan),
     Proof(
         "tests/test_a.py::test_b[1-2]",

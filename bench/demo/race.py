@@ -153,6 +153,7 @@ class Race:
             "settings": asdict(self.settings),
             "labels": self.source.labels,
             "written": self.source.written,
+            "hint": self.source.hint,
             "rows": self.rows,
             "test_rows": self.test_rows,
             "lessons": len(self.lessons),

@@ -29,6 +29,7 @@ class Source:
         shape: of a picture: channels, height, width.
         labels: what each class is called.
         written: whether its pictures are of pen strokes, so that one can be drawn.
+        hint: what to know before one is drawn.
         missing: why it cannot be chosen; empty if it can.
     """
 
@@ -38,6 +39,7 @@ class Source:
     shape: tuple[int, int, int]
     labels: list[str] = field(default_factory=list)
     written: bool = True
+    hint: str = ""
     missing: str = ""
 
     def load(self) -> Dataset:
@@ -107,10 +109,14 @@ def sources(
         return {"name": name, "size": rows}
 
     made = [
-        Source("digits", f"{rows:,} handwritten digits", of("digits"), (1, 28, 28), DIGITS),
+        Source(
+            *("digits", f"{rows:,} handwritten digits", of("digits"), (1, 28, 28), DIGITS),
+            hint="In this data, most sevens have a bar through the stem.",
+        ),
         Source(
             *("letters-printed", f"{rows:,} printed lower-case letters", of("letters")),
             *(letter, LETTERS),
+            hint="In this data, letters are lower-case and printed.",
             missing=why,
         ),
         Source(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Stroke = Sequence[Sequence[float]]
 """Points (x, y) of a pen that was not lifted, in any unit, y downwards."""
 
-_INK = 0.3  # share of full ink from which a pixel belongs to the character
+_INK = 0.5  # share of full ink from which a pixel belongs to the character
 _LOOKED_AT = 1000  # pictures from which a hand is found out
 _NEAR = 0.25  # pixels; points of a stroke that are nearer to each other are one
 

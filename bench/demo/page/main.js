@@ -108,6 +108,7 @@ function showRace(told) {
   const isNew = told && told.number !== race?.number;
   race = told;
   buttons();
+  document.body.dataset.ready ??= performance.now(); // all that was is shown, and controls work
   find("live").hidden = find("write").hidden = !race;
   pad.use(race);
   if (!race) return;
@@ -146,4 +147,3 @@ find("record").textContent = known.record;
 setup.begin(known);
 buttons();
 listen({ race: showRace, turn: showTurn }, (lost) => { find("lost").hidden = !lost; });
-document.body.dataset.ready = performance.now();

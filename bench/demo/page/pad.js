@@ -161,6 +161,7 @@ export function use(next) {
   if (!other || !race) return;
   if (race.labels.length === 10 && race.written) find("what").textContent = "a digit";
   else find("what").textContent = "a lower-case letter";
+  find("hint").textContent = race.hint;
   find("pad-side").querySelector("#pad-help").hidden = !race.written;
   pad.hidden = find("clear").hidden = find("teach").hidden = !race.written;
   find("teach").elements.label.replaceChildren(...race.labels.map((label) => make("option", {}, label)));

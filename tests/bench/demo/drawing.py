@@ -13,7 +13,11 @@ def arc(x: float, y: float, across: float, down: float, begin: float, end: float
 
 DRAWN: dict[str, Strokes] = {
     "3": [[*arc(0.47, 0.32, 0.17, 0.15, -0.4, 0.22), *arc(0.47, 0.64, 0.2, 0.18, -0.22, 0.4)]],
-    "7": [[[0.28, 0.2], [0.72, 0.2], [0.62, 0.4], [0.5, 0.6], [0.42, 0.85]]],
+    # With a bar, as most writers of the data set have it.
+    "7": [
+        [[0.3, 0.2], [0.7, 0.2], [0.62, 0.4], [0.52, 0.6], [0.45, 0.85]],
+        [[0.35, 0.52], [0.7, 0.52]],
+    ],
     "1": [[[0.52, 0.15], [0.51, 0.5], [0.5, 0.85]]],
     # As most printed faces have it: a bow above a bowl, at a stem.
     "a": [

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from bench.core.cores import available
 from bench.core.grid import worker_counts
 from bench.core.noise_scale import NoisyDataParallel
 from bench.core.whole_runs import pool
@@ -30,6 +31,7 @@ from bench.studies.step_times import contender, race_steps
 from bench.studies.steps_to_target import Tuning, accuracy_of, budget, steps_to_target
 from bench.studies.tuning import at_edge, best_of, tune
 from nn import SGD
+from nn.arguments import as_float, as_int
 from nn.data import Dataset
 from strategies import DataParallel
 from strategies.tasks.models import Builder, as_builders
@@ -109,14 +111,26 @@ def count_steps(
     )
 
 
+def number(option: str, given: int | None, usual: int) -> int:
+    """Return the number that an option gives, or the usual one.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    return usual if given is None else as_int(f"--{option}", given, 1)
+
+
 def test_batch_size(request, comm, record, net):
+    if comm.size > available():
+        pytest.skip(f"{comm.size} workers need as many cores; there are {available()}")
     chosen, quick = chosen_by(request.config), request.config.option.quick
+    target = TARGET if chosen.target is None else as_float("--target", chosen.target, 0.0, 1.0)
+    epochs = number("epochs", chosen.epochs, EPOCHS)
+    trials = number("trials", chosen.trials, QUICK_TRIALS if quick else TRIALS)
+    seeds = number("seeds", chosen.seeds, QUICK_SEEDS if quick else SEEDS)
     data = chosen.data(ROWS, validation=VALIDATION)
     build = as_builders([net], data)[net]
     sizes = sizes_of(chosen, len(data.y), QUICK_SIZES if quick else BATCH_SIZES)
-    target, epochs = chosen.target or TARGET, chosen.epochs or EPOCHS
-    trials = chosen.trials or (QUICK_TRIALS if quick else TRIALS)
-    seeds = chosen.seeds or (QUICK_SEEDS if quick else SEEDS)
     budgets = {size: budget(len(data.y), size, epochs) for size in sizes}
 
     tried = {}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.report.batch_sizes import BatchSize, Tried
-from bench.studies.batch_size import count_steps, sizes_of, summary
+from bench.studies.batch_size import count_steps, number, sizes_of, summary
 from bench.studies.regimes import Curve
 from bench.studies.step_times import contender, race_steps
 from bench.studies.steps_to_target import accuracy_of, steps_to_target
@@ -123,6 +123,13 @@ def test_batch_sizes_are_those_that_were_chosen_or_the_usual_that_fit() -> None:
         with pytest.raises(ValueError, match="expected whole numbers from 1 to 100") as caught:
             sizes_of(chosen(f"--batch-sizes={wrong}"), 100, (8,))
         assert wrong in str(caught.value)
+
+
+@pytest.mark.workers(1)
+def test_a_number_that_is_given_is_never_replaced() -> None:
+    assert (number("seeds", None, 3), number("seeds", 5, 3)) == (3, 5)
+    with pytest.raises(ValueError, match="--seeds"):
+        number("seeds", 0, 3)
 
 
 @pytest.mark.workers(2)

@@ -66,6 +66,7 @@ def cnn(
     dtype: str = "float32",
     seed: int = 0,
     loss: Loss | None = None,
+    padding: int = 0,
 ) -> Model:
     """A net of two convolutions with 32 and 64 channels (3x3, 2x2 pooling), then 128-64-classes.
 
@@ -76,14 +77,16 @@ def cnn(
         input_shape: (channels, height, width) of one image.
         dtype: "float32" or "float64".
         seed, loss: as for `Model`.
+        padding: rows and columns of zeros on each side of both convolutions' images. With 1 they
+            keep the size: of 28x28 pixels, 64x7x7 features are left instead of 64x5x5.
 
     Raises:
-        TypeError: input_shape is not a sequence of whole numbers.
-        ValueError: images smaller than 10x10, or classes < 1.
+        TypeError: input_shape is not a sequence of whole numbers, or padding is no whole number.
+        ValueError: images smaller than 10x10 (4x4 with padding 1), classes < 1, or padding < 0.
     """
     input_shape = as_row_shape(input_shape)
-    layers = [Conv2d(input_shape[0], 32, 3), MaxPool2d(2), ReLU()]
-    layers += [Conv2d(32, 64, 3), MaxPool2d(2), ReLU(), Flatten()]
+    layers = [Conv2d(input_shape[0], 32, 3, padding=padding), MaxPool2d(2), ReLU()]
+    layers += [Conv2d(32, 64, 3, padding=padding), MaxPool2d(2), ReLU(), Flatten()]
     return _with_head(layers, [128, 64, classes], "relu", input_shape, dtype, seed, loss)
 
 

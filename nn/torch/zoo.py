@@ -90,15 +90,25 @@ def mlp(
 
 
 def cnn(
-    classes: int = 10, input_shape: Shape = (1, 28, 28), width: int = 32, norm: str = "none"
+    classes: int = 10,
+    input_shape: Shape = (1, 28, 28),
+    width: int = 32,
+    norm: str = "none",
+    padding: int = 0,
 ) -> Sequential:
-    """The net of `nn.cnn`: two convolutions, 3x3, each pooled 2x2, then 128-64-classes."""
-    channels, *size = _image(input_shape, 10)
-    rest = [((side - 2) // 2 - 2) // 2 for side in size]
+    """The net of `nn.cnn`: two convolutions, 3x3, each pooled 2x2, then 128-64-classes.
+
+    Args:
+        width: channels of the first convolution.
+        padding: as for `nn.cnn`.
+    """
+    grows = 2 * as_int("padding", padding, 0) - 2  # pixels that a convolution adds to a side
+    channels, *size = _image(input_shape, max(1, 4 - 3 * grows))
+    rest = [((side + grows) // 2 + grows) // 2 for side in size]
     return Sequential(
-        *_conv(channels, width, norm, padding=0),
+        *_conv(channels, width, norm, padding=padding),
         *(MaxPool2d(2), ReLU()),
-        *_conv(width, 2 * width, norm, padding=0),
+        *_conv(width, 2 * width, norm, padding=padding),
         *(MaxPool2d(2), ReLU(), Flatten()),
         *mlp([2 * width * rest[0] * rest[1], 128, 64, classes]),
     )

@@ -18,8 +18,8 @@ from strategies.tasks.fitting import check_set
 Builder = Callable[..., Any]
 """(seed=, loss=) -> model."""
 
-SHAPES = {784: (1, 28, 28), 3072: (3, 32, 32)}
-"""Columns of a set of images -> the shape of one image."""
+SHAPES = {400: (1, 20, 20), 784: (1, 28, 28), 3072: (3, 32, 32)}
+"""Columns of a set -> the shape of one image. 400 principal components are laid out as 20x20."""
 
 WIDTHS = (256, 128)
 """Hidden neurons of the net "mlp"."""
@@ -35,8 +35,8 @@ def as_builders(models: Mapping[str, Builder] | Sequence[str], dataset: Dataset)
 
     Raises:
         TypeError: a model is no function, or the set is none of `nn.data`.
-        ValueError: there is no model, no such name, or the rows of the set are no images of 28x28
-            or 3x32x32, which nets by name need.
+        ValueError: there is no model, no such name, or the rows of the set have no number of
+            columns in `SHAPES`, which nets by name need.
     """
     check_set(dataset)
     if isinstance(models, str):
@@ -63,7 +63,7 @@ def by_name(name: str, dataset: Dataset) -> Builder:
     if shape is None:
         raise ValueError(
             f"{name!r} on {dataset.name} of {inputs} columns: nets by name take images of "
-            "28x28 or 3x32x32 pixels; expected a function that builds the model"
+            "28x28 or 3x32x32 pixels, or 400 components; expected a function that builds the model"
         )
     if name in ("cnn", "lenet"):
         return partial(getattr(nn, name), dataset.classes, shape)

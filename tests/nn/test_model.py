@@ -96,6 +96,11 @@ def test_the_nets_have_the_shapes_they_are_known_by():
         (64, 128),
         (10, 64),
     ]
+    assert [layer.shapes[0] for layer in cnn(padding=1).layers if layer.shapes][:3] == [
+        (32, 1, 3, 3),
+        (64, 32, 3, 3),
+        (128, 64 * 7 * 7),
+    ]
     assert [layer.shapes[0] for layer in lenet().layers if layer.shapes] == [
         (6, 1, 5, 5),
         (16, 6, 5, 5),
@@ -155,6 +160,8 @@ def test_prediction_is_independent_of_its_chunks():
         (lambda: mlp([3, 2], activation="step"), "relu, sigmoid, tanh"),
         (lambda: mlp([3, 2], dtype="float16"), "float32, float64"),
         (lambda: cnn(input_shape=(1, 5, 5)), "larger than rows"),
+        (lambda: cnn(input_shape=(1, 3, 4), padding=1), "larger than rows"),
+        (lambda: cnn(padding=-1), "padding=-1: expected 0 or more"),
         (lambda: cnn(classes=0), "at least 1"),
         (lambda: lenet(input_shape=(1, 8, 8)), "larger than rows"),
         (lambda: lenet(input_shape=(28, 28)), "channels, height, width"),

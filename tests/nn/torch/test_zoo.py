@@ -229,9 +229,10 @@ def test_groups_divide_the_channels_whatever_their_number():
         ("mlp", dict(sizes=[6, 7, 5, 4]), (6,)),
         ("mlp", dict(sizes=[6, 5, 4], activation="tanh"), (6,)),
         ("cnn", dict(classes=3, input_shape=(1, 10, 12)), (1, 10, 12)),
+        ("cnn", dict(classes=3, input_shape=(1, 4, 7), padding=1), (1, 4, 7)),
         ("lenet", dict(classes=3, input_shape=(2, 14, 12)), (2, 14, 12)),
     ],
-    ids=["mlp", "tanh", "cnn", "lenet"],
+    ids=["mlp", "tanh", "cnn", "padded cnn", "lenet"],
 )
 def test_nets_of_numpy_and_torch_train_to_the_same_weights(comm, name, arguments, shape):
     ours = getattr(nn, name)(**arguments, dtype="float64", seed=3)
@@ -263,6 +264,8 @@ def test_shortcuts_without_parameters_take_every_second_pixel_and_add_empty_chan
         ({"name": "mlp", "sizes": [4, 0, 3]}, ValueError, "sizes=0: expected 1 or more"),
         ({"name": "mlp", "activation": "gelu"}, ValueError, "'gelu': expected one of relu"),
         ({"name": "cnn", "input_shape": (1, 9, 28)}, ValueError, "images of at least 10x10"),
+        ({"name": "cnn", "input_shape": (1, 3, 8), "padding": 1}, ValueError, "at least 4x4"),
+        ({"name": "cnn", "padding": -1}, ValueError, "padding=-1: expected 0 or more"),
         ({"name": "lenet", "input_shape": (1, 12, 11)}, ValueError, "images of at least 12x12"),
         ({"name": "lenet", "input_shape": (1, 28)}, ValueError, r"expected \(channels, height"),
         ({"name": "vgg16", "input_shape": (3, 16, 32)}, ValueError, "at least 17x17"),

@@ -256,6 +256,11 @@ def test_nets_by_name_are_those_of_the_zoo() -> None:
     assert as_builders(["mlp"], iris)["mlp"](seed=1).offsets[-1] == 5 * 256 + 257 * 128 + 129 * 3
     lenet = as_builders(["lenet"], digits)["lenet"](seed=1)
     np.testing.assert_array_equal(lenet.params, nn.lenet(seed=1).params)
+    components = load("digits", 1_000, features=400)
+    by_components = as_builders(["mlp", "cnn"], components)
+    assert by_components["mlp"](seed=1).input_shape == (400,)
+    assert by_components["cnn"](seed=1).input_shape == (1, 20, 20)
+    assert by_components["cnn"](seed=1).predict(components.x[:2]).shape == (2,)
     with pytest.raises(ValueError, match="images of 28x28"):
         as_builders(["lenet"], iris)
     pytest.importorskip("torch")

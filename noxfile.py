@@ -212,6 +212,8 @@ def bench_mpi(session: nox.Session) -> None:
     if any("studies/gpt2" in path for path in named_paths(rest)):
         add(session, "weights")
         add(session, "text")
+    if any("studies/languages" in path for path in named_paths(rest)):
+        add(session, "languages")
     mpiexec(session, known.ranks, "pytest", *([] if named_paths(rest) else ["bench"]), *rest)
 
 

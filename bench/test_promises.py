@@ -14,6 +14,7 @@ from bench.core.arms import calls_in_turn
 from bench.core.cell import Cell, interval
 from bench.core.cores import available
 from bench.core.grid import MLP_SIZES, random_batch
+from bench.core.products import matrix_products
 from bench.core.race import race
 from bench.core.turns import ratio
 from bench.marks import only_in_full_grid
@@ -30,27 +31,6 @@ def cores(comm):
 def _trainer(model, optimizer, batch):
     strategy = Sequential(model, optimizer)
     return lambda: strategy.step(batch)
-
-
-def _products(rows):
-    """The eight matrix products of a step: each uses earlier results, and gradients have memory."""
-    rng = np.random.default_rng(0)
-    x = rng.random((rows, MLP_SIZES[0]), np.float32)
-    model = nn.mlp(MLP_SIZES)
-    w1, w2, w3 = (layer.params[0] for layer in model.layers if layer.params)
-    g1, g2, g3 = (layer.grads[0] for layer in model.layers if layer.params)
-
-    def products():
-        h1 = x @ w1.T
-        h2 = h1 @ w2.T
-        z = h2 @ w3.T
-        np.matmul(z.T, h2, out=g3)
-        d2 = z @ w3
-        np.matmul(d2.T, h1, out=g2)
-        d1 = d2 @ w2
-        np.matmul(d1.T, x, out=g1)
-
-    return products
 
 
 def _torch_trainer(batch, name, **arguments):
@@ -85,7 +65,7 @@ def test_step_against_its_products(promise, momentum, limit):
         f"step {i}": _trainer(nn.mlp(MLP_SIZES), nn.SGD(0.01, momentum), random_batch(256))
         for i in copies
     }
-    products = {f"products {i}": _products(256) for i in copies}
+    products = {f"products {i}": matrix_products(MLP_SIZES, 256) for i in copies}
     turns = calls_in_turn(steps | products, rounds=15)
     times = {
         "step": [seconds for arm in steps for seconds in turns[arm]],

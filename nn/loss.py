@@ -293,13 +293,13 @@ def cross_entropy(logits: NDArray, labels: NDArray, n: float) -> tuple[float, ND
     # Classes along the first axis: reductions over few classes then run over contiguous rows.
     z = np.array(logits.T, order="C")
     z -= z.real.max(axis=0)
-    each = np.arange(rows)
-    right = z[labels, each]
+    at_labels = labels.astype(np.intp) * rows + np.arange(rows)  # faster than two indices
+    right = z.take(at_labels)
     e = np.exp(z, out=z)
     total = e.sum(axis=0)
     loss = (np.log(total).sum() - right.sum()) / n
     e *= 1.0 / (n * total)
-    e[labels, each] -= 1.0 / n
+    e.ravel()[at_labels] -= 1.0 / n
     return loss, e.T
 
 

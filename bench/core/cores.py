@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import threadpoolctl
@@ -70,12 +70,14 @@ def unbound() -> Iterator[None]:
         if sys.platform == "linux":
             # Every thread has a binding of its own, inherited when it was made.
             for task in Path("/proc/self/task").iterdir():
-                binding[int(task.name)] = os.sched_getaffinity(int(task.name))
-                os.sched_setaffinity(int(task.name), allowed())
+                with suppress(ProcessLookupError):  # a thread may end at any time
+                    binding[int(task.name)] = os.sched_getaffinity(int(task.name))
+                    os.sched_setaffinity(int(task.name), allowed())
         yield
     finally:
         for thread, cores in binding.items():
-            os.sched_setaffinity(thread, cores)
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, cores)
 
 
 @contextmanager

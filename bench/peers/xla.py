@@ -5,6 +5,7 @@ thread in this process.
 """
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -37,8 +38,9 @@ class JaxNet:
         with self._precision():
             self._params = [tuple(map(jnp.array, layer.params)) for layer in linears_of(model)]
 
-    def _precision(self) -> Any:
-        return jax.enable_x64(self._dtype == np.float64)
+    def _precision(self) -> AbstractContextManager:
+        """A context for float64, which JAX does not compute by default."""
+        return jax.enable_x64(True) if self._dtype == np.float64 else nullcontext()
 
     def put(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Hand a batch over to JAX, so that a step need not copy it."""
@@ -59,7 +61,7 @@ class JaxNet:
         return np.concatenate([np.ravel(each) for layer in self._params for each in layer])
 
 
-@partial(jax.jit, donate_argnums=0)
+@partial(jax.jit, donate_argnums=0, static_argnums=3)
 def _step(params: Any, x: jax.Array, y: jax.Array, lr: float) -> tuple[Any, jax.Array]:
     loss, grads = jax.value_and_grad(_loss)(params, x, y)
     return jax.tree.map(lambda p, g: p - lr * g, params, grads), loss

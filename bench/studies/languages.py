@@ -37,6 +37,9 @@ from nn import SGD, Batch, mlp
 from strategies import DataParallel, Sequential, SharedDataParallel
 from strategies.comm.on_rank_0 import on_rank_0
 
+# Torch uses what it has deprecated itself, when it compiles for the first time.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 RATE, COPIES, ROUNDS = 0.01, 3, 18
 PRODUCTS, NUMPY, CPP, XLA = "matrix products", "numpy", "C++", "JAX, jit"
 TORCH, COMPILED, SCIKIT_LEARN = "torch, eager", "torch.compile", "scikit-learn"
@@ -92,7 +95,8 @@ def by_torch(batches: Sequence[Batch], compiled: bool = False) -> Made:
     torch.set_num_threads(1)
     peer = Peer(TorchModel(build("mlp", sizes=MLP_SIZES), seed=0), SGD(RATE))
     if compiled:
-        peer.module = torch.compile(peer.module)
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # or it starts processes
+        peer.module = torch.compile(peer.module, dynamic=True)  # for batches of any size
     return Made(training(peer.step, batches), peer.weights)
 
 

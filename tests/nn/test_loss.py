@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nn import Batch, mlp
+from nn import Batch, cross_entropy, mlp
 from nn.batch import bounds
 from nn.loss import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 
@@ -138,6 +138,18 @@ def test_large_logits_neither_overflow_nor_vanish():
     loss, gradient = BinaryCrossEntropy()(outputs, np.array([0.0, 1.0]), 2)
     assert loss == 1e4
     np.testing.assert_array_equal(gradient, [[0.5], [-0.5]])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint64])
+def test_labels_may_be_of_any_kind_of_integer(kind):
+    """A place in the logits of 300 rows is no number that 8 bits hold."""
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((300, 4)), rng.integers(0, 4, 300)
+    loss, gradient = cross_entropy(logits, labels, 300)
+    found = cross_entropy(logits, labels.astype(kind), 300)
+    assert found[0] == loss
+    np.testing.assert_array_equal(found[1], gradient)
+    assert np.ptp(gradient[np.arange(300), labels]) > 0
 
 
 def test_a_vector_of_targets_belongs_to_a_column_of_outputs():

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -66,6 +68,18 @@ def test_processes_that_others_start_are_no_ranks(monkeypatch) -> None:
         assert "PMIX_RANK" not in os.environ
         assert os.environ["MINE"] == "kept"
     assert dict(os.environ) == before
+
+
+@pytest.mark.workers(1)
+def test_a_thread_may_end_while_its_process_is_unbound() -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    with unbound():
+        over.set()
+        thread.join()
+        while Path(f"/proc/self/task/{thread.native_id}").exists():  # the system is a little later
+            time.sleep(0.001)
 
 
 @pytest.mark.workers(1)

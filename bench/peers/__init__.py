@@ -3,8 +3,8 @@
 Each is torch's own way, as its documentation has it: its modules, its autograd, its optimizers, its
 communication over gloo. Only the interface is ours: `step` takes the global batch, and `weights`
 returns all parameters in sequential order. The interface wants the loss of the global batch, so a
-step also sums it over MPI, which takes microseconds. scikit-learn's net is only timed. JAX (`xla.py`)
-and a program in C++ (`mlp.cpp`, which `cpp.py` builds and runs) train the nets of `nn.mlp`.
+step also sums it over MPI, which takes microseconds. scikit-learn's net is only timed. JAX
+(`xla.py`) and a program in C++ (`mlp.cpp`, built and run by `cpp.py`) train the nets of `nn.mlp`.
 
     pytest tests bench --model file.py:net --strategy bench/peers/ddp.py:DistributedDataParallel
 

@@ -351,6 +351,10 @@ def _fine_tunings(results: Sequence[FineTuning]) -> Table:
             f"{np.median(r.eval_samples_per_second):,.0f}",
             f"{r.loss_difference:.0e}",
             f"{r.norm_difference:.0e}",
+        )
+    return table
+
+
 def _verdicts(verdicts: Sequence[Judged]) -> Table:
     table = new_table("cell", "before", "after", "ratio", "interval", "verdict")
     for v in verdicts:

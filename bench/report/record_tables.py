@@ -334,6 +334,8 @@ def _demos(races: Sequence[DemoRace]) -> Table:
                 "" if difference is None else f"{difference:.1e}",
             )
         table.add_section()
+
+
 def _fine_tunings(results: Sequence[FineTuning]) -> Table:
     table = new_table(
         *("training", "strategy", "workers", "steps", "eval loss", "steps/s", "tokens/s"),

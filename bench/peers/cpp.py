@@ -5,6 +5,9 @@ write_job(folder / "job", mlp([784, 256, 10]), 0.01, batches)
 with Trainer(program, folder / "job", ranks=2) as trainer:
     seconds = trainer.steps(first=0, count=10)
     weights = trainer.weights()
+
+Its BLAS is the package scipy-openblas32, in the version that numpy's wheel carries (constraints.txt
+pins it), so that both compute the same products equally fast.
 """
 
 import os

@@ -1,9 +1,11 @@
 """The program in C++ trains as plain training does: else its time could not be compared."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from bench.peers import cpp
 from bench.peers.cpp import Missing, Trainer, build, write_job
@@ -50,6 +52,15 @@ def test_it_trains_like_sequential(tmp_path, program, dtype, ranks, rows):
     assert np.abs(found - begin).max() > 0.1
     np.testing.assert_allclose(found, plain.weights(), rtol=0, atol=tolerance)
     assert loss == pytest.approx(expected_loss, rel=tolerance)
+
+
+@needs("scipy_openblas32")
+def test_its_blas_is_that_of_numpy():
+    """With another version, a race would compare two libraries: constraints.txt pins this one."""
+    numpys = [each for each in threadpool_info() if "numpy.libs" in each["filepath"]]
+    if not numpys:
+        pytest.skip("this numpy is no wheel with a BLAS of its own")
+    assert version("scipy-openblas32") == numpys[0]["version"]
 
 
 @needs("scipy_openblas32")

@@ -22,7 +22,10 @@ FROM_THE_RANKS = {"comm", "workers"}
 """Fixtures of tests/ranks that benchmarks take by name. The root conftest.py loads tests/ranks as a
 plugin, for bench/ and tests/ alike: nothing in bench/ imports it."""
 
-FROM_PYTEST = {"benchmark", "metafunc", "monkeypatch", "pytestconfig", "request", "tmp_path"}
+FROM_PYTEST = {
+    *("benchmark", "metafunc", "monkeypatch", "pytestconfig", "request"),
+    *("tmp_path", "tmp_path_factory"),
+}
 """Fixtures of pytest and pytest-benchmark, and the argument of pytest_generate_tests."""
 
 
@@ -98,7 +101,7 @@ def fixtures(tree: ast.Module) -> Iterator[str]:
 
 def wanted(tree: ast.Module) -> Iterator[str]:
     """Names of the fixtures that tests and fixtures of a file ask for."""
-    for node in ast.walk(tree):
+    for node in tree.body:  # pytest collects no method of these classes: none is named Test...
         if isinstance(node, ast.FunctionDef):
             is_fixture = any("fixture" in ast.unparse(mark) for mark in node.decorator_list)
             if is_fixture or node.name.startswith("test_"):

@@ -6,7 +6,7 @@ that of its place in the page, and WIDTH in the files.
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import altair as alt
 
@@ -22,7 +22,7 @@ HEIGHT = 220
 ROW = 30
 """Pixels of a row, where the rows are what is compared."""
 
-Chart = alt.Chart | alt.LayerChart
+Chart: TypeAlias = alt.Chart | alt.LayerChart
 
 
 def draw(**only: Any) -> alt.Chart:

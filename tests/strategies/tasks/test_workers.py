@@ -404,3 +404,13 @@ def test_a_worker_has_no_traces_of_the_launch(monkeypatch, pair):
 
 def test_input_of_a_task_is_empty(pair):
     assert run(lambda task: sys.stdin.read(), [1], pair)[0].value == ""
+
+
+def test_workers_keep_freed_memory_unless_the_user_says_otherwise(monkeypatch):
+    name = "MALLOC_TRIM_THRESHOLD_"
+    monkeypatch.delenv(name, raising=False)
+    with Workers(1) as workers:
+        assert int(workers.submit(os.getenv, name).result()) > 2**20
+    monkeypatch.setenv(name, "4096")
+    with Workers(1) as workers:
+        assert workers.submit(os.getenv, name).result() == "4096"

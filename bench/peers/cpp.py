@@ -11,6 +11,7 @@ pins it), so that both compute the same products equally fast.
 """
 
 import os
+import select
 import shlex
 import shutil
 import subprocess
@@ -22,9 +23,10 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
-from bench.core.cores import unbound
+from bench.core.cores import available, unbound
 from bench.core.fingerprint import LAUNCHER
 from bench.peers.fully_connected import linears_of
 from nn import Batch, Model
@@ -32,6 +34,9 @@ from strategies.launchers import without_launcher
 
 SOURCE = Path(__file__).with_name("mlp.cpp")
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-Wall", "-Wextra", "-Werror")
+
+PATIENCE = 120.0
+"""Seconds in which the program is to answer an order, unless it trains many steps."""
 
 END = 10.0
 """Seconds in which the program is to end."""
@@ -106,13 +111,19 @@ class Trainer:
         if ranks > 1:
             given = shlex.split(os.environ.get(LAUNCHER, "")) or [_beside_python("mpiexec")]
             command = [*given, "-n", str(ranks), *command]
-        with unbound() if ranks > 1 else nullcontext():
+        environment = without_launcher(os.environ)  # it is no rank of this launch
+        if ranks > available():
+            # Open MPI's launcher keeps what its own user told it of this from the ranks.
+            environment.setdefault("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
+        self._said = job.with_suffix(".said")
+        with unbound() if ranks > 1 else nullcontext(), self._said.open("wb") as said:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                stderr=said,
                 text=True,
-                env=without_launcher(os.environ),  # it is no rank of this launch
+                env=environment,
             )
 
     def steps(self, first: int, count: int, untimed: int = 0) -> float:
@@ -138,20 +149,36 @@ class Trainer:
     def _order(self, line: str) -> float:
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # what it said last is below
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
+        if not select.select([self._process.stdout], [], [], PATIENCE)[0]:
+            self._kill()
+            raise RuntimeError(f"mlp gave no answer for {PATIENCE:g} s{self._last_words()}")
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"mlp ended with code {self._process.wait()}, see its messages")
+            raise RuntimeError(f"mlp ended with code {self._process.wait()}{self._last_words()}")
         return float(answer)
+
+    def _last_words(self) -> str:
+        said = self._said.read_text(errors="replace").strip()
+        return f", saying:\n{said}" if said else ", and said nothing"
 
     def close(self) -> None:
         """End the program, by force if it does not end by itself."""
-        with suppress(BrokenPipeError, subprocess.TimeoutExpired):  # it may have ended before
-            self._process.communicate("\n", timeout=END)
         if self._process.poll() is None:
-            self._process.terminate()
-            self._process.communicate()
+            with suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                self._process.communicate("\n", timeout=END)
+        self._kill()
+
+    def _kill(self) -> None:
+        """Kill what is left of it: its ranks too, which a launcher that is killed leaves behind."""
+        if self._process.poll() is None:  # or else its number may be another process's by now
+            launched = psutil.Process(self._process.pid)
+            for process in (*launched.children(recursive=True), launched):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self._process.communicate()
 
     def __enter__(self) -> Self:
         return self

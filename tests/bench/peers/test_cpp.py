@@ -4,6 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from threadpoolctl import threadpool_info
 
@@ -77,11 +78,26 @@ def test_untimed_steps_train_too(tmp_path, program):
 
 
 @needs("scipy_openblas32")
-def test_what_goes_wrong_there_is_an_error_here(tmp_path, program, capfd):
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_goes_wrong_there_is_an_error_here(tmp_path, program, ranks):
     (tmp_path / "job").write_bytes(b"short")
-    with Trainer(program, tmp_path / "job") as trainer, pytest.raises(RuntimeError, match="ended"):
+    with (
+        Trainer(program, tmp_path / "job", ranks) as trainer,
+        pytest.raises(RuntimeError, match=r"ended with code(.|\n)*the job ends too early"),
+    ):
         trainer.weights()
-    assert "the job ends too early" in capfd.readouterr().err
+
+
+def test_one_that_hangs_is_killed_with_all_that_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpp, "PATIENCE", 0.2)
+    program = tmp_path / "hangs"
+    program.write_text("#!/bin/sh\nsleep 60 & echo it sleeps >&2; wait\n")
+    program.chmod(0o755)
+    before = set(psutil.Process().children(recursive=True))
+    with Trainer(program, tmp_path / "job") as trainer:
+        with pytest.raises(RuntimeError, match=r"no answer for 0.2 s, saying:\nit sleeps"):
+            trainer.weights()
+        assert set(psutil.Process().children(recursive=True)) == before
 
 
 def other_loss() -> Model:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bench.gate.aa import error_rates, report, trial
+from bench.gate import launcher
+from bench.gate.aa import error_rates, report, slowed_copies, trial
 from bench.gate.aa.__main__ import main
 from bench.gate.aa.error_rates import AT_RANDOM, IN_A_ROW, Rate
 from bench.gate.aa.report import MARKS, Report
@@ -169,6 +170,28 @@ def test_a_line_that_a_crash_cut_off_does_not_spoil_the_next(tmp_path, monkeypat
     assert launches[0] == whole
     assert launches[1].cells == [{"id": "a"}]
     assert others == 0
+
+
+def test_a_launch_writes_cells_that_can_be_judged(tmp_path, monkeypatch):
+    class Raced:
+        background_load = 0.5
+
+        def __init__(self, case):
+            self.case = case
+
+        def as_dict(self):
+            rounds = {"sequential": [1.0], "parallel": [0.5]}
+            counts = {"workers": 2, "steps_per_round": 1, "oversubscribed": False}
+            return {"device": "cpu", "rounds": rounds, **counts}
+
+    monkeypatch.setattr(slowed_copies, "race", lambda cases, comm: [Raced(c) for c in cases])
+    monkeypatch.setattr("sys.argv", ["slowed_copies", "0.1", "0.2"])
+    monkeypatch.setenv("LOCKSTEP_CELLS", str(tmp_path / "cells.jsonl"))
+    slowed_copies.main()
+    lines = (tmp_path / "cells.jsonl").read_text().splitlines()
+    cells = [cell for line in lines[1:] if (cell := launcher._cell(line))]
+    assert len(cells) == 2 * len(slowed_copies.GRID)
+    assert {cell["background_load"] for cell in cells} == {0.5}
 
 
 def test_what_is_measured_is_what_a_launch_imports(pytestconfig, monkeypatch):

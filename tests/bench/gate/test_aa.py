@@ -2,11 +2,14 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from bench.core.cell import Cell
+from bench.core.grid import case
 from bench.gate import launcher
 from bench.gate.aa import error_rates, report, slowed_copies, trial
 from bench.gate.aa.__main__ import main
@@ -16,6 +19,7 @@ from bench.gate.aa.trial import AMOUNTS, TrialLaunch
 from bench.gate.launches import Launch
 from strategies.records import RunFile
 from tests.bench.gate.noise import Noise, Program, measure
+from tests.support.oracles import random_batches
 
 pytestmark = pytest.mark.workers(1)
 
@@ -170,6 +174,22 @@ def test_a_line_that_a_crash_cut_off_does_not_spoil_the_next(tmp_path, monkeypat
     assert launches[0] == whole
     assert launches[1].cells == [{"id": "a"}]
     assert others == 0
+
+
+@pytest.mark.workers(2)
+def test_a_slowed_copy_trains_and_takes_so_much_longer(comm, monkeypatch):
+    now = iter([0.0, 1.0, 1.1, 1.19, 1.21])  # a step lasts 1 s, and 0.2 s more
+    cell = Cell("SharedDataParallel", "mlp", comm.size, 64, 10_000)
+    strategy = slowed_copies.slowed_copy(case(cell), 0.2).build(comm)
+    before = strategy.weights()
+    batch = random_batches(strategy.model, 4)[0]
+    with monkeypatch.context() as patch:
+        clock = SimpleNamespace(perf_counter=lambda: next(now))
+        patch.setattr(slowed_copies, "time", clock)
+        strategy.step(batch)
+    assert next(now, None) is None
+    assert not np.array_equal(strategy.weights(), before)
+    strategy.close()
 
 
 def test_a_launch_writes_cells_that_can_be_judged(tmp_path, monkeypatch):

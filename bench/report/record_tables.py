@@ -55,7 +55,7 @@ def _trainings(trainings: Sequence[History]) -> Table:
     """A row for trainings of one name, strategy and data set; medians over them."""
     table = new_table(
         *("training", "strategy", "data set", "workers", "times"),
-        *("s/epoch", "samples/s", "last loss", "last evaluation"),
+        *("s", "s/epoch", "samples/s", "last loss", "last evaluation"),
     )
 
     def alike(training: History) -> tuple[str, str, str, int]:
@@ -70,6 +70,7 @@ def _trainings(trainings: Sequence[History]) -> Table:
         name, strategy, dataset, workers = kind
         table.add_row(
             *(name or strategy, strategy, dataset, f"{workers}", f"{len(group)}"),
+            f"{np.median([t.seconds[-1] for t in group]):.2f}",
             f"{np.median([t.seconds[-1] / t.epochs for t in group]):.4f}",
             f"{np.median([t.samples_per_second for t in group]):,.0f}",
             f"{np.median([t.loss[-1] for t in group]):.4f}",

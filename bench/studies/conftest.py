@@ -31,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lockstep: studies of whole trainings")
     for name, (kind, about) in OPTIONS.items():
         group.addoption(f"--{name}", type=kind, help=about)
+    group.addoption(
+        "--classic", action="store_true", help="the sizes that the projects of projects.py had"
+    )
     gpt2_options.add(parser)
 
 
@@ -48,6 +51,7 @@ class Chosen:
     trials: int | None
     seeds: int | None
     nets: str | None
+    classic: bool
 
     def data(self, usual: int = 2_000, **options: Any) -> Dataset:
         """Load the data set, with further options of `nn.data.load`.
@@ -66,4 +70,5 @@ class Chosen:
 
 
 def chosen_by(config: pytest.Config) -> Chosen:
-    return Chosen(*(config.getoption(name.replace("-", "_")) for name in OPTIONS))
+    found = {name.replace("-", "_"): config.getoption(name.replace("-", "_")) for name in OPTIONS}
+    return Chosen(**found, classic=config.getoption("classic"))

@@ -19,14 +19,13 @@ import matplotlib
 import numpy as np
 import pytest
 from mpi4py import MPI
-from numpy.typing import NDArray
 
 import nn
 from bench.conftest import RUN
 from bench.core.core_use import watched
 from bench.core.cores import available
 from bench.core.grid import MLP_SIZES, optimizer
-from nn import Batch
+from bench.studies.judging import judge
 from nn.atomic_write import atomic_write
 from nn.data import Dataset
 from strategies import (
@@ -102,24 +101,6 @@ def run(
     return history
 
 
-def judge(data: Dataset) -> Callable[[NDArray], dict[str, float]]:
-    """Make a function that finds the loss over LOSS_ROWS training rows, and test accuracies."""
-    model = nn.mlp(MLP_SIZES)
-    x, y = Batch(data.x, data.y).part(0, len(data.y) // LOSS_ROWS)
-
-    def evaluate(weights: NDArray) -> dict[str, float]:
-        model.params[:] = weights
-        right = model.predict(data.x_test) == data.y_test
-        found = {
-            "loss": nn.cross_entropy(model.forward(x)[0], y, len(y))[0],
-            "accuracy": np.mean(right),
-        }
-        of_class = {f"class {k}": np.mean(right[data.y_test == k]) for k in range(data.classes)}
-        return found | of_class
-
-    return evaluate
-
-
 def load(arm: Arm, data: Dataset, comm: MPI.Intracomm) -> list[float]:
     """Cores that all ranks use together, one value per NAP. Waiting by spinning counts as use.
 
@@ -178,7 +159,11 @@ def test_time_to_accuracy(request, comm, record, promise, lap):
     histories: dict[str, list[History]] = {arm.name: [] for arm in ARMS}
     for seed in range(SEEDS):
         for arm in ARMS:
-            options = {"epochs": EPOCHS, "every": EVERY, "evaluate": judge(data)}
+            options = {
+                "epochs": EPOCHS,
+                "every": EVERY,
+                "evaluate": judge(data, nn.mlp(MLP_SIZES), LOSS_ROWS),
+            }
             if history := run(arm, data, comm, seed, **options):
                 record(history)
                 histories[arm.name].append(history)

@@ -43,7 +43,7 @@ def test_trainings_alike_are_a_row_of_medians():
     slow = replace(TRAINING, seconds=[4.0, 8.0], loss=[2.5, 2.25], evaluations=[])
     fast = replace(TRAINING, seconds=[0.25, 0.5])
     (row,) = rows(TRAINING, slow, fast, replace(TRAINING, loss=[]), first="ahead")
-    expected = "ahead ZeRO digits 2 3 0.5000 128 1.2500 accuracy 0.875"
+    expected = "ahead ZeRO digits 2 3 1.00 0.5000 128 1.2500 accuracy 0.875"
     assert row == expected.split()
 
 

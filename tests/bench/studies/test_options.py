@@ -26,7 +26,8 @@ def chosen(*line: str) -> Chosen:
 
 
 def test_without_options_studies_choose() -> None:
-    assert chosen() == Chosen(*[None] * 10)
+    found = vars(chosen())
+    assert found == dict.fromkeys(found, None) | {"classic": False}
     assert chosen().names("mlp", "lenet") == ["mlp", "lenet"]
 
 
@@ -34,8 +35,9 @@ def test_each_option_says_what_it_is_named_for() -> None:
     line = "--set file --set-path a/b.npz --rows 30 --epochs 4 --folds 5 --nets cnn,vgg11"
     line += " --batch-sizes 8,16 --target 0.9 --trials 7 --seeds 2"
     found = chosen(*line.split())
-    assert found == Chosen("file", Path("a/b.npz"), 30, 4, 5, "8,16", 0.9, 7, 2, "cnn,vgg11")
+    assert found == Chosen("file", Path("a/b.npz"), 30, 4, 5, "8,16", 0.9, 7, 2, "cnn,vgg11", False)
     assert found.names("mlp") == ["cnn", "vgg11"]
+    assert chosen("--classic").classic
 
 
 def test_digits_are_few_and_files_and_sets_of_one_size_are_read_whole(monkeypatch) -> None:

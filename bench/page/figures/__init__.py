@@ -8,6 +8,7 @@ from types import ModuleType
 from bench.page.figures import (
     communication,
     core_use,
+    gate,
     peers,
     pipelines,
     proof,
@@ -33,5 +34,6 @@ TOPICS: list[ModuleType] = [
     core_use,
     tasks,
     peers,
+    gate,
 ]
 """In the order of the page."""

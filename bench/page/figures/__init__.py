@@ -6,9 +6,11 @@ A topic that is added here is a part of the page; nothing else has to know it.
 from types import ModuleType
 
 from bench.page.figures import (
+    batch_size,
     communication,
     core_use,
     gate,
+    gpt2,
     peers,
     pipelines,
     proof,
@@ -33,6 +35,8 @@ TOPICS: list[ModuleType] = [
     training,
     core_use,
     tasks,
+    batch_size,
+    gpt2,
     peers,
     gate,
 ]

@@ -7,8 +7,9 @@ import numpy as np
 
 from bench.core.cell import Cell, Measurement
 from bench.core.check import Check
+from bench.report.batch_sizes import BatchSize, CriticalBatch, Interval
 from bench.report.judged import Judged
-from bench.report.kinds import History, Mutant, Promise, Proof
+from bench.report.kinds import FineTuning, Generated, History, Memory, Mutant, Promise, Proof
 from bench.report.proofs import Comparison
 from strategies.records import Record, RunFile
 from strategies.training import Evaluation
@@ -124,6 +125,63 @@ def verdicts() -> list[Record]:
     ]
 
 
+def batch_sizes() -> list[Record]:
+    """Three batch sizes on 1 and 2 workers; the largest arrived with one seed of three."""
+    steps = {8: [400.0, 420.0, 380.0], 64: [80.0, 90.0, 70.0], 512: [40.0, np.inf, np.inf]}
+    return [
+        *(
+            BatchSize(
+                *("mlp", "digits", 0.9, size, 500, [], 0, False, needed),
+                rounds={"1": [1e-4 * size, 1.2e-4 * size], "2": [6e-5 * size, 8e-5 * size]},
+            )
+            for size, needed in steps.items()
+        ),
+        CriticalBatch(
+            *("mlp", "digits", 0.9, 8, 512, 3),
+            halves_until=Interval(25.0, 12.0, 50.0),
+            pays_until=Interval(400.0, 200.0, 800.0),
+            by_steps=Interval(100.0, 50.0, 200.0),
+            by_noise=Interval(300.0, 210.0, 400.0),
+            by_late_noise=Interval(500.0, 0.0, np.inf),
+            fewest_steps=Interval(20.0, 16.0, 25.0),
+            fewest_examples=Interval(2000.0, 1600.0, 2500.0),
+            misfit=0.1,
+        ),
+    ]
+
+
+def tuned(strategy: str, workers: int) -> FineTuning:
+    """Four steps of 4 of 14 sequences, so that the last step has 2; evaluated twice."""
+    return FineTuning(
+        *(strategy, workers, "tuned", "gpt2", 900, "problems", "float32", 14, 9, 64, 4, 2),
+        global_step=[1, 2, 3, 4],
+        epoch=[4 / 14, 8 / 14, 12 / 14, 1.0],
+        loss=[5.0, 4.5, 4.25, 4.0],
+        learning_rate=[1e-4, 3e-4, 2e-4, 1e-4],
+        grad_norm=[2.0, 1.5, 1.25, 1.0],
+        seconds=[0.5 * step / workers for step in range(1, 5)],
+        samples=14,
+        eval_step=[0, 4],
+        eval_loss=[5.5, 4.125],
+        eval_runtime=[0.5, 0.25],
+        loss_difference=1e-6,
+        norm_difference=2e-6,
+        first_difference="nowhere",
+    )
+
+
+def language_model() -> list[Record]:
+    return [
+        tuned("Sequential", 1),
+        tuned("ZeRO-1", 2),
+        cell("ZeRO-1", 2, 4, 4),
+        Memory("ZeRO-1", 2, "gpt2", 4, 10_800_000, None),
+        Memory("Sequential", 1, "gpt2", 4, 14_400_000, 2_000_000),
+        Generated("before", "def f(", f"x x x\n{EVIL}", 0.8, 40, 0),
+        Generated("tuned", "def f(", "x):\n    return [x]", 0.8, 40, 0),
+    ]
+
+
 def grid() -> list[tuple[str, Record]]:
     """Results, each with the node that measured it."""
     speedups = [
@@ -143,6 +201,8 @@ def grid() -> list[tuple[str, Record]]:
             for name in ("plain", "two workers")
             for seed in range(2)
         ),
+        *(("bench/studies/batch_size.py::test_batch_size", each) for each in batch_sizes()),
+        *(("bench/studies/gpt2.py::test_fine_tuning", each) for each in language_model()),
         *(("", record) for record in (*proofs(), *verdicts())),
     ]
 

@@ -247,3 +247,91 @@ def test_verdicts_are_those_of_the_gate(records, drawn):
         "inconclusive",
         "not gated",
     }
+
+
+@report
+def test_steps_and_time_of_batch_sizes_are_those_of_the_records(records, drawn):
+    from bench.report.batch_sizes import BatchSize, CriticalBatch, fastest
+
+    sizes = records.of(BatchSize)
+    (critical,) = records.of(CriticalBatch)
+    figure = drawn["batch-size-steps"]
+    for each in sizes:
+        found = rows(figure, what="training", batch_size=each.batch_size)
+        assert [row["steps"] for row in found] == [
+            steps if math.isfinite(steps) else None for steps in each.steps
+        ]
+    assert "9 trainings, of which 2 never arrived" in figure.measured
+    for row in rows(figure, what="fit"):
+        assert row["steps"] == pytest.approx(20 * (1 + 100 / row["batch_size"]))
+    ends = {"halves until": critical.halves_until, "pays until": critical.pays_until}
+    for what, end in ends.items():
+        (row,) = rows(figure, what=what)
+        assert (row["batch_size"], row["low"], row["high"]) == (end.value, end.low, end.high)
+
+    figure = drawn["batch-size-time"]
+    assert len(figure.rows) == 6
+    for row in figure.rows:
+        (size,) = [each for each in sizes if each.batch_size == row["batch_size"]]
+        seconds = size.to_target(row["workers"])
+        assert row["seconds"] == (seconds if math.isfinite(seconds) else None)
+        times = size.rounds[row["workers"]]
+        assert row["milliseconds_of_a_step"] == pytest.approx(1e3 * np.median(times))
+    # 400 steps of 8 rows, 80 of 64: 0.224 s and 0.3584 s on 2 workers.
+    assert [(row["batch_size"], row["workers"]) for row in rows(figure, best=True)] == [(8, "2")]
+    assert figure.see == fastest(sizes)
+
+
+@report
+def test_both_critical_batch_sizes_are_those_of_the_record(records, drawn):
+    from bench.report.batch_sizes import CriticalBatch
+
+    (found,) = records.of(CriticalBatch)
+    figure = drawn["critical-batch"]
+    assert [(row["batch_size"], row["low"], row["high"]) for row in figure.rows] == [
+        (100.0, 50.0, 200.0),
+        (300.0, 210.0, 400.0),
+        (500.0, None, None),  # an interval without an end cannot be drawn
+    ]
+    assert figure.see == found.disagreement
+
+
+@report
+def test_curves_of_a_language_model_are_those_of_the_records(records, drawn):
+    from bench.report.kinds import FineTuning
+
+    for c in records.of(FineTuning):
+        found = rows(drawn["gpt2-steps"], strategy=c.strategy)
+        shown = {"loss": c.loss, "learning_rate": c.learning_rate, "grad_norm": c.grad_norm}
+        for column, values in (shown | {"seconds": c.seconds, "step": c.global_step}).items():
+            assert [row[column] for row in found] == values
+        # 4 sequences in half a second, or a quarter; 2 in the last step: of all ranks.
+        rate = [8.0 * c.workers] * 3 + [4.0 * c.workers]
+        assert [row["samples_per_second"] for row in found] == pytest.approx(rate)
+        assert [row["tokens_per_second"] for row in found] == pytest.approx(
+            [64 * each for each in rate]
+        )
+        found = rows(drawn["gpt2-evaluations"], strategy=c.strategy)
+        assert [row["eval_loss"] for row in found] == c.eval_loss
+        assert [row["seconds"] for row in found] == [0.0, c.seconds[-1]]
+        assert [row["eval_samples_per_second"] for row in found] == c.eval_samples_per_second
+        assert [row["eval_steps_per_second"] for row in found] == c.eval_steps_per_second
+
+
+@report
+def test_costs_and_texts_of_a_language_model_are_those_of_the_records(records, drawn):
+    from bench.report.kinds import Generated, Measurement, Memory
+
+    figure = drawn["gpt2-costs"]
+    (m,) = records.of(Measurement, "gpt2")
+    (row,) = rows(figure, what="milliseconds of a step")
+    assert row["value"] == pytest.approx(1e3 * np.median(m.rounds["parallel"]) / m.steps_per_round)
+    assert (row["speedup"], row["low"], row["high"]) == (m.speedup, m.speedup_low, m.speedup_high)
+    for memory in records.of(Memory):
+        (held,) = rows(figure, what="MB held", strategy=memory.strategy)
+        assert held["value"] == memory.held / 1e6
+    (step,) = rows(figure, what="MB more in a step")  # the other was not known
+    assert (step["strategy"], step["value"]) == ("Sequential", 2.0)
+    for number, text in enumerate(records.of(Generated)):
+        lines = [row["text"] for row in rows(drawn["gpt2-texts"], text_number=number)]
+        assert "".join("".join(lines).split()) == "".join(text.text.split())

@@ -8,8 +8,11 @@ from types import ModuleType
 from bench.page.figures import (
     communication,
     core_use,
+    devices,
+    languages,
     peers,
     pipelines,
+    projects,
     proof,
     scaling,
     sizes,
@@ -33,5 +36,8 @@ TOPICS: list[ModuleType] = [
     core_use,
     tasks,
     peers,
+    languages,
+    devices,
+    projects,
 ]
 """In the order of the page."""

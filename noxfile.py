@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nox
@@ -204,6 +205,11 @@ OF_STUDIES = {"gpt2": ("weights", "text"), "languages": ("languages",)}
 """The optional groups of studies that need one."""
 
 
+def of_studies(names: Iterable[str]) -> list[str]:
+    """The optional groups that these studies need, each once."""
+    return list(dict.fromkeys(group for name in names for group in OF_STUDIES.get(name, ())))
+
+
 @shared
 def bench_mpi(session: nox.Session) -> None:
     """Does it pay here? -n N ranks, --quick for a small grid, --save NAME for a baseline."""
@@ -214,7 +220,7 @@ def bench_mpi(session: nox.Session) -> None:
     named = [Path(path) for path in named_paths(rest)]
     if any("studies" in path.parts for path in named):
         add(session, "fonts")  # studies draw
-    for group in dict.fromkeys(group for path in named for group in OF_STUDIES.get(path.stem, ())):
+    for group in of_studies(path.stem for path in named):
         add(session, group)
     mpiexec(session, known.ranks, "pytest", *([] if named_paths(rest) else ["bench"]), *rest)
 
@@ -237,7 +243,8 @@ def bench_which(session: nox.Session) -> None:
 @shared
 def bench_results(session: nox.Session) -> None:
     """Measure again what bench/RESULTS.md shows: all of it, or the parts that are named."""
-    add(session, "fonts")
+    for group in ("fonts", *of_studies(session.posargs or OF_STUDIES)):
+        add(session, group)
     python(session, "bench.report.results", *session.posargs)
 
 

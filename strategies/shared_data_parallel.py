@@ -5,6 +5,7 @@ from mpi4py import MPI
 
 from nn.batch import bounds
 from strategies.base import Strategy
+from strategies.comm.handing_over import share_no_cache
 from strategies.comm.shared_window import LINE, SharedWindow
 from strategies.sharding.blocks import parts_between
 
@@ -17,10 +18,17 @@ class SharedDataParallel(Strategy):
     parameters, which all ranks read. The result is the same to the bit as summing the same shards
     in one process. (MPI-3.1 standard, 11.2.3; Hoefler et al., "MPI + MPI", 2013.)
 
+    Where two ranks have no cache in common, products that read parameters of other ranks wait for
+    memory. Each rank then computes with a copy of its own, and takes the slices of the others over
+    once a step. Weights are the same to the bit. `bench/studies/shared_memory.py` races both.
+
     Args:
         accumulate: compute the rows of each rank in this many parts, as in `Sequential`.
+        private: whether each rank has its own copy of the parameters; by default, if the cores of
+            the ranks are found to share no cache when the strategy is made.
 
     Raises:
+        TypeError: private is neither True, False nor None.
         TypeError, ValueError: accumulate is not a whole number of at least 1.
         Refused: the ranks of `comm` do not share one node, or its shared memory is too small;
             accumulate with sync_batch_norm.
@@ -28,16 +36,32 @@ class SharedDataParallel(Strategy):
 
     splits_rows = splits_update = True
 
-    def __init__(self, model, optimizer, comm: MPI.Intracomm, *, accumulate: int = 1):
+    def __init__(
+        self,
+        model,
+        optimizer,
+        comm: MPI.Intracomm,
+        *,
+        accumulate: int = 1,
+        private: bool | None = None,
+    ):
+        if not (private is None or isinstance(private, bool)):
+            raise TypeError(f"private={private!r}: expected True, False or None")
         super().__init__(model, optimizer, comm)
         self._accumulate(accumulate)
         params = model.params
         self._window = SharedWindow(comm, params.dtype, rows=1 + comm.size, length=len(params))
-        shared, *self._rows = self._window.rows
+        self._shared, *self._rows = self._window.rows
         self._losses = self._window.scalars
+        if private is None:
+            private = share_no_cache(comm, self._rows, self._window.fence)
+        self.private: bool = private
         if comm.rank == 0:
-            shared[:] = params
-        self._bind_shared(shared, self._rows[comm.rank])
+            self._shared[:] = params
+        if private:
+            self._bind(np.array(params), self._rows[comm.rank])
+        else:
+            self._bind_shared(self._shared, self._rows[comm.rank])
         self._slices = [_line_slice(k, comm.size, params) for k in range(comm.size)]
         self._mine = self._slices[comm.rank]
         self._others = [row for k, row in enumerate(self._rows) if k != comm.rank]
@@ -56,7 +80,18 @@ class SharedDataParallel(Strategy):
 
     def update(self) -> None:
         self._move(self.model.params[self._mine], self._total)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Make the slice of every rank visible to all ranks. Collective."""
+        params = self.model.params
+        if self.private:
+            self._shared[self._mine] = params[self._mine]
         self._window.fence()
+        if self.private:
+            for part in self._slices:
+                if part != self._mine:
+                    params[part] = self._shared[part]
 
     def _own_parts(self):
         return parts_between(self.parameters, self._mine.start, self._mine.stop)
@@ -74,7 +109,7 @@ class SharedDataParallel(Strategy):
             # Freeing memory that views still point to would crash the process.
             self._bind_private(np.array(self.model.grads))
             self._rows, self._others = [], []
-            self._losses = self._total = np.empty(0)
+            self._shared = self._losses = self._total = np.empty(0)
             self._window.close()
             self.closed = True
 
@@ -90,7 +125,7 @@ class SharedDataParallel(Strategy):
     def _set_weights(self, params):
         self._window.fence()
         self.model.params[self._mine] = params[self._mine]
-        self._window.fence()
+        self._hand_over()
 
 
 def _line_slice(k: int, n: int, params) -> slice:

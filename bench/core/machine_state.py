@@ -17,6 +17,7 @@ from mpi4py import MPI
 
 from bench.core.background_load import LIMIT, laps
 from bench.core.cores import available, on_core
+from strategies.comm.handing_over import FAR
 from strategies.comm.node import on_one_node
 from strategies.comm.on_rank_0 import sleeping_barrier
 from strategies.comm.shared_window import LINE, SharedWindow
@@ -28,13 +29,6 @@ COPIED = 2**25
 """Bytes that are copied in a look: more than most caches hold."""
 
 TRIES = 5
-
-FAR = 4.0
-"""Cores share no cache if a line of another core takes this many times as long as one's own.
-
-On an idle machine of two virtual cores with a cache in common it took 1.3 to 1.6 times as long.
-Without one, handing a gradient over takes about ten times as long.
-"""
 
 State = dict[str, list[float]]
 """A number for each round, by name; what this machine does not tell is left out:

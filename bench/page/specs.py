@@ -1,7 +1,7 @@
 """Charts as Vega-Lite: for the page, where a browser draws them, and for files."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import altair as alt
@@ -44,6 +44,8 @@ def for_page(figure: Figure) -> dict[str, list[Spec]]:
 def _for_page(figure: Figure, panel: Panel) -> Spec:
     spec = panel.chart.properties(width="container").to_dict()
     del spec["config"]
+    if isinstance(spec.get("height"), dict):
+        spec["height"] = _pixels(spec, figure.rows)
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     if figure.series:
         names = list(figure.series.names)
@@ -52,6 +54,19 @@ def _for_page(figure: Figure, panel: Panel) -> Spec:
         for view in _views(spec):
             view["transform"] = [*view.get("transform", ()), only]
     return spec
+
+
+def _pixels(spec: Spec, rows: Sequence[Row]) -> int:
+    """The height of a chart that has so many pixels for each value of y and its offset.
+
+    Vega-Lite would count them, and warn of it in a chart that is as wide as its place.
+    """
+    view = next(view for view in _views(spec) if "y" in view["encoding"])
+    for step in view.get("transform", ()):
+        only = step["filter"]
+        rows = [row for row in rows if row[only["field"]] == only["equal"]]
+    fields = [view["encoding"][y]["field"] for y in ("y", "yOffset") if y in view["encoding"]]
+    return math.prod(len({row[field] for row in rows}) for field in fields) * spec["height"]["step"]
 
 
 def _views(spec: Spec, data: Any = None) -> Iterator[Spec]:

@@ -1,6 +1,6 @@
 """The measured tables of bench/RESULTS.md: measure again, and write them between their marks.
 
-    nox -s bench_results                    # all of them, 15 minutes on a quiet machine
+    nox -s bench_results                    # all of them, half an hour on a quiet machine
     nox -s bench_results -- grid peers      # some
     nox -s bench_results -- grid --from .benchmarks/lockstep/FILE.jsonl    # from a run on disk
 
@@ -65,11 +65,16 @@ PARTS = {
     "sparse_updates": _study("sparse_updates"),
     "prefetching": _study("prefetching", ranks=1),
     "peers": _study("against_peers"),
+    "shared_memory": _study("shared_memory"),
     "scaling": _study("scaling"),
+    "languages": _study("languages"),
+    "projects": _study("projects"),
     "tasks": _study("tasks"),
     "kfold": _study("kfold"),
     "search": _study("search"),
     "ensemble": _study("ensemble"),
+    "batch_size": _study("batch_size"),
+    "gpt2": _study("gpt2"),
 }
 
 

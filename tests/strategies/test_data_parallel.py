@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nn import SGD, Batch, cnn, lenet, mlp
-from strategies import DataParallel, Sequential, SharedDataParallel
+from strategies import DataParallel, Sequential, SharedDataParallel, shared_data_parallel
 from strategies.base import Refused
 from tests.support.optimizers import OPTIMIZERS
 from tests.support.oracles import MatchedOrder, assert_trains_like, random_batches
@@ -19,7 +19,8 @@ STRATEGIES = {
     "data_parallel": DataParallel,
     "two_buckets": partial(DataParallel, buckets=2),
     "three_buckets": partial(DataParallel, buckets=3),
-    "shared": SharedDataParallel,
+    "shared": partial(SharedDataParallel, private=False),
+    "private": partial(SharedDataParallel, private=True),
 }
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
@@ -87,6 +88,19 @@ def test_shared_equals_matched_order_to_the_bit(comm, optimizer, rows):
     parallel.close()
 
 
+@pytest.mark.parametrize("rows", [1, 7])
+def test_private_parameters_change_no_bit(comm, rows):
+    private, shared = (
+        SharedDataParallel(small_mlp(), OPTIMIZERS["adam"](), comm, private=private)
+        for private in (True, False)
+    )
+    for batch in random_batches(shared.model, rows, steps=4):
+        assert private.step(batch) == shared.step(batch)
+        np.testing.assert_array_equal(private.weights(), shared.weights())
+    private.close()
+    shared.close()
+
+
 @pytest.mark.workers(1, 2)
 @pytest.mark.parametrize("strategy", ["data_parallel", "two_buckets"])
 def test_allreduce_of_two_equals_matched_order_to_the_bit(comm, strategy):
@@ -129,15 +143,54 @@ def test_buckets_cover_every_layer_once(comm):
     assert_trains_like(oracle, parallel, random_batches(model, 10, steps=2), comm)
 
 
-def test_closing_keeps_the_model(comm):
+@pytest.mark.parametrize("private", [False, True])
+def test_closing_keeps_the_model(comm, private):
     model = small_mlp()
-    strategy = SharedDataParallel(model, SGD(0.1), comm)
+    strategy = SharedDataParallel(model, SGD(0.1), comm, private=private)
     strategy.step(random_batches(model, 5)[0])
     weights = strategy.weights()
     strategy.close()
     strategy.close()
     np.testing.assert_array_equal(model.params, weights)
     model.params[:] = 0  # private memory again: writing to it must not crash
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_state_comes_back(comm, private):
+    """And what every rank sets in the model between two steps is what the next step begins with."""
+    strategy = SharedDataParallel(small_mlp(), SGD(0.1, momentum=0.9), comm, private=private)
+    batches = random_batches(strategy.model, 5, steps=3)
+    strategy.step(batches[0])
+    state = strategy.state()
+    strategy.step(batches[1])
+    expected = strategy.weights()
+    strategy.load_state(state)
+    strategy.step(batches[1])
+    np.testing.assert_array_equal(strategy.weights(), expected)
+    comm.Barrier()
+    strategy.model.params[:] = 0.25
+    comm.Barrier()
+    strategy.optimizer.lr = 0.0
+    strategy.step(batches[2])
+    np.testing.assert_array_equal(strategy.weights(), np.full(len(expected), 0.25))
+    strategy.close()
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_ranks_that_share_no_cache_compute_with_copies(comm, monkeypatch, far):
+    monkeypatch.setattr(shared_data_parallel, "share_no_cache", lambda *_: far)
+    parallel = SharedDataParallel(small_mlp(), SGD(0.1), comm)
+    assert parallel.private == far
+    assert np.shares_memory(parallel.model.params, parallel._shared) != far
+    parallel.close()
+
+
+def test_finding_out_leaves_nothing_in_the_gradients(comm):
+    parallel = SharedDataParallel(mlp([90, 60, 10]), SGD(0.1), comm)
+    assert comm.allgather(parallel.private) == [parallel.private] * comm.size
+    assert not any(row.any() for row in parallel._rows)
+    comm.Barrier()
+    parallel.close()
 
 
 def test_a_closed_strategy_says_so(comm):
@@ -179,6 +232,11 @@ def test_weights_are_a_copy(comm):
 def test_shared_memory_across_nodes_is_refused(comm):
     with pytest.raises(Refused, match="more than one node"):
         SharedDataParallel(small_mlp(), SGD(0.1), TwoNodes(comm))
+
+
+def test_private_is_true_or_false(comm):
+    with pytest.raises(TypeError, match="private='yes': expected True, False or None"):
+        SharedDataParallel(small_mlp(), SGD(0.1), comm, private="yes")
 
 
 @pytest.mark.parametrize(

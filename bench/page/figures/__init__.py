@@ -9,6 +9,7 @@ from bench.page.figures import (
     communication,
     core_use,
     devices,
+    gate,
     languages,
     peers,
     pipelines,
@@ -39,5 +40,6 @@ TOPICS: list[ModuleType] = [
     languages,
     devices,
     projects,
+    gate,
 ]
 """In the order of the page."""

@@ -4,7 +4,6 @@ Chromium is the system's. Every request and every message of the console is look
 """
 
 import re
-import shutil
 from contextlib import contextmanager
 from itertools import pairwise
 from urllib.parse import urlsplit
@@ -14,31 +13,12 @@ import pytest
 from bench.report.demo_records import DemoRace
 from tests.bench.demo.drawing import DRAWN
 from tests.bench.demo.serving import Served
-from tests.support.optional import needs
+from tests.support.browser import in_chromium
 
-CHROMIUM = shutil.which("chromium")
-OPTIONS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 LOADED = 60_000
 """Milliseconds, far beyond what anything takes on a quiet machine."""
 
-pytestmark = [
-    pytest.mark.workers(1),
-    pytest.mark.deadline(150),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
-        browser.close()
+pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(150)]
 
 
 @contextmanager
@@ -119,7 +99,7 @@ def texts(page, name: str) -> list[str]:
     return page.locator(f"[data-is='{name}']").all_inner_texts()
 
 
-@needs("starlette", "uvicorn", "playwright")
+@in_chromium("starlette", "uvicorn")
 def test_a_race_is_won_and_its_nets_read_what_is_drawn(page, browser, served):
     assert quickest_start(page) < 1000
     fill(page, epochs=8)
@@ -160,7 +140,7 @@ def test_a_race_is_won_and_its_nets_read_what_is_drawn(page, browser, served):
     assert re.fullmatch(r"It is: \d", page.locator("#truth", has_text="It is").inner_text())
 
 
-@needs("starlette", "uvicorn", "playwright")
+@in_chromium("starlette", "uvicorn")
 def test_a_race_is_paused_goes_on_without_a_lane_that_dies_and_is_stopped(page, served):
     fill(page, epochs=200)
     page.click("#start")
@@ -183,7 +163,7 @@ def test_a_race_is_paused_goes_on_without_a_lane_that_dies_and_is_stopped(page, 
     assert texts(page, "state") == ["stopped", "failed"]
 
 
-@needs("starlette", "uvicorn", "playwright", "matplotlib")
+@in_chromium("starlette", "uvicorn", "matplotlib")
 def test_a_letter_is_read_and_one_is_added(page):
     fill(page, epochs=15, data="letters-printed")
     page.click("#start")
@@ -198,7 +178,7 @@ def test_a_letter_is_read_and_one_is_added(page):
     assert page.locator("#seen").get_attribute("aria-label").startswith("The 16 by 8 picture")
 
 
-@needs("starlette", "uvicorn", "playwright")
+@in_chromium("starlette", "uvicorn")
 def test_what_cannot_be_is_said_on_the_page(browser, served):
     with page_of(browser, served, refused=1) as page:
         fill(page, epochs=100_000)
@@ -209,7 +189,7 @@ def test_what_cannot_be_is_said_on_the_page(browser, served):
         page.locator("#error", has_text="epochs=100000: expected from 1 to 200").wait_for()
 
 
-@needs("starlette", "uvicorn", "playwright")
+@in_chromium("starlette", "uvicorn")
 @pytest.mark.parametrize("width", [390, 768, 1440])
 def test_nothing_overlaps_or_is_cut_at(browser, served, width):
     with page_of(browser, served, viewport={"width": width, "height": 900}) as page:
@@ -238,7 +218,7 @@ def overlap(a, b) -> bool:
     )
 
 
-@needs("starlette", "uvicorn", "playwright")
+@in_chromium("starlette", "uvicorn")
 def test_it_can_be_used_without_a_mouse_and_by_a_screen_reader(page):
     names = page.evaluate(
         """[...document.querySelectorAll('input, select, button, canvas, [role=img]')].filter(

@@ -7,6 +7,7 @@ import numpy as np
 
 from bench.core.cell import Cell, Measurement
 from bench.core.check import Check
+from bench.report.judged import Judged
 from bench.report.kinds import History, Mutant, Promise, Proof, Race
 from bench.report.proofs import Comparison
 from strategies.records import Record, RunFile
@@ -104,6 +105,35 @@ def proofs() -> list[Record]:
     ]
 
 
+def judged(cell: str, outcome: str, ratio: float | None) -> Judged:
+    """A verdict; one without a ratio is of a cell that has gone."""
+    return Judged(
+        cell=cell,
+        before="main",
+        after="this run",
+        outcome=outcome,
+        reason="as it is",
+        speedup_before=1.5 if ratio else None,
+        speedup_after=1.5 * ratio if ratio else None,
+        ratio=ratio,
+        low=0.98 * ratio if ratio else None,
+        high=1.02 * ratio if ratio else None,
+        sequential_ratio=1.0,
+        parallel_ratio=1.0,
+        launches=[3, 3, 5],
+        tolerance=0.05,
+    )
+
+
+def verdicts() -> list[Record]:
+    return [
+        judged("speedup/mlp", "slower", 0.9),
+        judged("speedup/cnn", "pass", 1.01),
+        judged("speedup/torch", "inconclusive", 0.97),
+        judged("speedup/gone", "missing", None),
+    ]
+
+
 def grid() -> list[tuple[str, Record]]:
     """Results, each with the node that measured it."""
     speedups = [
@@ -123,7 +153,7 @@ def grid() -> list[tuple[str, Record]]:
             for name in ("plain", "two workers")
             for seed in range(2)
         ),
-        *(("", record) for record in proofs()),
+        *(("", record) for record in (*proofs(), *verdicts())),
     ]
 
 

@@ -1,27 +1,12 @@
 """The page in a real browser: drawn, quiet, readable at every width, by mouse and by keyboard."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.page.__main__ import main
 from tests.bench.page import examples
-from tests.support.optional import needs
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-OPTIONS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tests.support.browser import in_chromium
 
 WIDTHS = (390, 768, 1440)
 SCHEMES = ("light", "dark")
@@ -29,12 +14,7 @@ SCHEMES = ("light", "dark")
 pytestmark = [pytest.mark.workers(1), pytest.mark.deadline(120)]
 
 
-def browser_test(test):
-    """A test that needs Playwright and Chromium."""
-    reason = "needs Chromium: apt-get install chromium, then `nox -s optional`"
-    return needs("altair", "vl_convert", "playwright")(
-        pytest.mark.skipif(CHROMIUM is None, reason=reason)(test)
-    )
+browser_test = in_chromium("altair", "vl_convert")
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +23,6 @@ def page_path(tmp_path_factory) -> Path:
     run = examples.save(folder / "run.jsonl", examples.grid())
     assert main([str(run), "-o", str(folder)]) == 0
     return folder / "index.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 class Seen:

@@ -257,3 +257,30 @@ def test_without_records_every_topic_says_which_command_makes_them():
         for each in missing:
             assert isinstance(each, Missing), topic
             assert each.command.startswith("nox -s ")
+
+
+@report
+def test_verdicts_are_those_of_the_gate(records, drawn):
+    from bench.gate.statistics import Outcome
+    from bench.page.figures.gate import verdict
+    from bench.report.judged import Judged
+
+    figure = drawn["gate"]
+    found = {each.cell: each for each in records.of(Judged)}
+    assert [row["cell"] for row in figure.rows] == list(found)[:3]  # the last has no ratio
+    for row in figure.rows:
+        own = found[row["cell"]]
+        for column in ("ratio", "low", "high", "outcome", "speedup_before", "speedup_after"):
+            assert row[column] == getattr(own, column)
+    assert [row["verdict"] for row in figure.rows] == ["failed", "held", "in doubt"]
+    assert "1 cell failed: speedup/mlp. 1 cell could not be compared." in figure.see
+    assert {str(o) for o in Outcome if verdict(o) == "failed"} == {
+        "slower",
+        "sequential arm faster",
+        "missing",
+    }
+    assert {str(o) for o in Outcome if verdict(o) == "in doubt"} == {
+        "suspect",
+        "inconclusive",
+        "not gated",
+    }

@@ -17,6 +17,25 @@ SIZES, RATE = [6, 7, 5, 4], 0.3
 
 
 @needs("jax")
+def test_it_has_one_thread():
+    """Else a race on one thread would not be one. A busy machine only lowers what is counted."""
+    from bench.peers.xla import JaxNet
+
+    net, rng = JaxNet(mlp([784, 256, 128, 10]), RATE), np.random.default_rng(0)
+    x, y = rng.standard_normal((1024, 784)), rng.integers(0, 10, 1024)
+    cores = []
+    with unbound():
+        batch = net.put(Batch(x.astype(np.float32), y))
+        net.train(*batch)
+        for _ in range(30):
+            begin, used = time.perf_counter(), time.process_time()
+            for _ in range(10):
+                net.train(*batch)
+            cores.append((time.process_time() - used) / (time.perf_counter() - begin))
+    assert max(cores) < 1.15
+
+
+@needs("jax")
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
 def test_it_trains_like_sequential(dtype, tolerance):
     from bench.peers.xla import JaxNet
@@ -31,25 +50,6 @@ def test_it_trains_like_sequential(dtype, tolerance):
     assert net.weights().dtype == dtype
     assert np.abs(net.weights() - begin).max() > 0.1
     np.testing.assert_allclose(net.weights(), plain.weights(), rtol=0, atol=tolerance)
-
-
-@needs("jax")
-def test_it_has_one_thread():
-    """Else a race on one thread would not be one. A busy machine only lowers what is counted."""
-    from bench.peers.xla import JaxNet
-
-    net, rng = JaxNet(mlp([784, 512, 10]), RATE), np.random.default_rng(0)
-    x, y = rng.standard_normal((1024, 784)), rng.integers(0, 10, 1024)
-    cores = []
-    with unbound():
-        batch = net.put(Batch(x.astype(np.float32), y))
-        net.train(*batch)
-        for _ in range(15):
-            begin, used = time.perf_counter(), time.process_time()
-            for _ in range(5):
-                net.train(*batch)
-            cores.append((time.process_time() - used) / (time.perf_counter() - begin))
-    assert max(cores) < 1.15
 
 
 @needs("jax")

@@ -8,6 +8,7 @@ from bench.core.core_use import CoreUse
 from bench.core.machine_state import State, background_load
 from bench.core.turns import Rounds, ratio
 from bench.report.batch_sizes import BatchSize, CriticalBatch
+from bench.report.crossovers import Crossover
 from bench.report.demo_records import DemoRace, Slice
 from bench.report.judged import Judged, Tracked
 from bench.report.promises import Promise
@@ -21,6 +22,7 @@ from strategies.training import History
 __all__ = [
     "BatchSize",
     "CriticalBatch",
+    "Crossover",
     "DemoRace",
     "EnsembleScores",
     "FineTuning",

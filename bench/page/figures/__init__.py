@@ -8,9 +8,12 @@ from types import ModuleType
 from bench.page.figures import (
     communication,
     core_use,
+    devices,
     gate,
+    languages,
     peers,
     pipelines,
+    projects,
     proof,
     scaling,
     sizes,
@@ -34,6 +37,9 @@ TOPICS: list[ModuleType] = [
     core_use,
     tasks,
     peers,
+    languages,
+    devices,
+    projects,
     gate,
 ]
 """In the order of the page."""

@@ -8,7 +8,7 @@ import numpy as np
 from bench.core.cell import Cell, Measurement
 from bench.core.check import Check
 from bench.report.judged import Judged, Tracked
-from bench.report.kinds import History, Mutant, Promise, Proof
+from bench.report.kinds import History, Mutant, Promise, Proof, Race
 from bench.report.proofs import Comparison
 from strategies.records import Record, RunFile
 from strategies.training import Evaluation
@@ -75,6 +75,16 @@ def training(name: str = "plain", steps: int = 200, seed: int = 0) -> History:
         grad_norm=[float("nan") if i % 20 < 19 else 1.0 + i for i in range(steps)],
         evaluations=[evaluation(step) for step in range(20, steps + 1, 20)],
     )
+
+
+def race(net: str, batch: int = 256) -> Race:
+    """A race of three contenders."""
+    rng = np.random.default_rng(batch)
+    rounds = {name: _about(seconds, rng) for name, seconds in RACED.items()}
+    return Race(net, 1, batch, 20, rounds, 0.0)
+
+
+RACED = {"the first": 0.4, "a slower one": 0.5, "a faster one": 0.1}
 
 
 def proofs() -> list[Record]:
@@ -165,6 +175,20 @@ def grid() -> list[tuple[str, Record]]:
             for seed in range(2)
         ),
         *(("", record) for record in (*proofs(), *verdicts(), *histories())),
+    ]
+
+
+def studies() -> list[tuple[str, Record]]:
+    """Results of studies whose figures are their own."""
+    return [
+        ("bench/studies/languages.py::test_one_thread[64]", race("mlp, one thread", 64)),
+        ("bench/studies/languages.py::test_one_thread[256]", race("mlp, one thread")),
+        ("bench/studies/devices.py::test_race[mlp]", race("mlp, devices")),
+        *(
+            ("bench/studies/projects.py::test_epoch", cell("SharedDataParallel", rows=rows))
+            for rows in (10_000, 30_000)
+        ),
+        ("bench/studies/projects.py::test_base", training("iris, 4-50-3: base, cpu")),
     ]
 
 

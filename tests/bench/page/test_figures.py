@@ -18,7 +18,8 @@ report = needs("altair", "vl_convert")
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> Records:
-    path = examples.save(tmp_path_factory.mktemp("run") / "run.jsonl", examples.grid())
+    results = [*examples.grid(), *examples.studies()]
+    path = examples.save(tmp_path_factory.mktemp("run") / "run.jsonl", results)
     return everything(*load([path])[:1])
 
 
@@ -156,6 +157,42 @@ def test_accuracy_on_a_class_is_the_mean_over_seeds(drawn):
     (row,) = rows(drawn["training-classes"], training="plain", class_name="0")
     assert row["accuracy"] == np.mean([values["class 0"] for values in last])
     assert row["trainings"] == 2
+
+
+@report
+@pytest.mark.parametrize("study", ["languages", "devices"])
+def test_races_of_a_study_are_those_that_it_ran(records, drawn, study):
+    from bench.report.kinds import Race
+
+    found = records.of(Race, study)
+    assert {row["race"] for row in drawn[study].rows} == {
+        f"{race.net}, batch {race.batch_size}" for race in found
+    }
+    for race in found:
+        for name, times in race.rounds.items():
+            (row,) = rows(drawn[study], race=f"{race.net}, batch {race.batch_size}", contender=name)
+            assert row["milliseconds"] == pytest.approx(1e3 * np.median(times) / 20)
+            expected = np.median(np.divide(race.rounds["the first"], times))
+            assert row["speedup"] == pytest.approx(expected)
+            assert row["low"] <= row["speedup"] <= row["high"]
+    assert "a faster one" in drawn[study].see
+
+
+@report
+def test_epochs_and_trainings_of_the_projects_are_those_of_the_records(records, drawn):
+    from bench.report.kinds import History, Measurement
+
+    for m in records.of(Measurement, "projects"):
+        for arm, name in (("plain", "sequential"), ("all ranks", "parallel")):
+            size = m.cell.dataset_size
+            (row,) = rows(drawn["projects-epochs"], arm=arm, rows_of_an_epoch=size)
+            step = np.median(m.rounds[name]) / m.steps_per_round
+            assert row["seconds"] == pytest.approx(step * size / m.cell.batch_size)
+    (training,) = records.of(History, "projects")
+    (row,) = drawn["projects-trainings"].rows
+    last = training.evaluations[-1].values
+    assert (row["training"], row["seconds"]) == (training.name, training.seconds[-1])
+    assert (row["loss"], row["accuracy"]) == (last["loss"], last["accuracy"])
 
 
 @report

@@ -10,6 +10,7 @@ from bench.report.demo_records import DemoRace, Difference, LaneResult, Slice
 from bench.report.kinds import (
     BatchSize,
     CriticalBatch,
+    Crossover,
     EnsembleScores,
     FineTuning,
     Generated,
@@ -69,6 +70,7 @@ EXAMPLES = [
     Generated("after", "def f(", "x):\n    return [x]", 0.8, None, 3),
     Memory("ZeRO", 2, "gpt2", 4, 10_800, None),
     Scaling(*("strong", "ZeRO", "net", 2, 1024, 0.75, 0.7, 0.8, False)),
+    Crossover("strong", "net", 1024, 4000, 0.01, {"2": 0.001}, 1e-6, 1e9),
     History(
         *("digits", 1000, 64, 2, 0, 0, "ZeRO", 2, "ahead"),
         loss=[2.5, 1.25],

@@ -9,10 +9,13 @@ from bench.page.figures import (
     batch_size,
     communication,
     core_use,
+    devices,
     gate,
     gpt2,
+    languages,
     peers,
     pipelines,
+    projects,
     proof,
     scaling,
     sizes,
@@ -38,6 +41,9 @@ TOPICS: list[ModuleType] = [
     batch_size,
     gpt2,
     peers,
+    languages,
+    devices,
+    projects,
     gate,
 ]
 """In the order of the page."""

@@ -8,8 +8,8 @@ import numpy as np
 from bench.core.cell import Cell, Measurement
 from bench.core.check import Check
 from bench.report.batch_sizes import BatchSize, CriticalBatch, Interval
-from bench.report.judged import Judged
-from bench.report.kinds import FineTuning, Generated, History, Memory, Mutant, Promise, Proof
+from bench.report.judged import Judged, Tracked
+from bench.report.kinds import FineTuning, Generated, History, Memory, Mutant, Promise, Proof, Race
 from bench.report.proofs import Comparison
 from strategies.records import Record, RunFile
 from strategies.training import Evaluation
@@ -78,6 +78,16 @@ def training(name: str = "plain", steps: int = 200, seed: int = 0) -> History:
     )
 
 
+def race(net: str, batch: int = 256) -> Race:
+    """A race of three contenders."""
+    rng = np.random.default_rng(batch)
+    rounds = {name: _about(seconds, rng) for name, seconds in RACED.items()}
+    return Race(net, 1, batch, 20, rounds, 0.0)
+
+
+RACED = {"the first": 0.4, "a slower one": 0.5, "a faster one": 0.1}
+
+
 def proofs() -> list[Record]:
     return [
         Proof(
@@ -122,6 +132,27 @@ def verdicts() -> list[Record]:
         judged("speedup/cnn", "pass", 1.01),
         judged("speedup/torch", "inconclusive", 0.97),
         judged("speedup/gone", "missing", None),
+    ]
+
+
+def histories() -> list[Record]:
+    names = [f"{number:04}_main" for number in range(1, 7)]
+    dates, commits = [f"2026-01-{day:02}" for day in range(1, 7)], ["ab"] * 5 + [""]
+    return [
+        Tracked(
+            *("speedup/mlp", "slower", "10% slower", names, dates, commits),
+            speedups=[1.5, 1.51, 1.49, 1.35, 1.36, 1.35],
+            fitted=[1.5] * 3 + [1.353] * 3,
+            steps=[3],
+            tolerance=0.05,
+        ),
+        Tracked(
+            *("speedup/cnn", "inconclusive", "few", names[:2], dates[:2], ["", ""]),
+            speedups=[1.1, 1.2],
+            fitted=[],
+            steps=[],
+            tolerance=0.05,
+        ),
     ]
 
 
@@ -203,7 +234,21 @@ def grid() -> list[tuple[str, Record]]:
         ),
         *(("bench/studies/batch_size.py::test_batch_size", each) for each in batch_sizes()),
         *(("bench/studies/gpt2.py::test_fine_tuning", each) for each in language_model()),
-        *(("", record) for record in (*proofs(), *verdicts())),
+        *(("", record) for record in (*proofs(), *verdicts(), *histories())),
+    ]
+
+
+def studies() -> list[tuple[str, Record]]:
+    """Results of studies whose figures are their own."""
+    return [
+        ("bench/studies/languages.py::test_one_thread[64]", race("mlp, one thread", 64)),
+        ("bench/studies/languages.py::test_one_thread[256]", race("mlp, one thread")),
+        ("bench/studies/devices.py::test_race[mlp]", race("mlp, devices")),
+        *(
+            ("bench/studies/projects.py::test_epoch", cell("SharedDataParallel", rows=rows))
+            for rows in (10_000, 30_000)
+        ),
+        ("bench/studies/projects.py::test_base", training("iris, 4-50-3: base, cpu")),
     ]
 
 

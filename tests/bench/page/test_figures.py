@@ -18,7 +18,8 @@ report = needs("altair", "vl_convert")
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> Records:
-    path = examples.save(tmp_path_factory.mktemp("run") / "run.jsonl", examples.grid())
+    results = [*examples.grid(), *examples.studies()]
+    path = examples.save(tmp_path_factory.mktemp("run") / "run.jsonl", results)
     return everything(*load([path])[:1])
 
 
@@ -159,6 +160,42 @@ def test_accuracy_on_a_class_is_the_mean_over_seeds(drawn):
 
 
 @report
+@pytest.mark.parametrize("study", ["languages", "devices"])
+def test_races_of_a_study_are_those_that_it_ran(records, drawn, study):
+    from bench.report.kinds import Race
+
+    found = records.of(Race, study)
+    assert {row["race"] for row in drawn[study].rows} == {
+        f"{race.net}, batch {race.batch_size}" for race in found
+    }
+    for race in found:
+        for name, times in race.rounds.items():
+            (row,) = rows(drawn[study], race=f"{race.net}, batch {race.batch_size}", contender=name)
+            assert row["milliseconds"] == pytest.approx(1e3 * np.median(times) / 20)
+            expected = np.median(np.divide(race.rounds["the first"], times))
+            assert row["speedup"] == pytest.approx(expected)
+            assert row["low"] <= row["speedup"] <= row["high"]
+    assert "a faster one" in drawn[study].see
+
+
+@report
+def test_epochs_and_trainings_of_the_projects_are_those_of_the_records(records, drawn):
+    from bench.report.kinds import History, Measurement
+
+    for m in records.of(Measurement, "projects"):
+        for arm, name in (("plain", "sequential"), ("all ranks", "parallel")):
+            size = m.cell.dataset_size
+            (row,) = rows(drawn["projects-epochs"], arm=arm, rows_of_an_epoch=size)
+            step = np.median(m.rounds[name]) / m.steps_per_round
+            assert row["seconds"] == pytest.approx(step * size / m.cell.batch_size)
+    (training,) = records.of(History, "projects")
+    (row,) = drawn["projects-trainings"].rows
+    last = training.evaluations[-1].values
+    assert (row["training"], row["seconds"]) == (training.name, training.seconds[-1])
+    assert (row["loss"], row["accuracy"]) == (last["loss"], last["accuracy"])
+
+
+@report
 def test_charts_have_no_numbers_but_those_of_their_table(drawn):
     """Inline data, of a reference line, says where the ideal is, and nothing that was measured."""
     from bench.page import specs
@@ -247,6 +284,20 @@ def test_verdicts_are_those_of_the_gate(records, drawn):
         "inconclusive",
         "not gated",
     }
+
+
+@report
+def test_histories_are_those_of_the_baselines(records, drawn):
+    from bench.report.judged import Tracked
+
+    figure = drawn["gate-history"]
+    for each in records.of(Tracked):
+        own = rows(figure, cell=each.cell)
+        assert [row["baseline"] for row in own] == each.baselines
+        assert [row["speedup"] for row in own] == each.speedups
+        assert [row["fitted"] for row in own] == (each.fitted or [None] * len(own))
+        assert [at for at, row in enumerate(own) if row["step"]] == each.steps
+    assert "1 step found, the first of speedup/mlp in 0004_main" in figure.see
 
 
 @report

@@ -10,7 +10,7 @@ from bench.core.turns import Rounds, ratio
 from bench.report.batch_sizes import BatchSize, CriticalBatch
 from bench.report.crossovers import Crossover
 from bench.report.demo_records import DemoRace, Slice
-from bench.report.judged import Judged
+from bench.report.judged import Judged, Tracked
 from bench.report.promises import Promise
 from bench.report.proofs import Mutant, Proof
 from nn.plain_json import INLINE
@@ -40,6 +40,7 @@ __all__ = [
     "Search",
     "Slice",
     "Task",
+    "Tracked",
     "Transfer",
     "Use",
     "WrongCell",

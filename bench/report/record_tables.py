@@ -30,6 +30,7 @@ from bench.report.kinds import (
     Scaling,
     Search,
     Task,
+    Tracked,
     Transfer,
     Use,
 )
@@ -389,6 +390,17 @@ def _verdicts(verdicts: Sequence[Judged]) -> Table:
     return table
 
 
+def _histories(histories: Sequence[Tracked]) -> Table:
+    table = new_table("cell", "baselines", "first", "newest", "steps", "verdict")
+    for h in histories:
+        ends = [f"{h.speedups[at]:.2f}" for at in (0, -1)] if h.speedups else ["", ""]
+        steps = ", ".join(h.baselines[at] for at in h.steps)
+        table.add_row(
+            *(escape(h.cell), str(len(h.baselines)), *ends, escape(steps), escape(h.outcome))
+        )
+    return table
+
+
 def _generated(results: Sequence[Generated]) -> Table:
     """A row for each text, behind the last lines that the net was given."""
     table = new_table("net", "given, its last lines", "wrote")
@@ -429,5 +441,6 @@ TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     Task: _tasks,
     DemoRace: _demos,
     Judged: _verdicts,
+    Tracked: _histories,
 }
 """Kind -> its table, in the order in which a question shows them."""

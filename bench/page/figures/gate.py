@@ -11,7 +11,7 @@ from bench.page.figure import Figure, Missing, Panel, Row, Series
 from bench.page.records import Records
 from bench.page.style import LIGHT
 from bench.page.words import counted, listed
-from bench.report.judged import Judged
+from bench.report.judged import Judged, Tracked
 
 TITLE = "Has it become slower?"
 
@@ -23,10 +23,18 @@ HELD = ("pass", "faster", "sequential arm slower", "new")
 
 def figures(records: Records) -> list[Figure | Missing]:
     judged = [each for each in records.of(Judged) if each.ratio is not None]
-    if not judged:
+    tracked = [each for each in records.of(Tracked) if len(each.baselines) > 1]
+    drawn: list[Figure | Missing] = []
+    if judged:
+        drawn.append(forest(judged, len(records.of(Judged)) - len(judged)))
+    else:
         command = "nox -s bench_compare -- NAME"
-        return [Missing("No cell has been compared with an earlier state", command)]
-    return [forest(judged, len(records.of(Judged)) - len(judged))]
+        drawn.append(Missing("No cell has been compared with an earlier state", command))
+    if tracked:
+        drawn.append(history(tracked))
+    else:
+        drawn.append(Missing("No history of baselines has been searched", "nox -s bench_history"))
+    return drawn
 
 
 def verdict(outcome: str) -> str:
@@ -105,3 +113,57 @@ def _cells(comparison: str, rows: Sequence[Row], limit: float) -> charts.Chart:
         base.mark_point().encode(x="ratio:Q", shape=charts.shape(VERDICTS)),
         names,
     ).properties(height=alt.Step(36))
+
+
+def history(tracked: Sequence[Tracked]) -> Figure:
+    """The speedup of every cell over the baselines, with the steps that were found."""
+    rows: list[Row] = [
+        {
+            "cell": each.cell,
+            "number": at + 1,
+            "baseline": name,
+            "saved": each.saved[at],
+            "commit": each.commits[at],
+            "speedup": each.speedups[at],
+            "fitted": each.fitted[at] if each.fitted else None,
+            "step": at in each.steps,
+            "verdict": verdict(each.outcome),
+            "outcome": each.outcome,
+        }
+        for each in tracked
+        for at, name in enumerate(each.baselines)
+    ]
+    stepped = [row for row in rows if row["step"]]
+    first = f", the first of {stepped[0]['cell']} in {stepped[0]['baseline']}" if stepped else ""
+    return Figure(
+        id="gate-history",
+        title="When did speedups change?",
+        measured="Mean speedups of the undisturbed launches of each of "
+        f"{max(len(each.baselines) for each in tracked)} saved baselines of this machine. The line "
+        "is what the changes that were found would make.",
+        see=f"{counted(len(stepped), 'step')} found{first}. "
+        "Rings mark the first baseline after one.",
+        alt=f"Speedups of {counted(len(tracked), 'cell')} against the number of the baseline.",
+        rows=rows,
+        charts={"": [Panel(each.cell, _course(each)) for each in tracked]},
+        series=VERDICTS,
+        records=tracked,
+    )
+
+
+def _course(each: Tracked) -> charts.Chart:
+    base = charts.draw(cell=each.cell).encode(
+        x=charts.x("number", "baseline", zero=False, format="d"),
+        color=charts.colour(VERDICTS),
+        tooltip=charts.tooltip(
+            baseline="", saved="", commit="", speedup=".3f", fitted=".3f", outcome=""
+        ),
+    )
+    height = charts.y("speedup", "speedup", zero=False)
+    parts = [base.mark_point().encode(y=height, shape=charts.shape(VERDICTS))]
+    if each.fitted:
+        parts.append(base.mark_line(interpolate="step").encode(y="fitted:Q"))
+    if each.steps:
+        found = base.transform_filter(alt.FieldEqualPredicate(field="step", equal=True))
+        parts.append(found.mark_point(size=220, shape="circle").encode(y="fitted:Q"))
+    return charts.layers(*parts)

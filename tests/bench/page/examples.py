@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.core.cell import Cell, Measurement
 from bench.core.check import Check
-from bench.report.judged import Judged
+from bench.report.judged import Judged, Tracked
 from bench.report.kinds import History, Mutant, Promise, Proof, Race
 from bench.report.proofs import Comparison
 from strategies.records import Record, RunFile
@@ -134,6 +134,27 @@ def verdicts() -> list[Record]:
     ]
 
 
+def histories() -> list[Record]:
+    names = [f"{number:04}_main" for number in range(1, 7)]
+    dates, commits = [f"2026-01-{day:02}" for day in range(1, 7)], ["ab"] * 5 + [""]
+    return [
+        Tracked(
+            *("speedup/mlp", "slower", "10% slower", names, dates, commits),
+            speedups=[1.5, 1.51, 1.49, 1.35, 1.36, 1.35],
+            fitted=[1.5] * 3 + [1.353] * 3,
+            steps=[3],
+            tolerance=0.05,
+        ),
+        Tracked(
+            *("speedup/cnn", "inconclusive", "few", names[:2], dates[:2], ["", ""]),
+            speedups=[1.1, 1.2],
+            fitted=[],
+            steps=[],
+            tolerance=0.05,
+        ),
+    ]
+
+
 def grid() -> list[tuple[str, Record]]:
     """Results, each with the node that measured it."""
     speedups = [
@@ -153,7 +174,7 @@ def grid() -> list[tuple[str, Record]]:
             for name in ("plain", "two workers")
             for seed in range(2)
         ),
-        *(("", record) for record in (*proofs(), *verdicts())),
+        *(("", record) for record in (*proofs(), *verdicts(), *histories())),
     ]
 
 

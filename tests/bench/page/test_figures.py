@@ -284,3 +284,17 @@ def test_verdicts_are_those_of_the_gate(records, drawn):
         "inconclusive",
         "not gated",
     }
+
+
+@report
+def test_histories_are_those_of_the_baselines(records, drawn):
+    from bench.report.judged import Tracked
+
+    figure = drawn["gate-history"]
+    for each in records.of(Tracked):
+        own = rows(figure, cell=each.cell)
+        assert [row["baseline"] for row in own] == each.baselines
+        assert [row["speedup"] for row in own] == each.speedups
+        assert [row["fitted"] for row in own] == (each.fitted or [None] * len(own))
+        assert [at for at, row in enumerate(own) if row["step"]] == each.steps
+    assert "1 step found, the first of speedup/mlp in 0004_main" in figure.see

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +34,15 @@ from bench.gate.command_line import (
     tolerance,
 )
 from bench.gate.comparable import Chosen, choose, since
-from bench.gate.history_report import CellHistory, History, Located, describe, show, write
+from bench.gate.history_report import (
+    CellHistory,
+    History,
+    Located,
+    describe,
+    keep,
+    show,
+    write,
+)
 from bench.gate.launches import oversubscribed_cells, undisturbed_launches
 from bench.gate.statistics import (
     MAX_HALF_WIDTH,
@@ -44,6 +53,7 @@ from bench.gate.statistics import (
 )
 from bench.gate.storage import STORAGE
 from bench.gate.verdicts import Unusable
+from bench.report.run_file import SESSION
 
 
 @dataclass(frozen=True)
@@ -130,13 +140,14 @@ def _judged(
 ) -> CellHistory:
     """Return the verdict on a cell; None stands for a history that is too short."""
     count = len(series.baselines)
+    speedups = list(series.values[:, 0])
     if searched is None:
         outcome = Outcome.NOT_GATED if oversubscribed else Outcome.INCONCLUSIVE
         reason = (
             f"{count} baselines have {MIN_LAUNCHES} undisturbed launches of this cell, and "
             f"{MIN_BASELINES} such baselines are needed"
         )
-        return CellHistory(cell, outcome, reason, count)
+        return CellHistory(cell, outcome, reason, count, own=series.baselines, speedups=speedups)
     changes = [_located(number, series, searched) for number in range(len(searched.changes))]
     fit = fitted(series.values[:, 0], searched.changes)
     outcome, reason = _decided(searched, changes, fit, allowed)
@@ -152,6 +163,9 @@ def _judged(
         searched.least_step,
         searched.least_recent_step,
         searched.least_drift,
+        series.baselines,
+        speedups,
+        list(fit),
     )
 
 
@@ -224,6 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def publish(history: History) -> None:
         show(history, console)
         write(history, options.json)
+        keep(history, os.environ.get(SESSION, "bench_history"))
 
     return judge_and_publish(judged, publish, console)
 

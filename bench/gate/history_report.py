@@ -22,7 +22,10 @@ from bench.gate.changes import LEVEL, Change, Kind
 from bench.gate.comparable import grouped
 from bench.gate.statistics import FAILED, UNDECIDED, Outcome
 from bench.gate.verdicts import COLOUR, LOG_WIDTH, Exit
+from bench.report.judged import Tracked
+from bench.report.run_file import header, new_path
 from nn.atomic_write import atomic_write
+from strategies.records import RunFile
 
 SHORT = 9
 """Digits of a commit that are shown."""
@@ -62,6 +65,9 @@ class CellHistory:
         fall: logarithm by which the speedup is now below its best, as fitted; 0 at its best.
         least_step, least_recent_step, least_drift: see `changes.Searched`; None if the cell was not
             searched.
+        own: the baselines that have the cell.
+        speedups: log speedup in each of them.
+        fit: what the changes would make of these; empty if the cell was not searched.
     """
 
     cell: str
@@ -73,6 +79,9 @@ class CellHistory:
     least_step: float | None = None
     least_recent_step: float | None = None
     least_drift: float | None = None
+    own: Sequence[Baseline] = ()
+    speedups: Sequence[float] = ()
+    fit: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -312,3 +321,27 @@ def _commit(baseline: Baseline) -> str:
 
 def _date(saved: datetime) -> str:
     return f"{saved:%Y-%m-%d}"
+
+
+def keep(history: History, session: str) -> None:
+    """Leave a record of every cell's history, in a run file as those of benchmarks.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    run = RunFile(new_path(session), lambda: header(session, 1))
+    for cell in history.cells:
+        run.append(
+            Tracked(
+                cell=cell.cell,
+                outcome=str(cell.outcome),
+                reason=cell.reason,
+                baselines=[each.path.stem for each in cell.own],
+                saved=[each.saved.isoformat() for each in cell.own],
+                commits=[each.commit or "" for each in cell.own],
+                speedups=[math.exp(value) for value in cell.speedups],
+                fitted=[math.exp(value) for value in cell.fit],
+                steps=[e.change.at for e in cell.changes if e.change.kind is Kind.STEP],
+                tolerance=history.tolerance,
+            )
+        )

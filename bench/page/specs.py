@@ -1,6 +1,7 @@
 """Charts as Vega-Lite: for the page, where a browser draws them, and for files."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -78,10 +79,15 @@ def _views(spec: Spec, data: Any = None) -> Iterator[Spec]:
         yield spec
 
 
+def _plain(text: str) -> str:
+    """Text as a part of a file's name: small letters, digits and single hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
 def for_files(figure: Figure) -> Iterator[tuple[str, Spec]]:
     """The name of each file, without its ending, and what it shows: the charts of one tab."""
     for number, (tab, panels) in enumerate(figure.charts.items()):
-        name = figure.id if number == 0 else f"{figure.id}-{'-'.join(tab.lower().split())}"
+        name = figure.id if number == 0 else f"{figure.id}-{_plain(tab)}"
         drawn = [
             panel.chart.properties(title=panel.title, width=WIDTH)
             if panel.title

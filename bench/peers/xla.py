@@ -1,7 +1,7 @@
 """The same training step by JAX, whose compiler XLA makes one program of it.
 
-XLA takes its threads when it starts. Import this module before anything else uses JAX, for one
-thread in this process.
+XLA starts a thread for each core that it may use when it starts, whatever it is told of threads.
+Import this module before anything else uses JAX, and it computes on one core at a time.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.cores import on_core
 from bench.peers.fully_connected import linears_of
 from nn import Batch, Model
 
@@ -20,6 +21,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 import jax
 import jax.numpy as jnp
+
+with on_core(0):
+    jax.devices()  # starts it
 
 
 class JaxNet:

@@ -1,4 +1,4 @@
-"""What the gate found out about a cell: a record for each verdict."""
+"""What the gate found out about a cell: records of verdicts and of histories."""
 
 from dataclasses import dataclass
 
@@ -35,4 +35,33 @@ class Judged(Record, kind="verdict"):
     sequential_ratio: float | None
     parallel_ratio: float | None
     launches: list[int]
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Tracked(Record, kind="history"):
+    """A cell in all baselines of this machine that measured it, in order of time.
+
+    Attributes:
+        cell: id.
+        outcome, reason: as of a verdict.
+        baselines: their names, as "0001_main".
+        saved: their dates, as ISO 8601 has them.
+        commits: "" where it is not known.
+        speedups: geometric means over the undisturbed launches of each baseline.
+        fitted: the speedups that the changes which were found would make; [] for a history that is
+            too short to be searched.
+        steps: the places, from 0, of baselines that are the first after a step.
+        tolerance: a slowdown of the parallel arm that passes.
+    """
+
+    cell: str
+    outcome: str
+    reason: str
+    baselines: list[str]
+    saved: list[str]
+    commits: list[str]
+    speedups: list[float]
+    fitted: list[float]
+    steps: list[int]
     tolerance: float

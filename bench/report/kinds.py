@@ -8,8 +8,9 @@ from bench.core.core_use import CoreUse
 from bench.core.machine_state import State, background_load
 from bench.core.turns import Rounds, ratio
 from bench.report.batch_sizes import BatchSize, CriticalBatch
+from bench.report.crossovers import Crossover
 from bench.report.demo_records import DemoRace, Slice
-from bench.report.judged import Judged
+from bench.report.judged import Judged, Tracked
 from bench.report.promises import Promise
 from bench.report.proofs import Mutant, Proof
 from nn.plain_json import INLINE
@@ -21,6 +22,7 @@ from strategies.training import History
 __all__ = [
     "BatchSize",
     "CriticalBatch",
+    "Crossover",
     "DemoRace",
     "EnsembleScores",
     "FineTuning",
@@ -38,6 +40,7 @@ __all__ = [
     "Search",
     "Slice",
     "Task",
+    "Tracked",
     "Transfer",
     "Use",
     "WrongCell",

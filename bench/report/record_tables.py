@@ -14,6 +14,7 @@ from bench.report.batch_sizes import fastest
 from bench.report.kinds import (
     BatchSize,
     CriticalBatch,
+    Crossover,
     DemoRace,
     EnsembleScores,
     FineTuning,
@@ -29,6 +30,7 @@ from bench.report.kinds import (
     Scaling,
     Search,
     Task,
+    Tracked,
     Transfer,
     Use,
 )
@@ -139,6 +141,23 @@ def _scalings(scalings: Sequence[Scaling]) -> Table:
             end_section=is_last(scalings, i, lambda s: (s.law, s.net, s.strategy)),
         )
     table.caption = remark(scalings[0].machine)
+    return table
+
+
+def _crossovers(found: Sequence[Crossover]) -> Table:
+    """Up to the cores as measured, beyond them by the formula."""
+    table = new_table(
+        *("communication overtakes compute", "net", "batch", "bytes sent", "plain ms"),
+        *("workers: Allreduce ms", "measured at", "by formula at"),
+    )
+    for c in found:
+        times = (f"{n}: {1e3 * seconds:.3f}" for n, seconds in c.communication.items())
+        table.add_row(
+            *(c.law, c.net, f"{c.batch_size}", f"{c.sent:,}", f"{1e3 * c.compute:.2f}"),
+            ", ".join(times),
+            "no number" if c.measured is None else f"{c.measured} workers",
+            "no number" if c.by_formula is None else f"{c.by_formula:,} workers",
+        )
     return table
 
 
@@ -371,6 +390,17 @@ def _verdicts(verdicts: Sequence[Judged]) -> Table:
     return table
 
 
+def _histories(histories: Sequence[Tracked]) -> Table:
+    table = new_table("cell", "baselines", "first", "newest", "steps", "verdict")
+    for h in histories:
+        ends = [f"{h.speedups[at]:.2f}" for at in (0, -1)] if h.speedups else ["", ""]
+        steps = ", ".join(h.baselines[at] for at in h.steps)
+        table.add_row(
+            *(escape(h.cell), str(len(h.baselines)), *ends, escape(steps), escape(h.outcome))
+        )
+    return table
+
+
 def _generated(results: Sequence[Generated]) -> Table:
     """A row for each text, behind the last lines that the net was given."""
     table = new_table("net", "given, its last lines", "wrote")
@@ -398,6 +428,7 @@ TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     BatchSize: _batch_sizes,
     CriticalBatch: _critical_batches,
     Scaling: _scalings,
+    Crossover: _crossovers,
     Proof: _proofs,
     Mutant: _mutants,
     KFold: _kfolds,
@@ -410,5 +441,6 @@ TABLES: dict[type[Record], Callable[[Sequence[Any]], Table]] = {
     Task: _tasks,
     DemoRace: _demos,
     Judged: _verdicts,
+    Tracked: _histories,
 }
 """Kind -> its table, in the order in which a question shows them."""

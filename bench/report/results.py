@@ -69,6 +69,7 @@ PARTS = {
     "scaling": _study("scaling"),
     "languages": _study("languages"),
     "projects": _study("projects"),
+    "devices": _study("devices"),
     "tasks": _study("tasks"),
     "kfold": _study("kfold"),
     "search": _study("search"),

@@ -3,8 +3,12 @@
 *Strong scaling*: the batch stays as it is, and its rows are divided. The efficiency of n workers is
 the speedup over plain training, divided by n (Amdahl, 1967). *Weak scaling*: every worker has as
 many rows as plain training has alone. The efficiency is the time of plain training over that of n
-workers, which have n times the rows (Gustafson, 1988). All of it is one race for each net. Not part
-of the common grid: name the file to run it.
+workers, which have n times the rows (Gustafson, 1988). All of it is one race for each net.
+
+*Crossover*: the gradient's Allreduce takes turns with these, up to as many workers as there are
+cores; beyond, a formula with its latency and bandwidth says from how many workers on it takes as
+long as what they compute (`bench.report.crossovers`). Not part of the common grid: name the file to
+run it.
 """
 
 from collections.abc import Iterator
@@ -21,18 +25,20 @@ from bench.core.check import equals_sequential, uneven_rows
 from bench.core.cores import available
 from bench.core.grid import optimizer, synchronous, worker_counts
 from bench.core.race import turns_on
-from bench.core.turns import Contender
+from bench.core.turns import Contender, Turn
 from bench.marks import only_in_full_grid
-from bench.report.kinds import Scaling
+from bench.report.kinds import Crossover, Scaling
 from nn import Batch, mlp
-from strategies import Sequential, Strategy
+from strategies import Sequential, Strategy, costs
 from strategies.catalog import CATALOG
 from strategies.comm.raise_together import raise_together
 
 NETS = {
     "usual": [784, 256, 128, 10],
     "wide": [784, 1024, 1024, 10],
+    "narrow": [784, 64, 64, 10],
     "deep": [784, *[128] * 12, 10],
+    "deeper": [784, *[128] * 24, 10],
 }
 ROWS = 256
 """Of a worker in weak scaling, and of plain training."""
@@ -52,8 +58,21 @@ def laws(workers: int) -> Iterator[tuple[str, int, int]]:
     yield "weak", ROWS, workers * ROWS
 
 
+def allreduce(workers: MPI.Intracomm, numbers: int) -> Turn:
+    """Make the turn of an Allreduce of float32 numbers, on these ranks."""
+    buffer = np.zeros(numbers, np.float32)  # remains 0, however often it is summed
+
+    def run(first: int, times: int) -> None:
+        for _ in range(times):
+            workers.Allreduce(MPI.IN_PLACE, buffer, MPI.SUM)
+
+    return partial(together, workers, run)
+
+
 @pytest.mark.workers(MPI.COMM_WORLD.size)
-@pytest.mark.parametrize("net", ["usual", *map(only_in_full_grid, ("wide", "deep"))])
+@pytest.mark.parametrize(
+    "net", ["usual", *map(only_in_full_grid, ("narrow", "wide", "deep", "deeper"))]
+)
 def test_scaling(comm, record, net):
     def checked(name: str, workers: MPI.Intracomm) -> Strategy:
         strategy = CATALOG[name](mlp(NETS[net]), optimizer(), workers)
@@ -69,7 +88,8 @@ def test_scaling(comm, record, net):
         f"plain, {rows} rows": Contender(partial(alone, comm, training(plain.step, [batch(rows)])))
         for rows in (ROWS, STRONG_ROWS)
     }
-    strategies, compared = [], []
+    strategies, compared, summed = [], [], []
+    (sent,) = costs.sent_by_data_parallel(mlp(NETS[net])).values()
     for n in worker_counts():
         takes_part = comm.rank < n
         workers = cast(MPI.Intracomm, comm.Split(0 if takes_part else MPI.UNDEFINED))
@@ -86,6 +106,12 @@ def test_scaling(comm, record, net):
                 contender = f"{name}, {n} workers, {law}"
                 contenders[contender] = Contender(among(comm, workers, turn), paces=False)
                 compared.append((contender, name, n, law, rows, f"plain, {plain_rows} rows"))
+        if 1 < n <= available():
+            for numbers in (1, sent // 4):
+                turn = allreduce(workers, numbers) if takes_part else lambda first, steps: 0.0
+                name = f"Allreduce of {numbers} numbers, {n} workers"
+                contenders[name] = Contender(among(comm, workers, turn), paces=False)
+            summed.append(n)
     rounds, state = turns_on(comm, contenders)
     compared.sort(key=lambda each: (each[3], each[1]))  # by law, then by strategy
     for contender, name, n, law, rows, base in compared:
@@ -99,5 +125,12 @@ def test_scaling(comm, record, net):
             machine=state,
         )
         record(result)
+    medians = {name: float(np.median(times)) for name, times in rounds.per_step.items()}
+    empty, whole = (
+        {n: medians[f"Allreduce of {numbers} numbers, {n} workers"] for n in summed}
+        for numbers in (1, sent // 4)
+    )
+    for law, rows in (("strong", STRONG_ROWS), ("weak", ROWS)) if summed else ():
+        record(Crossover.of(law, net, rows, sent, medians[f"plain, {rows} rows"], whole, empty))
     for strategy in filter(None, strategies):
         strategy.close()

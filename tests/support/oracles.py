@@ -84,12 +84,14 @@ class Differences:
 
     Attributes:
         weights: largest difference of a weight, relative to the largest weight.
+        explained: the largest difference that rounding was found to explain; 0 if nobody asked.
         problem: in a sentence, if there is more than the tolerance, and more than rounding
             explains.
     """
 
     weights: float
     problem: str = ""
+    explained: float = 0.0
 
 
 def assert_trains_like(
@@ -110,14 +112,14 @@ def assert_trains_like(
         AssertionError: on every rank, with the same message: which step, and where in it the
             trainings first differ.
     """
-    start, largest = strategy.weights(), 0.0
+    start, largest, passes = strategy.weights(), 0.0, tolerance
     np.testing.assert_array_equal(start, oracle.weights(), "the initial weights differ")
     rounding = oracle.rounding if isinstance(oracle, Recorded) else measurable(oracle, batches)
     for i, batch in enumerate(batches):
         losses = oracle.step(batch), strategy.step(batch)
         expected, weights = oracle.weights(), strategy.weights()
         found = _differences(i, losses, expected, weights, tolerance, own_loss, rounding)
-        largest = max(largest, found.weights)
+        largest, passes = max(largest, found.weights), max(passes, found.explained)
         others = comm.allgather((weights, found.problem))
         problems = [
             f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(others) if problem
@@ -138,7 +140,7 @@ def assert_trains_like(
         f"than {least:.0e} of the largest, as by a larger learning rate or a shorter warm-up"
     )
     name, net = type(strategy).__name__, repr(oracle.model)
-    compared.note(Comparison(name, net, len(batches), largest, tolerance))
+    compared.note(Comparison(name, net, len(batches), largest, passes))
 
 
 def _differences(
@@ -175,7 +177,7 @@ def _differences(
     off = abs(losses[1] - losses[0])
     if not own_loss and not off <= max(tolerance * abs(losses[0]), explained.loss):
         return Differences(error, f"losses {losses} differ; rounding explains {explained.loss:.1e}")
-    return Differences(error)
+    return Differences(error, explained=float(explained.weights.max() / scale))
 
 
 def assert_goes_on_like(oracle: Strategy, strategy: Strategy, batches: Sequence[Batch]) -> None:

@@ -6,10 +6,16 @@ A topic that is added here is a part of the page; nothing else has to know it.
 from types import ModuleType
 
 from bench.page.figures import (
+    batch_size,
     communication,
     core_use,
+    devices,
+    gate,
+    gpt2,
+    languages,
     peers,
     pipelines,
+    projects,
     proof,
     scaling,
     sizes,
@@ -32,6 +38,12 @@ TOPICS: list[ModuleType] = [
     training,
     core_use,
     tasks,
+    batch_size,
+    gpt2,
     peers,
+    languages,
+    devices,
+    projects,
+    gate,
 ]
 """In the order of the page."""

@@ -21,7 +21,8 @@ STEPS = [0.9, 1.0, 1.2, 1.5, 2.0]
 
 
 def figures(records: Records) -> list[Figure | Missing]:
-    races = [race for race in records.of(Race) if len(race.rounds) > 1]
+    raced = records.of(Race, "", "which_strategy")  # which is no test, and names none
+    races = [race for race in raced if len(race.rounds) > 1]
     if not races:
         return [Missing("No strategies have been raced for each net", "nox -s bench_which")]
     return [winners(races), everyone(races)]

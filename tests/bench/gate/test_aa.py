@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 from rich.console import Console
 
 from bench.core.cell import Cell
@@ -204,6 +205,8 @@ def test_a_launch_writes_cells_that_can_be_judged(tmp_path, monkeypatch):
             counts = {"workers": 2, "steps_per_round": 1, "oversubscribed": False}
             return {"device": "cpu", "rounds": rounds, **counts}
 
+    alone = SimpleNamespace(COMM_WORLD=MPI.COMM_SELF)  # tests on one rank may run on any of several
+    monkeypatch.setattr(slowed_copies, "MPI", alone)
     monkeypatch.setattr(slowed_copies, "race", lambda cases, comm: [Raced(c) for c in cases])
     monkeypatch.setattr("sys.argv", ["slowed_copies", "0.1", "0.2"])
     monkeypatch.setenv("LOCKSTEP_CELLS", str(tmp_path / "cells.jsonl"))

@@ -19,7 +19,7 @@ import pytest
 
 mpi4py.rc.initialize = False  # not in the process that reads damaged files
 
-from bench.gate import baselines, collect, comparable, compare, history, launches  # noqa: E402
+from bench.gate import baselines, collect, comparable, compare, history, launches, verdicts  # noqa: E402
 from bench.gate.baselines import Baseline, BaselineError  # noqa: E402
 from bench.gate.launches import Launch  # noqa: E402
 from bench.gate.verdicts import Exit  # noqa: E402
@@ -147,6 +147,7 @@ def judged(path: Path) -> int:
         assert all("\0" not in argument for argument in command)
         return launch(0)
 
+    kept = path.with_name("kept.jsonl")
     reports = [path.with_name(f"report.{kind}") for kind in ("json", "junit", "markdown")]
     options = [text for report in reports for text in (f"--{report.suffix[1:]}", str(report))]
     with (
@@ -155,12 +156,14 @@ def judged(path: Path) -> int:
         mock.patch.object(collect, "start", start),
         mock.patch.object(launches, "disturbed", lambda load, workers: load > workers),
         mock.patch.object(compare, "fingerprint", return_value=MACHINE),
+        mock.patch.object(verdicts, "new_path", return_value=kept),
         mock.patch("os.fsync"),
     ):
         code = compare.main([str(path), *options])
     for report in reports:
         report.read_text(encoding="utf-8")
         report.unlink()
+    kept.unlink(missing_ok=True)
     return code
 
 
@@ -191,8 +194,9 @@ def test_damaged_baselines() -> None:
     fuzz.check(__name__, "baseline", fuzz.CASES)
 
 
-def test_no_damage_keeps_the_history_from_its_end(tmp_path: Path) -> None:
+def test_no_damage_keeps_the_history_from_its_end(tmp_path: Path, monkeypatch) -> None:
     """A baseline that can be read is looked at among sound ones, or left out with the reason."""
+    monkeypatch.chdir(tmp_path)  # records of histories go into the working directory
     machine = tmp_path / "machine"
     machine.mkdir()
     (first,) = write(machine)
@@ -209,7 +213,8 @@ def test_no_damage_keeps_the_history_from_its_end(tmp_path: Path) -> None:
     assert Exit.HELD in codes
 
 
-def test_the_id_of_a_cell_is_text_and_no_markup(tmp_path: Path, capsys) -> None:
+def test_the_id_of_a_cell_is_text_and_no_markup(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
     machine = tmp_path / "machine"
     machine.mkdir()
     (path,) = write(machine)

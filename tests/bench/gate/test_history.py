@@ -13,6 +13,8 @@ from bench.gate.baselines import FORMAT
 from bench.gate.named_paths import training_options
 from bench.gate.storage import STORAGE, next_file, saved_files
 from bench.gate.verdicts import Exit
+from bench.report.judged import Tracked
+from strategies.records import read
 from tests.bench.gate import fake_mpiexec
 from tests.bench.gate.simulated_grid import GRID, save_baseline, simulated_start, write_grid
 
@@ -74,6 +76,21 @@ def outcomes(cells):
 
 SAME: list[dict] = [{}] * 9
 SLOWED: list[dict] = [{}] * 5 + [{"c": {"parallel": 1.54}}] * 4
+
+
+def test_every_cell_leaves_a_record(project):
+    """With the speedups of its baselines, and the place of the step."""
+    save(project, *SLOWED)
+    _, cells, _ = looked()
+    (path,) = Path(".benchmarks", "lockstep").glob("*.jsonl")
+    kept = {each.cell: each for each in read(path).records if isinstance(each, Tracked)}
+    assert {name: each.outcome for name, each in kept.items()} == outcomes(cells)
+    (change,) = cells["c"]["changes"]
+    assert [kept["c"].baselines[at] for at in kept["c"].steps] == [change["first"]["name"]]
+    before, after = kept["c"].speedups[:5], kept["c"].speedups[5:]
+    assert 1.05 < np.mean(before) / np.mean(after) < 1.15
+    assert kept["c"].fitted[0] == pytest.approx(np.mean(before), rel=0.02)
+    assert kept["c"].commits == [commit(number) for number in range(1, 10)]
 
 
 def test_baselines_of_the_same_code_are_green(project):

@@ -51,8 +51,8 @@ class Seen:
 
 
 MARKS = """figure => [...figure.querySelectorAll('.pane:not([hidden]) .chart')].map(chart =>
-  chart.querySelectorAll('.mark-symbol path, .mark-rect path, .mark-line path, .mark-rule line')
-    .length)"""
+  chart.querySelectorAll('.mark-symbol path, .mark-rect path, .mark-line path, .mark-rule line, ' +
+    '.mark-text.role-mark text').length)"""
 
 
 @browser_test

@@ -18,7 +18,8 @@ report = needs("altair", "vl_convert")
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> Records:
-    path = examples.save(tmp_path_factory.mktemp("run") / "run.jsonl", examples.grid())
+    results = [*examples.grid(), *examples.studies()]
+    path = examples.save(tmp_path_factory.mktemp("run") / "run.jsonl", results)
     return everything(*load([path])[:1])
 
 
@@ -159,6 +160,42 @@ def test_accuracy_on_a_class_is_the_mean_over_seeds(drawn):
 
 
 @report
+@pytest.mark.parametrize("study", ["languages", "devices"])
+def test_races_of_a_study_are_those_that_it_ran(records, drawn, study):
+    from bench.report.kinds import Race
+
+    found = records.of(Race, study)
+    assert {row["race"] for row in drawn[study].rows} == {
+        f"{race.net}, batch {race.batch_size}" for race in found
+    }
+    for race in found:
+        for name, times in race.rounds.items():
+            (row,) = rows(drawn[study], race=f"{race.net}, batch {race.batch_size}", contender=name)
+            assert row["milliseconds"] == pytest.approx(1e3 * np.median(times) / 20)
+            expected = np.median(np.divide(race.rounds["the first"], times))
+            assert row["speedup"] == pytest.approx(expected)
+            assert row["low"] <= row["speedup"] <= row["high"]
+    assert "a faster one" in drawn[study].see
+
+
+@report
+def test_epochs_and_trainings_of_the_projects_are_those_of_the_records(records, drawn):
+    from bench.report.kinds import History, Measurement
+
+    for m in records.of(Measurement, "projects"):
+        for arm, name in (("plain", "sequential"), ("all ranks", "parallel")):
+            size = m.cell.dataset_size
+            (row,) = rows(drawn["projects-epochs"], arm=arm, rows_of_an_epoch=size)
+            step = np.median(m.rounds[name]) / m.steps_per_round
+            assert row["seconds"] == pytest.approx(step * size / m.cell.batch_size)
+    (training,) = records.of(History, "projects")
+    (row,) = drawn["projects-trainings"].rows
+    last = training.evaluations[-1].values
+    assert (row["training"], row["seconds"]) == (training.name, training.seconds[-1])
+    assert (row["loss"], row["accuracy"]) == (last["loss"], last["accuracy"])
+
+
+@report
 def test_charts_have_no_numbers_but_those_of_their_table(drawn):
     """Inline data, of a reference line, says where the ideal is, and nothing that was measured."""
     from bench.page import specs
@@ -220,3 +257,132 @@ def test_without_records_every_topic_says_which_command_makes_them():
         for each in missing:
             assert isinstance(each, Missing), topic
             assert each.command.startswith("nox -s ")
+
+
+@report
+def test_verdicts_are_those_of_the_gate(records, drawn):
+    from bench.gate.statistics import Outcome
+    from bench.page.figures.gate import verdict
+    from bench.report.judged import Judged
+
+    figure = drawn["gate"]
+    found = {each.cell: each for each in records.of(Judged)}
+    assert [row["cell"] for row in figure.rows] == list(found)[:3]  # the last has no ratio
+    for row in figure.rows:
+        own = found[row["cell"]]
+        for column in ("ratio", "low", "high", "outcome", "speedup_before", "speedup_after"):
+            assert row[column] == getattr(own, column)
+    assert [row["verdict"] for row in figure.rows] == ["failed", "held", "in doubt"]
+    assert "1 cell failed: speedup/mlp. 1 cell could not be compared." in figure.see
+    assert {str(o) for o in Outcome if verdict(o) == "failed"} == {
+        "slower",
+        "sequential arm faster",
+        "missing",
+    }
+    assert {str(o) for o in Outcome if verdict(o) == "in doubt"} == {
+        "suspect",
+        "inconclusive",
+        "not gated",
+    }
+
+
+@report
+def test_histories_are_those_of_the_baselines(records, drawn):
+    from bench.report.judged import Tracked
+
+    figure = drawn["gate-history"]
+    for each in records.of(Tracked):
+        own = rows(figure, cell=each.cell)
+        assert [row["baseline"] for row in own] == each.baselines
+        assert [row["speedup"] for row in own] == each.speedups
+        assert [row["fitted"] for row in own] == (each.fitted or [None] * len(own))
+        assert [at for at, row in enumerate(own) if row["step"]] == each.steps
+    assert "1 step found, the first of speedup/mlp in 0004_main" in figure.see
+
+
+@report
+def test_steps_and_time_of_batch_sizes_are_those_of_the_records(records, drawn):
+    from bench.report.batch_sizes import BatchSize, CriticalBatch, fastest
+
+    sizes = records.of(BatchSize)
+    (critical,) = records.of(CriticalBatch)
+    figure = drawn["batch-size-steps"]
+    for each in sizes:
+        found = rows(figure, what="training", batch_size=each.batch_size)
+        assert [row["steps"] for row in found] == [
+            steps if math.isfinite(steps) else None for steps in each.steps
+        ]
+    assert "9 trainings, of which 2 never arrived" in figure.measured
+    for row in rows(figure, what="fit"):
+        assert row["steps"] == pytest.approx(20 * (1 + 100 / row["batch_size"]))
+    ends = {"halves until": critical.halves_until, "pays until": critical.pays_until}
+    for what, end in ends.items():
+        (row,) = rows(figure, what=what)
+        assert (row["batch_size"], row["low"], row["high"]) == (end.value, end.low, end.high)
+
+    figure = drawn["batch-size-time"]
+    assert len(figure.rows) == 6
+    for row in figure.rows:
+        (size,) = [each for each in sizes if each.batch_size == row["batch_size"]]
+        seconds = size.to_target(row["workers"])
+        assert row["seconds"] == (seconds if math.isfinite(seconds) else None)
+        times = size.rounds[row["workers"]]
+        assert row["milliseconds_of_a_step"] == pytest.approx(1e3 * np.median(times))
+    # 400 steps of 8 rows, 80 of 64: 0.224 s and 0.3584 s on 2 workers.
+    assert [(row["batch_size"], row["workers"]) for row in rows(figure, best=True)] == [(8, "2")]
+    assert figure.see == fastest(sizes)
+
+
+@report
+def test_both_critical_batch_sizes_are_those_of_the_record(records, drawn):
+    from bench.report.batch_sizes import CriticalBatch
+
+    (found,) = records.of(CriticalBatch)
+    figure = drawn["critical-batch"]
+    assert [(row["batch_size"], row["low"], row["high"]) for row in figure.rows] == [
+        (100.0, 50.0, 200.0),
+        (300.0, 210.0, 400.0),
+        (500.0, None, None),  # an interval without an end cannot be drawn
+    ]
+    assert figure.see == found.disagreement
+
+
+@report
+def test_curves_of_a_language_model_are_those_of_the_records(records, drawn):
+    from bench.report.kinds import FineTuning
+
+    for c in records.of(FineTuning):
+        found = rows(drawn["gpt2-steps"], strategy=c.strategy)
+        shown = {"loss": c.loss, "learning_rate": c.learning_rate, "grad_norm": c.grad_norm}
+        for column, values in (shown | {"seconds": c.seconds, "step": c.global_step}).items():
+            assert [row[column] for row in found] == values
+        # 4 sequences in half a second, or a quarter; 2 in the last step: of all ranks.
+        rate = [8.0 * c.workers] * 3 + [4.0 * c.workers]
+        assert [row["samples_per_second"] for row in found] == pytest.approx(rate)
+        assert [row["tokens_per_second"] for row in found] == pytest.approx(
+            [64 * each for each in rate]
+        )
+        found = rows(drawn["gpt2-evaluations"], strategy=c.strategy)
+        assert [row["eval_loss"] for row in found] == c.eval_loss
+        assert [row["seconds"] for row in found] == [0.0, c.seconds[-1]]
+        assert [row["eval_samples_per_second"] for row in found] == c.eval_samples_per_second
+        assert [row["eval_steps_per_second"] for row in found] == c.eval_steps_per_second
+
+
+@report
+def test_costs_and_texts_of_a_language_model_are_those_of_the_records(records, drawn):
+    from bench.report.kinds import Generated, Measurement, Memory
+
+    figure = drawn["gpt2-costs"]
+    (m,) = records.of(Measurement, "gpt2")
+    (row,) = rows(figure, what="milliseconds of a step")
+    assert row["value"] == pytest.approx(1e3 * np.median(m.rounds["parallel"]) / m.steps_per_round)
+    assert (row["speedup"], row["low"], row["high"]) == (m.speedup, m.speedup_low, m.speedup_high)
+    for memory in records.of(Memory):
+        (held,) = rows(figure, what="MB held", strategy=memory.strategy)
+        assert held["value"] == memory.held / 1e6
+    (step,) = rows(figure, what="MB more in a step")  # the other was not known
+    assert (step["strategy"], step["value"]) == ("Sequential", 2.0)
+    for number, text in enumerate(records.of(Generated)):
+        lines = [row["text"] for row in rows(drawn["gpt2-texts"], text_number=number)]
+        assert "".join("".join(lines).split()) == "".join(text.text.split())

@@ -10,6 +10,7 @@ from bench.report.demo_records import DemoRace, Difference, LaneResult, Slice
 from bench.report.kinds import (
     BatchSize,
     CriticalBatch,
+    Crossover,
     EnsembleScores,
     FineTuning,
     Generated,
@@ -25,6 +26,7 @@ from bench.report.kinds import (
     Scaling,
     Search,
     Task,
+    Tracked,
     Transfer,
     Use,
     WrongCell,
@@ -68,6 +70,7 @@ EXAMPLES = [
     Generated("after", "def f(", "x):\n    return [x]", 0.8, None, 3),
     Memory("ZeRO", 2, "gpt2", 4, 10_800, None),
     Scaling(*("strong", "ZeRO", "net", 2, 1024, 0.75, 0.7, 0.8, False)),
+    Crossover("strong", "net", 1024, 4000, 0.01, {"2": 0.001}, 1e-6, 1e9),
     History(
         *("digits", 1000, 64, 2, 0, 0, "ZeRO", 2, "ahead"),
         loss=[2.5, 1.25],
@@ -107,6 +110,14 @@ EXAMPLES = [
         sequential_ratio=None,
         parallel_ratio=None,
         launches=[3, 0, 0],
+        tolerance=0.05,
+    ),
+    Tracked(
+        *("speedup/a", "slower", "10% slower than at its best"),
+        *(["0001_main", "0002_main"], ["2026-01-05", "2026-01-12"], ["ab", ""]),
+        speedups=[1.5, 1.35],
+        fitted=[1.5, 1.35],
+        steps=[1],
         tolerance=0.05,
     ),
     Promise("no limit", math.nan),

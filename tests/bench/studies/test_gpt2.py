@@ -85,6 +85,24 @@ def test_curves_of_ranks_are_those_of_plain_training(comm, make):
 
 
 @needs("tokenizers", "safetensors")
+@pytest.mark.workers(2, 4)
+def test_every_strategy_of_the_study_has_the_curves_of_plain_training(comm):
+    from bench.studies import gpt2
+
+    plain = trained(comm, gpt2.BUILD[gpt2.PLAIN])
+    makes = gpt2.strategies_on(comm.size)
+    assert ("Hybrid, 2 stages x 2" in makes) == (comm.size == 4)
+    for name, make in makes.items():
+        if name != gpt2.PLAIN:
+            found = trained(comm, make, comm)
+            loss, norm, beyond = gpt2.apart(found, plain)
+            assert beyond is None, name
+            assert max(loss, norm) < 1e-9, name
+            assert found.eval_loss == pytest.approx(plain.eval_loss, rel=1e-9), name
+            assert (found.eval_rows, found.samples) == (5, 44), name
+
+
+@needs("tokenizers", "safetensors")
 @pytest.mark.workers(1)
 def test_the_loss_of_an_evaluation_is_that_of_all_labels(comm):
     found = trained(comm)

@@ -1,0 +1,169 @@
+"""Has it become slower? Every cell that the gate has judged, beside what it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from bench.page import charts
+from bench.page.figure import Figure, Missing, Panel, Row, Series
+from bench.page.records import Records
+from bench.page.style import LIGHT
+from bench.page.words import counted, listed
+from bench.report.judged import Judged, Tracked
+
+TITLE = "Has it become slower?"
+
+VERDICTS = Series("verdict", ["held", "in doubt", "failed"], "verdict")
+
+FAILED = ("slower", "sequential arm faster", "missing")
+HELD = ("pass", "faster", "sequential arm slower", "new")
+
+
+def figures(records: Records) -> list[Figure | Missing]:
+    judged = [each for each in records.of(Judged) if each.ratio is not None]
+    tracked = [each for each in records.of(Tracked) if len(each.baselines) > 1]
+    drawn: list[Figure | Missing] = []
+    if judged:
+        drawn.append(forest(judged, len(records.of(Judged)) - len(judged)))
+    else:
+        command = "nox -s bench_compare -- NAME"
+        drawn.append(Missing("No cell has been compared with an earlier state", command))
+    if tracked:
+        drawn.append(history(tracked))
+    else:
+        drawn.append(Missing("No history of baselines has been searched", "nox -s bench_history"))
+    return drawn
+
+
+def verdict(outcome: str) -> str:
+    """What an outcome of the gate means: one of `VERDICTS`."""
+    held, doubt, failed = VERDICTS.names
+    return failed if outcome in FAILED else held if outcome in HELD else doubt
+
+
+def forest(judged: Sequence[Judged], without: int) -> Figure:
+    """The ratio of every cell with its interval; cells without one are counted only."""
+    rows: list[Row] = [
+        {
+            "comparison": f"{each.before} / {each.after}",
+            "cell": each.cell,
+            "ratio": each.ratio,
+            "low": each.low,
+            "high": each.high,
+            "outcome": each.outcome,
+            "verdict": verdict(each.outcome),
+            "reason": each.reason,
+            "speedup_before": each.speedup_before,
+            "speedup_after": each.speedup_after,
+            "launches": "+".join(map(str, each.launches)),
+        }
+        for each in judged
+    ]
+    compared = list(dict.fromkeys(row["comparison"] for row in rows))
+    failed = [row["cell"] for row in rows if row["verdict"] == VERDICTS.names[2]]
+    doubt = sum(row["verdict"] == VERDICTS.names[1] for row in rows)
+    unknown = f" {counted(without, 'cell')} could not be compared." if without else ""
+    limits = {1 / (1 + each.tolerance) for each in judged}
+    return Figure(
+        id="gate",
+        title="How do speedups compare with those of before?",
+        measured="Speedup after / before, with an interval that holds for all cells of the "
+        f"comparison together, over {counted(max(sum(j.launches) for j in judged), 'launch')} "
+        "of a cell at most.",
+        see=(
+            f"{counted(len(failed), 'cell')} failed: {listed(failed)}."
+            if failed
+            else f"No cell failed; {doubt} of {len(rows)} are in doubt."
+        )
+        + unknown,
+        alt=f"{counted(len(rows), 'ratio')} with intervals, beside the line of no change.",
+        rows=rows,
+        charts={name: [Panel("", _cells(name, rows, min(limits)))] for name in compared},
+        series=VERDICTS,
+        records=judged,
+    )
+
+
+def _cells(comparison: str, rows: Sequence[Row], limit: float) -> charts.Chart:
+    base = charts.draw(comparison=comparison).encode(
+        y=alt.Y("cell:N", title=None, sort=None, axis=None),
+        color=charts.colour(VERDICTS),
+        tooltip=charts.tooltip(
+            cell="",
+            outcome="",
+            reason="",
+            ratio=".3f",
+            low=".3f",
+            high=".3f",
+            speedup_before=".3f",
+            speedup_after=".3f",
+            launches="",
+        ),
+    )
+    ratio = charts.x("low", "speedup after / before", zero=False)
+    names = base.mark_text(align="left", baseline="middle", dy=-11, fontSize=11).encode(
+        x=alt.value(2), text="cell:N", color=alt.value(LIGHT["ink"])
+    )
+    return charts.layers(
+        charts.reference("x", 1, "as before"),
+        charts.reference("x", limit),
+        base.mark_rule(strokeWidth=2).encode(x=ratio, x2="high:Q"),
+        base.mark_point().encode(x="ratio:Q", shape=charts.shape(VERDICTS)),
+        names,
+    ).properties(height=alt.Step(36))
+
+
+def history(tracked: Sequence[Tracked]) -> Figure:
+    """The speedup of every cell over the baselines, with the steps that were found."""
+    rows: list[Row] = [
+        {
+            "cell": each.cell,
+            "number": at + 1,
+            "baseline": name,
+            "saved": each.saved[at],
+            "commit": each.commits[at],
+            "speedup": each.speedups[at],
+            "fitted": each.fitted[at] if each.fitted else None,
+            "step": at in each.steps,
+            "verdict": verdict(each.outcome),
+            "outcome": each.outcome,
+        }
+        for each in tracked
+        for at, name in enumerate(each.baselines)
+    ]
+    stepped = [row for row in rows if row["step"]]
+    first = f", the first of {stepped[0]['cell']} in {stepped[0]['baseline']}" if stepped else ""
+    return Figure(
+        id="gate-history",
+        title="When did speedups change?",
+        measured="Mean speedups of the undisturbed launches of each of "
+        f"{max(len(each.baselines) for each in tracked)} saved baselines of this machine. The line "
+        "is what the changes that were found would make.",
+        see=f"{counted(len(stepped), 'step')} found{first}. "
+        "Rings mark the first baseline after one.",
+        alt=f"Speedups of {counted(len(tracked), 'cell')} against the number of the baseline.",
+        rows=rows,
+        charts={"": [Panel(each.cell, _course(each)) for each in tracked]},
+        series=VERDICTS,
+        records=tracked,
+    )
+
+
+def _course(each: Tracked) -> charts.Chart:
+    base = charts.draw(cell=each.cell).encode(
+        x=charts.x("number", "baseline", zero=False, format="d"),
+        color=charts.colour(VERDICTS),
+        tooltip=charts.tooltip(
+            baseline="", saved="", commit="", speedup=".3f", fitted=".3f", outcome=""
+        ),
+    )
+    height = charts.y("speedup", "speedup", zero=False)
+    parts = [base.mark_point().encode(y=height, shape=charts.shape(VERDICTS))]
+    if each.fitted:
+        parts.append(base.mark_line(interpolate="step").encode(y="fitted:Q"))
+    if each.steps:
+        found = base.transform_filter(alt.FieldEqualPredicate(field="step", equal=True))
+        parts.append(found.mark_point(size=220, shape="circle").encode(y="fitted:Q"))
+    return charts.layers(*parts)

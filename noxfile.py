@@ -249,6 +249,12 @@ def bench_results(session: nox.Session) -> None:
 
 
 @shared
+def bench_predict(session: nox.Session) -> None:
+    """What would more workers bring? A model. RUN.jsonl ... [--machine FILE] [--workers 1024]"""
+    judged(session, "bench.cost_model", *session.posargs)
+
+
+@shared
 def report(session: nox.Session) -> None:
     """Draw the records on disk as one page. [RUN.jsonl ...] [-o FOLDER]"""
     add(session, "report")

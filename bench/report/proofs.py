@@ -14,8 +14,8 @@ class Comparison:
         net: the net, as Python shows it: all of its layers.
         steps: training steps, after each of which all weights were compared.
         error: largest difference of a weight, relative to the largest weight.
-        tolerance: largest error that passes: what was allowed, or what rounding explains, if that is
-            more; 0 asks for the same bits.
+        tolerance: largest error that passes: what was allowed, or what rounding explains if that
+            is more; 0 asks for the same bits.
     """
 
     strategy: str

@@ -203,14 +203,16 @@ def held_by_data_parallel(model: Model, slots: int) -> int:
     return held_by_sequential(model, slots) + LINE
 
 
-def held_by_shared_data_parallel(model: Model, ranks: int, rank: int, slots: int) -> int:
+def held_by_shared_data_parallel(
+    model: Model, ranks: int, rank: int, slots: int, private: bool = False
+) -> int:
     """Count the state of its slice, cut between cache lines; `in_shared_window` has the rest.
 
-    Hoefler et al., "MPI + MPI" (2013).
+    With `private` parameters, those of the whole model too. Hoefler et al., "MPI + MPI" (2013).
     """
     n, per_line = model.offsets[-1], LINE // _item(model)
     lo, hi = (min(line * per_line, n) for line in bounds(rank, ranks, -(-n // per_line)))
-    return slots * _item(model) * (hi - lo)
+    return _item(model) * (slots * (hi - lo) + private * n)
 
 
 def held_by_hogwild(model: Model, slots: int) -> int:

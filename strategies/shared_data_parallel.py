@@ -24,8 +24,8 @@ class SharedDataParallel(Strategy):
 
     Args:
         accumulate: compute the rows of each rank in this many parts, as in `Sequential`.
-        private: whether each rank has its own copy of the parameters; by default, if the cores of
-            the ranks are found to share no cache when the strategy is made.
+        private: whether each rank has its own copy of the parameters. None: if the cores of the
+            ranks share no cache, which is measured when the strategy is made.
 
     Raises:
         TypeError: private is neither True, False nor None.
@@ -58,10 +58,8 @@ class SharedDataParallel(Strategy):
         self.private: bool = private
         if comm.rank == 0:
             self._shared[:] = params
-        if private:
-            self._bind(np.array(params), self._rows[comm.rank])
-        else:
-            self._bind_shared(self._shared, self._rows[comm.rank])
+        mine = np.array(params) if private else self._shared
+        self._bind_shared(mine, self._rows[comm.rank])
         self._slices = [_line_slice(k, comm.size, params) for k in range(comm.size)]
         self._mine = self._slices[comm.rank]
         self._others = [row for k, row in enumerate(self._rows) if k != comm.rank]

@@ -111,6 +111,8 @@ def judge(chosen: Chosen, wanted: Sequence[str] = (), allowed: float = TOLERANCE
                 Outcome.NOT_GATED,
                 "the newest baseline does not have it any more",
                 len(own.baselines),
+                own=own.baselines,
+                speedups=list(own.values[:, 0]),
             )
             for cell, own in series.items()
         ],

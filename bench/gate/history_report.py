@@ -67,7 +67,7 @@ class CellHistory:
             searched.
         own: the baselines that have the cell.
         speedups: log speedup in each of them.
-        fit: what the changes would make of these; empty if the cell was not searched.
+        fit: these, fitted with the changes; empty if the cell was not searched.
     """
 
     cell: str

@@ -11,6 +11,7 @@ from bench.report.kinds import Measurement  # importing the module makes all kin
 from strategies.records import Record, Run, read
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
 ENOUGH = 0.5
 """A newer run takes the place of an older one if it has at least this share of its results: a run
@@ -119,6 +120,6 @@ def strategies_of(cells: Iterable[Measurement]) -> list[str]:
     return list(dict.fromkeys(m.cell.strategy for m in cells))
 
 
-def chunked(names: Sequence[str], size: int) -> list[Sequence[str]]:
-    """Names in groups of at most so many, since no more can be told apart in one figure."""
+def chunked(names: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Things in groups of at most so many, since no more can be told apart in one figure."""
     return [names[at : at + size] for at in range(0, len(names), size)]

@@ -58,9 +58,9 @@ def _for_page(figure: Figure, panel: Panel) -> Spec:
 
 
 def _pixels(spec: Spec, rows: Sequence[Row]) -> int:
-    """The height of a chart that has so many pixels for each value of y and its offset.
+    """The height in pixels of a chart that has some for each value of y and its offset.
 
-    Vega-Lite would count them, and warn of it in a chart that is as wide as its place.
+    Vega-Lite would count the values too, but warns of it in a chart that is as wide as its place.
     """
     view = next(view for view in _views(spec) if "y" in view["encoding"])
     for step in view.get("transform", ()):

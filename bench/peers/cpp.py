@@ -36,7 +36,7 @@ SOURCE = Path(__file__).with_name("mlp.cpp")
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-Wall", "-Wextra", "-Werror")
 
 PATIENCE = 120.0
-"""Seconds in which the program is to answer an order, unless it trains many steps."""
+"""Seconds in which the program is to answer an order: far more than the steps of a turn take."""
 
 END = 10.0
 """Seconds in which the program is to end."""
@@ -113,9 +113,9 @@ class Trainer:
             command = [*given, "-n", str(ranks), *command]
         environment = without_launcher(os.environ)  # it is no rank of this launch
         if ranks > available():
-            # Open MPI's launcher keeps what its own user told it of this from the ranks.
+            # A rank does not see the mapping policy of its own launch, so it is set again.
             environment.setdefault("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")
-        self._said = job.with_suffix(".said")
+        self._said, self._launched = job.with_suffix(".said"), list[psutil.Process]()
         with unbound() if ranks > 1 else nullcontext(), self._said.open("wb") as said:
             self._process = subprocess.Popen(
                 command,
@@ -149,6 +149,7 @@ class Trainer:
     def _order(self, line: str) -> float:
         assert self._process.stdin
         assert self._process.stdout
+        self._note()
         with suppress(BrokenPipeError):  # what it said last is below
             self._process.stdin.write(f"{line}\n")
             self._process.stdin.flush()
@@ -157,7 +158,11 @@ class Trainer:
             raise RuntimeError(f"mlp gave no answer for {PATIENCE:g} s{self._last_words()}")
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"mlp ended with code {self._process.wait()}{self._last_words()}")
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(END)
+            code = self._process.poll()
+            self._kill()
+            raise RuntimeError(f"mlp ended with code {code}{self._last_words()}")
         return float(answer)
 
     def _last_words(self) -> str:
@@ -166,19 +171,27 @@ class Trainer:
 
     def close(self) -> None:
         """End the program, by force if it does not end by itself."""
+        self._note()
         if self._process.poll() is None:
             with suppress(BrokenPipeError, subprocess.TimeoutExpired):
                 self._process.communicate("\n", timeout=END)
         self._kill()
 
+    def _note(self) -> None:
+        """Note the processes that it consists of, while they can be found."""
+        if self._process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                launched = psutil.Process(self._process.pid)
+                self._launched = [*launched.children(recursive=True), launched]
+
     def _kill(self) -> None:
-        """Kill what is left of it: its ranks too, which a launcher that is killed leaves behind."""
-        if self._process.poll() is None:  # or else its number may be another process's by now
-            launched = psutil.Process(self._process.pid)
-            for process in (*launched.children(recursive=True), launched):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-        self._process.communicate()
+        """Kill what is left of it: its ranks too, which a launcher that dies leaves behind."""
+        self._note()
+        for process in self._launched:  # psutil knows a number that another process has by now
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.communicate(timeout=END)
 
     def __enter__(self) -> Self:
         return self

@@ -49,8 +49,7 @@ class Tracked(Record, kind="history"):
         saved: their dates, as ISO 8601 has them.
         commits: "" where it is not known.
         speedups: geometric means over the undisturbed launches of each baseline.
-        fitted: the speedups that the changes which were found would make; [] for a history that is
-            too short to be searched.
+        fitted: speedups fitted with the changes that were found; [] if the cell was not searched.
         steps: the places, from 0, of baselines that are the first after a step.
         tolerance: a slowdown of the parallel arm that passes.
     """

@@ -98,17 +98,18 @@ WAYS = {
 
 
 @contextmanager
-def without_tf32():
-    """A context in which convolutions on GPUs round as those on processors do."""
+def plain_torch():
+    """A context in which convolutions on GPUs round as those on processors do, and one thread."""
     import torch
 
-    before = torch.backends.cudnn.allow_tf32
+    before, threads = torch.backends.cudnn.allow_tf32, torch.get_num_threads()
     torch.backends.cudnn.allow_tf32 = False
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+        torch.set_num_threads(threads)
 
 
 def model(net: str, device: str) -> Any:
@@ -147,7 +148,7 @@ class Made:
 
 def make(way: Way, net: str, comm: MPI.Intracomm) -> Made:
     """Build the net on the first ranks. Collective."""
-    count = workers_of(way, comm)
+    count = on_rank_0(comm, lambda: workers_of(way, comm))
     takes_part = comm.rank < count
     made = Made(cast(MPI.Intracomm, comm.Split(0 if takes_part else MPI.UNDEFINED)))
 
@@ -210,7 +211,7 @@ def test_weights(comm, way, net):
     pytest.importorskip("torch")
     if reason := on_rank_0(comm, lambda: why_not(WAYS[way], comm)):
         pytest.skip(f"{way}: {reason}")
-    with without_tf32():
+    with plain_torch():
         outcome = check(WAYS[way], net, comm)
     assert not outcome.problem, outcome.problem
 
@@ -220,8 +221,10 @@ def test_race(comm, record, net):
     pytest.importorskip("torch")
     shape, rows = NETS[net][2:]
     batch = random_batch(rows, shape)
-    ways = {name: way for name, way in WAYS.items() if not why_not(way, comm)}
-    with without_tf32():
+    ways = on_rank_0(  # ranks may see different devices
+        comm, lambda: {name: way for name, way in WAYS.items() if not why_not(way, comm)}
+    )
+    with plain_torch():
         made = {name: make(way, net, comm) for name, way in ways.items()}
         contenders = {
             name: Contender(turn_of(way, made[name], batch, comm)) for name, way in ways.items()

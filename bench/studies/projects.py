@@ -106,7 +106,7 @@ class Preset:
 
     Attributes:
         data: says whether all rows are wanted -> the data set.
-        numpy: a data set -> builds the net.
+        numpy: builds the net.
         torch: the name of the same net in `nn.torch.zoo`, its arguments, and the shape of a row.
         epochs: as the project had them.
     """

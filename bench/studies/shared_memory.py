@@ -1,7 +1,8 @@
 """Is it faster to read the parameters of other ranks in place, or to keep a copy?
 
 It depends on whether the cores share a cache, which a virtual machine may change every few minutes;
-a line below the table says so where they shared none. `SharedDataParallel` chooses when it is made.
+a line below the table says so where they shared none. `SharedDataParallel` chooses when it is made,
+and keeps to it.
 Not part of the common run: `nox -s bench_mpi -- -n 2 bench/studies/shared_memory.py`.
 """
 

@@ -14,14 +14,16 @@ On idle machines of two virtual cores with a cache in common it took 1.3 to 3.1 
 Without one, handing a gradient over takes about ten times as long.
 """
 
-SMALLEST, LARGEST = 2**14, 2**18
-"""Bytes to try it with: enough to be timed, and less than a core's own cache holds."""
+SMALLEST, LARGEST = 2**14, 2**16
+"""Bytes to try it with: enough to be timed, and source and target fit into a core's own cache."""
 
 TRIES = 5
 
 
 def share_no_cache(comm: MPI.Intracomm, rows: Sequence[NDArray], fence: Callable) -> bool:
-    """Tell whether rank 0 shares no cache with some other rank. Collective; takes milliseconds.
+    """Tell whether rank 0 shares no cache with some other rank. Collective.
+
+    It takes milliseconds where every rank has a core.
 
     Args:
         rows: vectors in memory that the ranks share, one for each, which are set to 0. Of rows

@@ -25,12 +25,12 @@ _PROGRAM = (
 _QUICK = {
     # A world of one needs no network. Open MPI takes a second to find out which ones there are.
     "OMPI_MCA_btl": "self,sm",
-    # glibc keeps up to so many bytes that are freed. It would give large arrays back, and the
-    # system, which has to zero new pages, hands them to several processes one after the other.
+    # glibc reuses what is freed, of arrays below the first number of bytes, up to the second. It
+    # would give large arrays back to the system, which zeroes the pages of all processes in turn.
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**29),
 }
-"""Variables of the environment that make a worker quicker; what the user has set goes first."""
+"""Variables of the environment that make a worker quicker; what the user has set wins."""
 
 _LOOKS = 1.0  # seconds between two looks at a process whose connection a child of it holds open
 _LAST_WORDS = 1.0  # seconds that a process which has closed its connection has to end by itself

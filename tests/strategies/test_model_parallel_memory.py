@@ -7,6 +7,7 @@ import contextlib
 import gc
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -124,7 +125,11 @@ def test_strategies_that_hold_the_whole_net(comm, strategy, formula):
 @pytest.mark.parametrize(
     ("make", "formula"),
     [
-        (SharedDataParallel, costs.held_by_shared_data_parallel),
+        (partial(SharedDataParallel, private=False), costs.held_by_shared_data_parallel),
+        (
+            partial(SharedDataParallel, private=True),
+            partial(costs.held_by_shared_data_parallel, private=True),
+        ),
         (Hogwild, lambda model, ranks, rank, slots: costs.held_by_hogwild(model, slots)),
         (
             ParameterServer,
@@ -141,7 +146,7 @@ def test_strategies_that_hold_the_whole_net(comm, strategy, formula):
             lambda model, ranks, rank, slots: costs.held_by_power_sgd(model, 2, slots),
         ),
     ],
-    ids=["shared", "hogwild", "server", "top_k", "power_sgd"],
+    ids=["shared", "private", "hogwild", "server", "top_k", "power_sgd"],
 )
 def test_strategies_that_split_the_rows(comm, workers, make, formula):
     held = held_after_two_steps(lambda model: make(model, Adam(1e-2), comm))

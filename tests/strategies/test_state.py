@@ -170,7 +170,15 @@ def test_a_model_that_another_strategy_has_taken_is_not_trained_by_the_first(com
 
 
 @pytest.mark.workers(2)
-@pytest.mark.parametrize("first", [SharedDataParallel, Hogwild])
+@pytest.mark.parametrize(
+    "first",
+    [
+        partial(SharedDataParallel, private=False),
+        partial(SharedDataParallel, private=True),
+        Hogwild,
+    ],
+    ids=["in place", "private", "Hogwild"],
+)
 @pytest.mark.parametrize("second", [Sequential, DataParallel, ZeRO])
 def test_a_model_in_shared_memory_is_taken_once_that_is_closed(comm, first, second):
     """Each rank would apply the update to the same memory."""

@@ -144,7 +144,7 @@ def time_to_target(sizes: Sequence[BatchSize], suffix: str) -> Figure:
     ]
     best = min((row["seconds"] for row in rows if row["seconds"]), default=None)
     for row in rows:
-        row["best"] = row["seconds"] == best
+        row["best"] = best is not None and row["seconds"] == best
     series = Series("workers", list(dict.fromkeys(row["workers"] for row in rows)), "workers")
     base = charts.draw().encode(
         x=charts.x("batch_size", "rows of a batch", log=True),

@@ -15,18 +15,22 @@ from bench.report.judged import Judged, Tracked
 
 TITLE = "Has it become slower?"
 
-VERDICTS = Series("verdict", ["held", "in doubt", "failed"], "verdict")
+VERDICTS = Series("verdict", ["held", "undecided", "failed"], "verdict")
 
-FAILED = ("slower", "sequential arm faster", "missing")
 HELD = ("pass", "faster", "sequential arm slower", "new")
+FAILED = ("slower", "sequential arm faster", "missing")
+"""Outcomes of the gate; all others leave it open, or are of cells that are not gated."""
 
 
 def figures(records: Records) -> list[Figure | Missing]:
-    judged = [each for each in records.of(Judged) if each.ratio is not None]
+    judged = records.of(Judged)
     tracked = [each for each in records.of(Tracked) if len(each.baselines) > 1]
     drawn: list[Figure | Missing] = []
-    if judged:
-        drawn.append(forest(judged, len(records.of(Judged)) - len(judged)))
+    if any(each.ratio is not None for each in judged):
+        drawn.append(forest(judged))
+    elif judged:
+        command = "nox -s bench_mpi -- --save NAME"
+        drawn.append(Missing(f"{_failures(judged)} No cell is in both", command))
     else:
         command = "nox -s bench_compare -- NAME"
         drawn.append(Missing("No cell has been compared with an earlier state", command))
@@ -43,11 +47,17 @@ def verdict(outcome: str) -> str:
     return failed if outcome in FAILED else held if outcome in HELD else doubt
 
 
-def forest(judged: Sequence[Judged], without: int) -> Figure:
-    """The ratio of every cell with its interval; cells without one are counted only."""
+def _failures(judged: Sequence[Judged]) -> str:
+    failed = [each.cell for each in judged if each.outcome in FAILED]
+    return f"{counted(len(failed), 'cell')} failed: {listed(failed)}." if failed else "None failed."
+
+
+def forest(judged: Sequence[Judged]) -> Figure:
+    """The ratio of every cell with its interval; cells without one are only counted."""
+    known = [each for each in judged if each.ratio is not None]
     rows: list[Row] = [
         {
-            "comparison": f"{each.before} / {each.after}",
+            "comparison": f"{each.after} / {each.before}",
             "cell": each.cell,
             "ratio": each.ratio,
             "low": each.low,
@@ -59,34 +69,30 @@ def forest(judged: Sequence[Judged], without: int) -> Figure:
             "speedup_after": each.speedup_after,
             "launches": "+".join(map(str, each.launches)),
         }
-        for each in judged
+        for each in known
     ]
-    compared = list(dict.fromkeys(row["comparison"] for row in rows))
-    failed = [row["cell"] for row in rows if row["verdict"] == VERDICTS.names[2]]
-    doubt = sum(row["verdict"] == VERDICTS.names[1] for row in rows)
+    limits = {
+        row["comparison"]: 1 / (1 + each.tolerance) for row, each in zip(rows, known, strict=True)
+    }
+    undecided = sum(row["verdict"] == VERDICTS.names[1] for row in rows)
+    without = len(judged) - len(known)
     unknown = f" {counted(without, 'cell')} could not be compared." if without else ""
-    limits = {1 / (1 + each.tolerance) for each in judged}
     return Figure(
         id="gate",
         title="How do speedups compare with those of before?",
         measured="Speedup after / before, with an interval that holds for all cells of the "
-        f"comparison together, over {counted(max(sum(j.launches) for j in judged), 'launch')} "
+        f"comparison together, over {counted(max(sum(j.launches) for j in known), 'launch')} "
         "of a cell at most.",
-        see=(
-            f"{counted(len(failed), 'cell')} failed: {listed(failed)}."
-            if failed
-            else f"No cell failed; {doubt} of {len(rows)} are in doubt."
-        )
-        + unknown,
+        see=f"{_failures(judged)} {undecided} of {len(rows)} are undecided or not gated.{unknown}",
         alt=f"{counted(len(rows), 'ratio')} with intervals, beside the line of no change.",
         rows=rows,
-        charts={name: [Panel("", _cells(name, rows, min(limits)))] for name in compared},
+        charts={name: [Panel("", _cells(name, limit))] for name, limit in limits.items()},
         series=VERDICTS,
         records=judged,
     )
 
 
-def _cells(comparison: str, rows: Sequence[Row], limit: float) -> charts.Chart:
+def _cells(comparison: str, limit: float) -> charts.Chart:
     base = charts.draw(comparison=comparison).encode(
         y=alt.Y("cell:N", title=None, sort=None, axis=None),
         color=charts.colour(VERDICTS),
@@ -140,7 +146,7 @@ def history(tracked: Sequence[Tracked]) -> Figure:
         title="When did speedups change?",
         measured="Mean speedups of the undisturbed launches of each of "
         f"{max(len(each.baselines) for each in tracked)} saved baselines of this machine. The line "
-        "is what the changes that were found would make.",
+        "is fitted with the changes that were found.",
         see=f"{counted(len(stepped), 'step')} found{first}. "
         "Rings mark the first baseline after one.",
         alt=f"Speedups of {counted(len(tracked), 'cell')} against the number of the baseline.",

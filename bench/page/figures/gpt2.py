@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row, Series
-from bench.page.records import Records
+from bench.page.records import Records, chunked
 from bench.page.words import counted, listed, rounds_of
 from bench.report.kinds import FineTuning, Generated, Measurement, Memory
 
@@ -44,8 +44,9 @@ def figures(records: Records) -> list[Figure | Missing]:
     drawn: list[Figure | Missing] = []
     for number, group in enumerate(groups.values(), 1):
         suffix = "" if number == 1 else f"-{number}"
-        shown = group[: len(charts.SERIES)]
-        drawn += [steps(shown, suffix), evaluations(shown, suffix)]
+        for shown in chunked(group, len(charts.SERIES)):
+            drawn += [steps(shown, suffix), evaluations(shown, suffix)]
+            suffix += "-more"
     if not drawn:
         drawn.append(Missing("No language model has been tuned", COMMAND))
     cells = records.of(Measurement, FILE)
@@ -91,10 +92,12 @@ def steps(curves: Sequence[FineTuning], suffix: str) -> Figure:
             }
             for i, step in enumerate(c.global_step)
         ]
-    worst = max(curves, key=lambda c: max(c.loss_difference, c.norm_difference))
+    losses = max(curves, key=lambda c: c.loss_difference)
+    norms = max(curves, key=lambda c: c.norm_difference)
     see = (
-        f"The curves lie on each other: losses differ by at most {worst.loss_difference:.0e} and "
-        f"gradient norms by {worst.norm_difference:.0e} ({worst.strategy})."
+        f"Losses differ by at most {losses.loss_difference:.0e} ({losses.strategy}) and gradient "
+        f"norms by {norms.norm_difference:.0e} ({norms.strategy}): right strategies have curves "
+        "that lie on each other."
         if len(curves) > 1
         else f"The loss of a step goes from {curves[0].loss[0]:.3g} to {curves[0].loss[-1]:.3g}."
     )

@@ -272,14 +272,15 @@ def test_verdicts_are_those_of_the_gate(records, drawn):
         own = found[row["cell"]]
         for column in ("ratio", "low", "high", "outcome", "speedup_before", "speedup_after"):
             assert row[column] == getattr(own, column)
-    assert [row["verdict"] for row in figure.rows] == ["failed", "held", "in doubt"]
-    assert "1 cell failed: speedup/mlp. 1 cell could not be compared." in figure.see
+    assert [row["verdict"] for row in figure.rows] == ["failed", "held", "undecided"]
+    assert "2 cells failed: speedup/mlp and speedup/gone." in figure.see
+    assert "1 cell could not be compared." in figure.see
     assert {str(o) for o in Outcome if verdict(o) == "failed"} == {
         "slower",
         "sequential arm faster",
         "missing",
     }
-    assert {str(o) for o in Outcome if verdict(o) == "in doubt"} == {
+    assert {str(o) for o in Outcome if verdict(o) == "undecided"} == {
         "suspect",
         "inconclusive",
         "not gated",
@@ -386,3 +387,14 @@ def test_costs_and_texts_of_a_language_model_are_those_of_the_records(records, d
     for number, text in enumerate(records.of(Generated)):
         lines = [row["text"] for row in rows(drawn["gpt2-texts"], text_number=number)]
         assert "".join("".join(lines).split()) == "".join(text.text.split())
+
+
+@report
+def test_a_missing_cell_has_failed_although_it_has_no_ratio():
+    from bench.page.figures import gate
+
+    one, gone = examples.judged("a", "pass", 1.0), examples.judged("b", "missing", None)
+    (figure, _) = gate.figures(Records(records=[one, gone]))
+    assert "1 cell failed: b." in figure.see
+    (missing, _) = gate.figures(Records(records=[gone]))
+    assert "1 cell failed: b." in str(missing)

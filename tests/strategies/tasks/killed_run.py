@@ -58,12 +58,24 @@ def of_search(dataset, **options):
 RUNS = {"tasks": of_tasks, "kfold": of_kfold, "search": of_search}
 
 
-def killed(run, after):
-    """Start a run in another process and kill it; returns whether it had not ended before."""
+def ended():
+    """How many tasks the journal of the run in this folder says have ended."""
+    path = Path("run.jsonl")
+    return path.read_bytes().count(b'"kind": "task"') if path.exists() else 0
+
+
+def killed(run, count, after):
+    """Start a run in another process and kill it; returns whether it had not ended before.
+
+    It is killed `after` seconds after its journal had `count` tasks. The clock alone would not
+    do: on a busy machine it kills every run in its first tasks, or after its last one.
+    """
     child = os.fork()
     if child == 0:
         run()
         os._exit(0)
+    while ended() < count and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        time.sleep(0.0005)
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
@@ -85,13 +97,16 @@ def main(folder, times, what="tasks"):
         began = time.perf_counter()
         expected = run()
         lasts = time.perf_counter() - began
-    kills = number = 0
+    tasks = ended()
+    counts, kills, number = [], 0, 0
     while kills < times:
         in_new_folder(folder / str(number))
         # Killed once or more, at moments from the start of a run to its end.
-        of_this = sum(killed(run, rng.uniform(0, lasts)) for _ in range(1 + number % 3))
-        path = Path("run.jsonl")
-        found = path.read_bytes().count(b'"kind": "task"') if path.exists() else 0
+        counts = counts or rng.sample(range(tasks), tasks)
+        count, of_this = counts.pop(), 0
+        for _ in range(1 + number % 3):
+            of_this += killed(run, count, rng.uniform(0, lasts / tasks))
+        found = ended()
         kills, number = kills + of_this, number + 1
         assert run() == expected
         print(of_this, found, flush=True)

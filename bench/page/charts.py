@@ -65,6 +65,12 @@ def reference(axis: str, value: float, label: str = "") -> Chart:
     return line + text.encode(**at, **end, text=alt.value(label))
 
 
+def names(base: alt.Chart, field: str, above: int) -> alt.Chart:
+    """The name of each row above its marks, where there is room for long ones."""
+    text = base.mark_text(align="left", baseline="middle", dy=-above, fontSize=11)
+    return text.encode(x=alt.value(2), text=f"{field}:N", color=alt.value(LIGHT["ink"]))
+
+
 TICKS = 6
 """About as many numbers stand at an axis, however wide it is."""
 

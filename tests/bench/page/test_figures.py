@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -288,6 +289,23 @@ def test_verdicts_are_those_of_the_gate(records, drawn):
 
 
 @report
+def test_each_launch_that_the_gate_compared_is_a_point(records, drawn):
+    from bench.page.figures import gate
+    from bench.report.judged import Judged
+
+    figure = drawn["gate-launches"]
+    for each in records.of(Judged):
+        for side, group in zip(("before", "after", "after, launched again"), each.speedups):
+            own = rows(figure, cell=each.cell, side=side)
+            assert [row["speedup"] for row in own] == group
+            assert [row["launch"] for row in own] == list(range(1, len(group) + 1))
+    assert "by 4.1%" in figure.see  # from 1.47 to 1.53
+    older = replace(examples.judged("a", "pass", 1.0), speedups=[])
+    (_, missing, _) = gate.figures(Records(records=[older]))
+    assert "do not say what each launch measured" in str(missing)
+
+
+@report
 def test_histories_are_those_of_the_baselines(records, drawn):
     from bench.report.judged import Tracked
 
@@ -394,7 +412,7 @@ def test_a_missing_cell_has_failed_although_it_has_no_ratio():
     from bench.page.figures import gate
 
     one, gone = examples.judged("a", "pass", 1.0), examples.judged("b", "missing", None)
-    (figure, _) = gate.figures(Records(records=[one, gone]))
+    (figure, _, _) = gate.figures(Records(records=[one, gone]))
     assert "1 cell failed: b." in figure.see
     (missing, _) = gate.figures(Records(records=[gone]))
     assert "1 cell failed: b." in str(missing)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from bench.page import two_runs
 from bench.page.answers import Answer
 from bench.page.answers import answers as answers_of
 from bench.page.figure import Figure
 from bench.page.images import Picture, pictures
 from bench.page.machine import about
-from bench.page.page import TITLE, Section, html, sections
+from bench.page.page import TITLE, Section, html, names, sections
 from bench.page.records import Records
 from bench.page.table import plain
 from nn.atomic_write import atomic_write
@@ -27,7 +29,9 @@ def write(runs: Sequence[Records], folder: Path) -> Path:
     made = sections(runs)
     figures = [figure for section in made for group in section.groups for figure in group]
     drawn = {figure.id: pictures(figure) for figure in figures}
-    answers = [answer for records in runs for answer in answers_of(records)]
+    answers = [two_runs.answer(*runs)] if len(runs) == 2 else []
+    for records, run in zip(runs, names(runs), strict=True):
+        answers += [replace(each, question=f"{each.question}{run}") for each in answers_of(records)]
     files = folder / "figures"
     files.mkdir(parents=True, exist_ok=True)
     for figure in figures:

@@ -16,7 +16,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bench.page import machine, specs, style
+from bench.page import machine, specs, style, two_runs
 from bench.page.answers import Answer
 from bench.page.figure import Figure, Missing
 from bench.page.figures import TOPICS
@@ -48,20 +48,34 @@ class Section:
     missing: Sequence[Missing]
 
 
+def names(runs: Sequence[Records]) -> list[str]:
+    """What each run is called beside its figures; "" where there is only one."""
+    if len(runs) < 3:
+        return [""] if len(runs) == 1 else [f" ({name})" for name in two_runs.SIDES.names]
+    return [f" ({', '.join(source.path.name for source in each.sources)})" for each in runs]
+
+
 def sections(runs: Sequence[Records]) -> list[Section]:
-    """Draw every topic of every run; a figure that several runs have is drawn side by side."""
+    """Draw every topic of every run; a figure that several runs have is drawn side by side.
+
+    Of two runs, what has changed comes first.
+    """
     made = []
+    if len(runs) == 2:
+        changes = [[figure] for figure in two_runs.figures(*runs)]
+        made += [Section("about-two-runs", "Before and after", changes, [])] if changes else []
     for topic in TOPICS:
         drawn: dict[str, list[Figure]] = {}
         missing: dict[str, list[Missing]] = {}
-        for records in runs:
+        for records, run in zip(runs, names(runs), strict=True):
             for each in topic.figures(records):
                 if isinstance(each, Missing):
                     missing.setdefault(str(each), []).append(each)
                     continue
                 group = drawn.setdefault(each.id, [])
                 number = len(group) + 1
-                group.append(each if number == 1 else replace(each, id=f"{each.id}-{number}"))
+                id = each.id if number == 1 else f"{each.id}-{number}"
+                group.append(replace(each, id=id, title=f"{each.title}{run}"))
         nowhere = [each[0] for each in missing.values() if len(each) == len(runs)]
         name = topic.__name__.rpartition(".")[2].replace("_", "-")
         made.append(Section(f"about-{name}", topic.TITLE, list(drawn.values()), nowhere))

@@ -86,7 +86,7 @@ def forest(judged: Sequence[Judged]) -> Figure:
         measured="Speedup after / before, with an interval that holds for all cells of the "
         f"comparison together, over {counted(max(sum(j.launches) for j in known), 'launch')} "
         "of a cell at most.",
-        see=f"{_failures(judged)} {undecided} of {len(rows)} are undecided or not gated.{unknown}",
+        see=f"{_failures(judged)} Undecided or not gated: {undecided} of {len(rows)}.{unknown}",
         alt=f"{counted(len(rows), 'ratio')} with intervals, beside the line of no change.",
         rows=rows,
         charts={name: [Panel("", _cells(name, limit))] for name, limit in limits.items()},

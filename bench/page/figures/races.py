@@ -40,11 +40,11 @@ def forest(races: Sequence[Race], *, id: str, title: str, measured: str, what: s
             )
     best = max(rows, key=lambda row: row["speedup"])
     names = list(dict.fromkeys(row["race"] for row in rows))
-    rounds = spread(len(next(iter(race.rounds.values()))) for race in races)
+    rounds = spread((len(next(iter(race.rounds.values()))) for race in races), "paired round")
     return Figure(
         id=id,
         title=title,
-        measured=f"{measured} Medians of {rounds} paired rounds with their 95% interval.",
+        measured=f"{measured} Medians of {rounds} with their 95% interval.",
         see=f"Right of 1 it is faster than {what}. The fastest is {best['contender']} with "
         f"{best['speedup']:.2f} ({best['race']}).",
         alt=f"Speedups over {what} in {listed(names)}.",

@@ -73,7 +73,7 @@ def forest(shown: Sequence[Measurement], id: str, title: str, see: str) -> Figur
         id=id,
         title=title,
         measured="The time of plain training on one thread over that of each strategy, on the "
-        f"same batches in turn: medians of {rounds_of(shown)} paired rounds of one launch, with "
+        f"same batches in turn: medians of {rounds_of(shown, 'paired round')} of one launch, with "
         "their 95% interval.",
         see=see,
         alt=f"Speedups of {listed(strategies_of(shown))}, each with its interval.",
@@ -160,11 +160,11 @@ def _by_workers(cells: Sequence[Measurement], number: int) -> Figure:
     return Figure(
         id="speedup-by-workers" + (f"-{number}" if number > 1 else ""),
         title="What does each further worker bring?",
-        measured=f"Medians of {rounds_of(cells)} paired rounds of one launch, with their 95% "
+        measured=f"Medians of {rounds_of(cells, 'paired round')} of one launch, with their 95% "
         "interval, over plain training on one thread.",
         see=f"The nearer to the dashed line, the better: {best.cell.strategy} makes "
-        f"{best.efficiency:.0%} of its {best.cell.workers} workers ({setting(best)}). Hollow marks "
-        "have more workers than cores, and their speed means nothing.",
+        f"{best.efficiency:.0%} of its {counted(best.cell.workers, 'worker')} ({setting(best)}). "
+        "Hollow marks have more workers than cores, and their speed means nothing.",
         alt=f"Speedup, efficiency and serial fraction of {listed(series.names)} on "
         f"{listed(map(str, at))} workers.",
         rows=rows,

@@ -6,7 +6,7 @@ from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row, Series
 from bench.page.figures import speedup
 from bench.page.records import Records, strategies_of
-from bench.page.words import listed
+from bench.page.words import counted, listed
 from bench.report.kinds import Measurement
 
 TITLE = "Where does the time go?"
@@ -39,7 +39,7 @@ def by_rank(cells: list[Measurement]) -> Figure:
     waits = {m.cell: max(m.profile.get("waiting", [0.0])) for m in cells}
     worst = max(cells, key=lambda m: waits[m.cell])
     panels = [
-        Panel(f"{name}, {raced[0].cell.workers} workers", _bars(name, raced))
+        Panel(f"{name}, {counted(raced[0].cell.workers, 'worker')}", _bars(name, raced))
         for name in dict.fromkeys(map(speedup.setting, cells))
         if (raced := [m for m in cells if speedup.setting(m) == name])
     ]

@@ -68,7 +68,13 @@ def reference(axis: str, value: float, label: str = "") -> Chart:
 def names(base: alt.Chart, field: str, above: int) -> alt.Chart:
     """The name of each row above its marks, where there is room for long ones."""
     text = base.mark_text(align="left", baseline="middle", dy=-above, fontSize=11)
-    return text.encode(x=alt.value(2), text=f"{field}:N", color=alt.value(LIGHT["ink"]))
+    return text.encode(
+        x=alt.value(2),
+        text=f"{field}:N",
+        color=alt.value(LIGHT["ink"]),
+        tooltip=alt.value(None),
+        order="count():Q",  # one text for all rows with a name
+    )
 
 
 TICKS = 6

@@ -201,6 +201,23 @@ def _shown(figure: Figure, pictures: Sequence[Picture], where: str) -> dict[str,
     }
 
 
+_TAG = re.compile(r"""<[a-z](?:[^"'>]|"[^"]*"|'[^']*')*>""")
+_NEEDLESS = re.compile(
+    r' (?:(?:aria-[a-z]+|role|font-family|pointer-events)="[^"]*"|(?:fill-|stroke-)?opacity="1")'
+)
+_PLACE = re.compile(r'(?<= )(?:d|transform|[xy][12]?|width|height)="[^"]*"')
+_DECIMALS = re.compile(r"(\.\d)\d+")
+
+
 def still(svg: str) -> str:
-    """An SVG file as a part of the page, in its colours."""
-    return style.as_variables(svg[svg.index("<svg") :])
+    """An SVG file as a part of the page: in its colours, and small.
+
+    Places are cut to tenths of a pixel. What is read aloud is the text around the picture, and the
+    style sheet names the font.
+    """
+
+    def smaller(tag: re.Match[str]) -> str:
+        needed = _NEEDLESS.sub("", tag[0])
+        return _PLACE.sub(lambda place: _DECIMALS.sub(r"\1", place[0]), needed)
+
+    return style.as_variables(_TAG.sub(smaller, svg[svg.index("<svg") :]))

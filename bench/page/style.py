@@ -128,6 +128,7 @@ def config() -> dict[str, Any]:
             "titleFontWeight": "normal",
             "labelLimit": 0,
             "labelOverlap": "greedy",
+            "labelSeparation": 6,
         },
         "legend": {
             **text,

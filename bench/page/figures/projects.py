@@ -82,17 +82,14 @@ def _table(trainings: list[History]) -> Figure:
         }
         for t in trainings
     ]
-    chart = (
-        charts.draw()
-        .mark_point(filled=True)
-        .encode(
-            x=charts.x("seconds", "seconds of training", log=True, zero=False),
-            y=alt.Y("training:N", title=None, sort=None, axis=alt.Axis(grid=True)),
-            tooltip=charts.tooltip(
-                training="", workers="d", seconds=".2f", loss=".4f", accuracy=".2%"
-            ),
-        )
-        .properties(height=alt.Step(24))
+    base = charts.draw().encode(
+        y=alt.Y("training:N", title=None, sort=None, axis=None),
+        tooltip=charts.tooltip(training="", workers="d", seconds=".2f", loss=".4f", accuracy=".2%"),
+    )
+    seconds = charts.x("seconds", "seconds of training", log=True, zero=False)
+    points = base.mark_point(filled=True).encode(x=seconds)
+    chart = charts.layers(points, charts.names(base, "training", above=11)).properties(
+        height=alt.Step(36)
     )
     fastest = min(trainings, key=lambda t: t.seconds[-1])
     return Figure(

@@ -172,6 +172,21 @@ def test_what_is_one_is_said_in_the_singular(tmp_path):
 
 
 @report
+def test_a_still_keeps_its_text_and_loses_what_nobody_sees():
+    from bench.page.page import still
+
+    svg = (
+        '<?xml version="1.0"?><svg xmlns="x"><g role="img" aria-label="a &lt; b > 1.2345">'
+        '<path d="M0.123,4.567L8,9" opacity="1"/><text x="1.96" font-family="\'A\', B" '
+        'fill="#16191d" opacity="0.75">1.2345 role="img" d="0.123"</text></g></svg>'
+    )
+    assert still(svg) == (
+        '<svg xmlns="x"><g><path d="M0.1,4.5L8,9"/><text x="1.9" fill="var(--ink)" '
+        'opacity="0.75">1.2345 role="img" d="0.123"</text></g></svg>'
+    )
+
+
+@report
 def test_two_runs_are_drawn_side_by_side(tmp_path):
     old = examples.save(tmp_path / "old.jsonl", examples.grid(), "2026-03-01T00:00:00+00:00")
     new = examples.save(tmp_path / "new.jsonl", examples.grid()[:8], "2026-03-02T00:00:00+00:00")

@@ -77,6 +77,23 @@ def names(base: alt.Chart, field: str, above: int) -> alt.Chart:
     )
 
 
+def interval(
+    base: alt.Chart, series: Series, name: str, value: str, below: int, zero: bool = True
+) -> list[Chart]:
+    """A value with its interval, `low` to `high`, of the rows of one of a series.
+
+    Args:
+        below: pixels below the middle of a row.
+    """
+    own = base.transform_filter(alt.FieldEqualPredicate(field=series.field, equal=name))
+    ends = own.mark_rule(strokeWidth=2, yOffset=below)
+    point = own.mark_point(yOffset=below)
+    return [
+        ends.encode(x=x("low", value, zero=zero), x2="high:Q"),
+        point.encode(x=f"{value}:Q", shape=shape(series)),
+    ]
+
+
 TICKS = 6
 """About as many numbers stand at an axis, however wide it is."""
 

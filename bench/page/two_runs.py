@@ -292,11 +292,7 @@ def _sides(setting: str, both: Sequence[Pair]) -> charts.Chart:
     )
     marks: list[charts.Chart] = []
     for side, offset in zip(SIDES.names, (0, 11), strict=True):
-        own = base.transform_filter(alt.FieldEqualPredicate(field="side", equal=side))
-        ends = own.mark_rule(strokeWidth=2, yOffset=offset)
-        marks.append(ends.encode(x=charts.x("low", "speedup", zero=False), x2="high:Q"))
-        point = own.mark_point(yOffset=offset).encode(x="speedup:Q", shape=charts.shape(SIDES))
-        marks.append(point)
+        marks += charts.interval(base, SIDES, side, "speedup", offset, zero=False)
     rows = sum(pair.after.setting == setting for pair in both)
     drawn = charts.layers(*marks, charts.names(base, "strategy", above=12))
     return drawn.properties(height=44 * rows)

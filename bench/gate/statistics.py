@@ -201,7 +201,7 @@ def judge(
         raise ValueError(f"confidence is between 0.5 and 1, not {confidence}")
     measured = {
         cell: tuple(log_medians(part.get(cell, ())) for part in (before, after, fresh or {}))
-        for cell in [*before, *(cell for cell in after if cell not in before)]
+        for cell in [*before, *(c for c in after if c not in before)]
     }
     logs = {cell: parts for cell, parts in measured.items() if cell in before and cell in after}
     gated = [cell for cell in logs if cell not in oversubscribed]

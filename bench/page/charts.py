@@ -232,6 +232,6 @@ def over_workers(
     # A mark without rows would have the browser complain of axes without ends: one for both.
     fill = alt.condition(crowded, alt.value(LIGHT["paper"]), colour(series))
     point = base.mark_point(filled=True, strokeWidth=1.5)
-    stroke = alt.Stroke(f"{series.field}:N", scale=_scale_of(series, SERIES), legend=None)
+    stroke = alt.Stroke(f"{series.field}:N", scale=_scale_of(series, SERIES), title=series.title)
     parts.append(point.encode(y=height, shape=shape(series), stroke=stroke, fill=fill))
     return layers(*parts)

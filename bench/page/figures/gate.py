@@ -234,7 +234,7 @@ def history(tracked: Sequence[Tracked]) -> Figure:
 
 def _course(each: Tracked) -> charts.Chart:
     base = charts.draw(cell=each.cell).encode(
-        x=charts.x("number", "baseline", zero=False, format="d"),
+        x=charts.x("number", "baseline", zero=False, format="d", tickMinStep=1),
         color=charts.colour(VERDICTS),
         tooltip=charts.tooltip(
             baseline="", saved="", commit="", speedup=".3f", fitted=".3f", outcome=""
@@ -246,5 +246,5 @@ def _course(each: Tracked) -> charts.Chart:
         parts.append(base.mark_line(interpolate="step").encode(y="fitted:Q"))
     if each.steps:
         found = base.transform_filter(alt.FieldEqualPredicate(field="step", equal=True))
-        parts.append(found.mark_point(size=220, shape="circle").encode(y="fitted:Q"))
+        parts.append(found.mark_point(size=220, shape="circle", filled=False).encode(y="fitted:Q"))
     return charts.layers(*parts)

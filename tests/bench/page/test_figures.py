@@ -306,6 +306,18 @@ def test_each_launch_that_the_gate_compared_is_a_point(records, drawn):
 
 
 @report
+def test_each_picture_on_its_own_names_its_series(drawn):
+    from markupsafe import escape
+
+    from bench.page.images import pictures
+
+    for figure in drawn.values():
+        for picture in pictures(figure) if figure.series else ():
+            missing = [n for n in figure.series.names if f">{escape(n)}</text>" not in picture.svg]
+            assert not missing, picture.name
+
+
+@report
 def test_histories_are_those_of_the_baselines(records, drawn):
     from bench.report.judged import Tracked
 

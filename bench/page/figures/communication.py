@@ -44,7 +44,8 @@ def combining(transfers: list[Transfer]) -> Figure:
         for t in transfers
     ]
     groups = list(dict.fromkeys(row["workers"] for row in rows))
-    usual = [t for t in transfers if not t.oversubscribed and t.bytes] or transfers
+    usual = [t for t in transfers if not t.oversubscribed] or transfers
+    usual = [t for t in usual if t.bytes == max(each.bytes for each in usual)]
     slow, fast = max(usual, key=lambda t: t.seconds), min(usual, key=lambda t: t.seconds)
     return Figure(
         id="combining",

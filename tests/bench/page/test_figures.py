@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -303,6 +304,17 @@ def test_each_launch_that_the_gate_compared_is_a_point(records, drawn):
     older = replace(examples.judged("a", "pass", 1.0), speedups=[])
     (_, missing, _) = gate.figures(Records(records=[older]))
     assert "do not say what each launch measured" in str(missing)
+
+
+@report
+def test_nothing_is_drawn_in_a_colour_that_is_black_in_the_dark_too(drawn):
+    from bench.page.images import pictures
+
+    for figure in drawn.values():
+        for picture in pictures(figure):
+            assert not re.search(r'"(black|#000|#000000|rgb\(0, 0, 0\))"', picture.svg), (
+                picture.name
+            )
 
 
 @report

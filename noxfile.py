@@ -256,7 +256,7 @@ def bench_predict(session: nox.Session) -> None:
 
 @shared
 def report(session: nox.Session) -> None:
-    """Draw the records on disk as one page. [RUN.jsonl ...] [-o FOLDER]"""
+    """Draw the records on disk as one page. [RUN.jsonl ...] [-o FOLDER] [--picture FIGURE FILE]"""
     add(session, "report")
     judged(session, "bench.page", *session.posargs)
 

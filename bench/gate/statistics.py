@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -88,6 +88,7 @@ class Verdict:
         ratio, low, high: speedup after / before, and its interval.
         sequential_ratio, parallel_ratio: *times* after / before, so above 1 is slower.
         launches: undisturbed ones before and after, and fresh ones.
+        speedups: of each of these launches, in the same three groups.
     """
 
     cell: str
@@ -101,6 +102,7 @@ class Verdict:
     sequential_ratio: float | None = None
     parallel_ratio: float | None = None
     launches: tuple[int, int, int] = (0, 0, 0)
+    speedups: tuple[tuple[float, ...], ...] = ((), (), ())
 
 
 @dataclass(frozen=True)
@@ -197,11 +199,11 @@ def judge(
         raise ValueError(f"tolerance is a slowdown between 0 and 1 (5% is 0.05), not {tolerance}")
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence is between 0.5 and 1, not {confidence}")
-    logs = {
+    measured = {
         cell: tuple(log_medians(part.get(cell, ())) for part in (before, after, fresh or {}))
-        for cell in before
-        if cell in after
+        for cell in [*before, *(c for c in after if c not in before)]
     }
+    logs = {cell: parts for cell, parts in measured.items() if cell in before and cell in after}
     gated = [cell for cell in logs if cell not in oversubscribed]
     shown = [cell for cell in logs if cell in oversubscribed]
     level = 1 - (1 - confidence) / max(1, len(gated))
@@ -230,7 +232,10 @@ def judge(
         found = _estimate(enough[cell], noise[cell], level)
         return _verdict(cell, found, *decide(found, tolerance, cell in gated))
 
-    return [verdict(cell) for cell in [*before, *(c for c in after if c not in before)]]
+    return [
+        replace(verdict(cell), speedups=tuple(map(_speedups, parts)))
+        for cell, parts in measured.items()
+    ]
 
 
 def judge_and_confirm(
@@ -377,6 +382,10 @@ def _logs(times: ArrayLike) -> NDArray[np.float64]:
     if array.ndim != 1 or array.size == 0 or not np.all(np.isfinite(array) & (array > 0)):
         raise ValueError("round times are a 1-D array of at least one positive number of seconds")
     return np.log(array)
+
+
+def _speedups(logs: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(math.exp(log) for log in logs[:, 0])
 
 
 def _speedup(launches: Sequence[PairedTimes]) -> float | None:

@@ -265,6 +265,7 @@ def _record(report: Report, verdict: Verdict) -> Judged:
         parallel_ratio=verdict.parallel_ratio,
         launches=list(verdict.launches),
         tolerance=report.tolerance,
+        speedups=[list(group) for group in verdict.speedups],
     )
 
 

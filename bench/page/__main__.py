@@ -3,6 +3,7 @@
 nox -s report                       # the newest results of every kind in .benchmarks/lockstep
 nox -s report -- RUN.jsonl          # of one run
 nox -s report -- OLD.jsonl NEW.jsonl    # of two, side by side, with their ratio
+nox -s report -- --picture speedup-by-strategy speed.svg    # one figure, as SVG or PNG
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from bench.report.run_file import FOLDER, REPORT
 
 PROGRAM = "nox -s report --"
 
+PICTURES = (".svg", ".png")
+"""Endings of the files that a picture can be written to."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -30,7 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FOLDER",
         help="where to write (default: %(default)s)",
     )
+    parser.add_argument(
+        "--picture",
+        nargs=2,
+        metavar=("FIGURE", "FILE"),
+        help="write one figure only, as SVG or PNG by the file's ending; each picture in the page "
+        "has its name below it",
+    )
     options = parser.parse_args(arguments)
+    if options.picture and Path(options.picture[1]).suffix.lower() not in PICTURES:
+        parser.error(f"--picture ... {options.picture[1]}: expected a file.svg or a file.png")
     for path in options.runs:
         if not path.exists():
             parser.error(f"{path} is not there: expected a run file, such as {FOLDER}/*.jsonl")
@@ -51,14 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs[0].damaged += damaged
     else:
         runs = [records.newest(sources, damaged)]
-    from bench.page.files import write  # loading altair takes a second
+    from bench.page.files import write, write_picture  # loading altair takes a second
+    from bench.page.images import UnknownFigureError
 
     try:
-        page = write(runs, options.output)
+        if options.picture:
+            name, path = options.picture
+            write_picture(runs, name, Path(path))
+            print(f"picture: {path}")
+        else:
+            print(f"report: {write(runs, options.output)}")
+    except UnknownFigureError as error:
+        print(error, file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"the report cannot be written: {error}", file=sys.stderr)
         return 1
-    print(f"report: {page}")
     return 0
 
 

@@ -62,8 +62,8 @@ def same_weights(records: Records) -> Answer:
     else:
         sentence += " Whether the tests catch bugs has not been tried: `nox -s mutants` does so."
     notes = [
-        f"{passed:,} tests passed, {len(failed):,} failed, "
-        f"{sum(p.outcome == 'skipped' for p in proofs):,} were skipped. An error is the largest "
+        f"Tests: {passed:,} passed, {len(failed):,} failed, "
+        f"{sum(p.outcome == 'skipped' for p in proofs):,} skipped. An error is the largest "
         "difference of a weight, relative to the largest weight; “to the bit” means that not one "
         "bit may differ.",
         *(f"Failed: {p.test}: {p.reason}" for p in failed[:10]),

@@ -65,6 +65,35 @@ def reference(axis: str, value: float, label: str = "") -> Chart:
     return line + text.encode(**at, **end, text=alt.value(label))
 
 
+def names(base: alt.Chart, field: str, above: int) -> alt.Chart:
+    """The name of each row above its marks, where there is room for long ones."""
+    text = base.mark_text(align="left", baseline="middle", dy=-above, fontSize=11)
+    return text.encode(
+        x=alt.value(2),
+        text=f"{field}:N",
+        color=alt.value(LIGHT["ink"]),
+        tooltip=alt.value(None),
+        order="count():Q",  # one text for all rows with a name
+    )
+
+
+def interval(
+    base: alt.Chart, series: Series, name: str, value: str, below: int, zero: bool = True
+) -> list[Chart]:
+    """A value with its interval, `low` to `high`, of the rows of one of a series.
+
+    Args:
+        below: pixels below the middle of a row.
+    """
+    own = base.transform_filter(alt.FieldEqualPredicate(field=series.field, equal=name))
+    ends = own.mark_rule(strokeWidth=2, yOffset=below)
+    point = own.mark_point(yOffset=below)
+    return [
+        ends.encode(x=x("low", value, zero=zero), x2="high:Q"),
+        point.encode(x=f"{value}:Q", shape=shape(series)),
+    ]
+
+
 TICKS = 6
 """About as many numbers stand at an axis, however wide it is."""
 
@@ -203,6 +232,6 @@ def over_workers(
     # A mark without rows would have the browser complain of axes without ends: one for both.
     fill = alt.condition(crowded, alt.value(LIGHT["paper"]), colour(series))
     point = base.mark_point(filled=True, strokeWidth=1.5)
-    stroke = alt.Stroke(f"{series.field}:N", scale=_scale_of(series, SERIES), legend=None)
+    stroke = alt.Stroke(f"{series.field}:N", scale=_scale_of(series, SERIES), title=series.title)
     parts.append(point.encode(y=height, shape=shape(series), stroke=stroke, fill=fill))
     return layers(*parts)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from bench.page import two_runs
 from bench.page.answers import Answer
 from bench.page.answers import answers as answers_of
 from bench.page.figure import Figure
-from bench.page.images import Picture, pictures
+from bench.page.images import Picture, named, pictures
 from bench.page.machine import about
-from bench.page.page import TITLE, Section, html, sections
+from bench.page.page import TITLE, Section, html, names, sections
 from bench.page.records import Records
 from bench.page.table import plain
 from nn.atomic_write import atomic_write
@@ -25,9 +27,11 @@ def write(runs: Sequence[Records], folder: Path) -> Path:
         OSError: a file cannot be written.
     """
     made = sections(runs)
-    figures = [figure for section in made for group in section.groups for figure in group]
+    figures = figures_of(made)
     drawn = {figure.id: pictures(figure) for figure in figures}
-    answers = [answer for records in runs for answer in answers_of(records)]
+    answers = [two_runs.answer(*runs)] if len(runs) == 2 else []
+    for records, run in zip(runs, names(runs), strict=True):
+        answers += [replace(each, question=f"{each.question}{run}") for each in answers_of(records)]
     files = folder / "figures"
     files.mkdir(parents=True, exist_ok=True)
     for figure in figures:
@@ -38,6 +42,22 @@ def write(runs: Sequence[Records], folder: Path) -> Path:
     _put(folder / "summary.md", summary(runs, answers, made, drawn).encode())
     _put(folder / "index.html", html(runs, answers, made, drawn).encode())
     return folder / "index.html"
+
+
+def figures_of(made: Sequence[Section]) -> list[Figure]:
+    """All figures of a page, in its order."""
+    return [figure for section in made for group in section.groups for figure in group]
+
+
+def write_picture(runs: Sequence[Records], name: str, path: Path) -> None:
+    """Write one picture, as SVG or PNG by the ending of the file.
+
+    Raises:
+        UnknownFigureError: no figure has the name.
+        OSError: the file cannot be written.
+    """
+    picture = named(figures_of(sections(runs)), name)
+    _put(path, picture.png() if path.suffix.lower() == ".png" else picture.svg.encode())
 
 
 def _put(path: Path, content: bytes) -> None:

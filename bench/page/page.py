@@ -16,7 +16,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bench.page import machine, specs, style
+from bench.page import machine, specs, style, two_runs
 from bench.page.answers import Answer
 from bench.page.figure import Figure, Missing
 from bench.page.figures import TOPICS
@@ -48,20 +48,34 @@ class Section:
     missing: Sequence[Missing]
 
 
+def names(runs: Sequence[Records]) -> list[str]:
+    """What each run is called beside its figures; "" where there is only one."""
+    if len(runs) < 3:
+        return [""] if len(runs) == 1 else [f" ({name})" for name in two_runs.SIDES.names]
+    return [f" ({', '.join(source.path.name for source in each.sources)})" for each in runs]
+
+
 def sections(runs: Sequence[Records]) -> list[Section]:
-    """Draw every topic of every run; a figure that several runs have is drawn side by side."""
+    """Draw every topic of every run; a figure that several runs have is drawn side by side.
+
+    Of two runs, what has changed comes first.
+    """
     made = []
+    if len(runs) == 2:
+        changes = [[figure] for figure in two_runs.figures(*runs)]
+        made += [Section("about-two-runs", "Before and after", changes, [])] if changes else []
     for topic in TOPICS:
         drawn: dict[str, list[Figure]] = {}
         missing: dict[str, list[Missing]] = {}
-        for records in runs:
+        for records, run in zip(runs, names(runs), strict=True):
             for each in topic.figures(records):
                 if isinstance(each, Missing):
                     missing.setdefault(str(each), []).append(each)
                     continue
                 group = drawn.setdefault(each.id, [])
                 number = len(group) + 1
-                group.append(each if number == 1 else replace(each, id=f"{each.id}-{number}"))
+                id = each.id if number == 1 else f"{each.id}-{number}"
+                group.append(replace(each, id=id, title=f"{each.title}{run}"))
         nowhere = [each[0] for each in missing.values() if len(each) == len(runs)]
         name = topic.__name__.rpartition(".")[2].replace("_", "-")
         made.append(Section(f"about-{name}", topic.TITLE, list(drawn.values()), nowhere))
@@ -187,6 +201,23 @@ def _shown(figure: Figure, pictures: Sequence[Picture], where: str) -> dict[str,
     }
 
 
+_TAG = re.compile(r"""<[a-z](?:[^"'>]|"[^"]*"|'[^']*')*>""")
+_NEEDLESS = re.compile(
+    r' (?:(?:aria-[a-z]+|role|font-family|pointer-events)="[^"]*"|(?:fill-|stroke-)?opacity="1")'
+)
+_PLACE = re.compile(r'(?<= )(?:d|transform|[xy][12]?|width|height)="[^"]*"')
+_DECIMALS = re.compile(r"(\.\d)\d+")
+
+
 def still(svg: str) -> str:
-    """An SVG file as a part of the page, in its colours."""
-    return style.as_variables(svg[svg.index("<svg") :])
+    """An SVG file as a part of the page: in its colours, and small.
+
+    Places are cut to tenths of a pixel. What is read aloud is the text around the picture, and the
+    style sheet names the font.
+    """
+
+    def smaller(tag: re.Match[str]) -> str:
+        needed = _NEEDLESS.sub("", tag[0])
+        return _PLACE.sub(lambda place: _DECIMALS.sub(r"\1", place[0]), needed)
+
+    return style.as_variables(_TAG.sub(smaller, svg[svg.index("<svg") :]))

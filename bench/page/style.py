@@ -128,6 +128,7 @@ def config() -> dict[str, Any]:
             "titleFontWeight": "normal",
             "labelLimit": 0,
             "labelOverlap": "greedy",
+            "labelSeparation": 6,
         },
         "legend": {
             **text,
@@ -148,8 +149,8 @@ def config() -> dict[str, Any]:
             "fontWeight": 600,
         },
         "mark": {"color": SERIES[0]},
-        "text": {"fontSize": 12},
-        "rule": {"strokeWidth": 2},
+        "text": {"fontSize": 12, "color": LIGHT["ink"]},
+        "rule": {"strokeWidth": 2, "color": LIGHT["ink"]},
         "line": {"strokeWidth": 2},
         "point": {"size": 60, "filled": True, "opacity": 1},
         "style": {

@@ -11,15 +11,15 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def rounds_of(cells: Sequence[Measurement]) -> str:
-    """How many rounds cells were measured in: "5", or "5 to 15"."""
-    return spread(len(m.rounds["parallel"]) for m in cells)
+def rounds_of(cells: Sequence[Measurement], thing: str = "round") -> str:
+    """How many rounds cells were measured in: "1 round", "5 rounds", or "5 to 15 rounds"."""
+    return spread((len(m.rounds["parallel"]) for m in cells), thing)
 
 
-def spread(numbers: Iterable[int]) -> str:
-    """ "5" if all are the same, else "5 to 15"."""
-    found = sorted(set(numbers))
-    return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
+def spread(numbers: Iterable[int], thing: str) -> str:
+    """ "1 round", "5 rounds" if all are the same, else "5 to 15 rounds"."""
+    *others, most = sorted(set(numbers))
+    return f"{others[0]} to {counted(most, thing)}" if others else counted(most, thing)
 
 
 def counted(number: int, thing: str) -> str:

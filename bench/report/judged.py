@@ -1,6 +1,6 @@
 """What the gate found out about a cell: records of verdicts and of histories."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from strategies.records import Record
 
@@ -20,6 +20,8 @@ class Judged(Record, kind="verdict"):
         sequential_ratio, parallel_ratio: *times* after / before, so above 1 is slower.
         launches: undisturbed ones before and after, and fresh ones.
         tolerance: a slowdown of the parallel arm that passes.
+        speedups: of each of the launches, in the same three groups; [] in records from before
+            these were kept.
     """
 
     cell: str
@@ -36,6 +38,7 @@ class Judged(Record, kind="verdict"):
     parallel_ratio: float | None
     launches: list[int]
     tolerance: float
+    speedups: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

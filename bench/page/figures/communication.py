@@ -9,7 +9,7 @@ import altair as alt
 from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row, Series
 from bench.page.records import Records
-from bench.page.words import listed
+from bench.page.words import counted, listed
 from bench.report.kinds import Promise, Transfer
 
 TITLE = "What do messages cost, and are promises kept?"
@@ -34,7 +34,8 @@ def combining(transfers: list[Transfer]) -> Figure:
     """The time in which workers combine their data, for every way to do it."""
     rows: list[Row] = [
         {
-            "workers": f"{t.workers} workers" + (", more than cores" if t.oversubscribed else ""),
+            "workers": counted(t.workers, "worker")
+            + (", more than cores" if t.oversubscribed else ""),
             "way": t.verb,
             "megabytes": 1e-6 * t.bytes,
             "microseconds": 1e6 * t.seconds,
@@ -43,7 +44,8 @@ def combining(transfers: list[Transfer]) -> Figure:
         for t in transfers
     ]
     groups = list(dict.fromkeys(row["workers"] for row in rows))
-    usual = [t for t in transfers if not t.oversubscribed and t.bytes] or transfers
+    usual = [t for t in transfers if not t.oversubscribed] or transfers
+    usual = [t for t in usual if t.bytes == max(each.bytes for each in usual)]
     slow, fast = max(usual, key=lambda t: t.seconds), min(usual, key=lambda t: t.seconds)
     return Figure(
         id="combining",
@@ -109,8 +111,8 @@ def kept(promises: list[Promise]) -> Figure:
         "made for a quiet machine with a core and a common cache for each worker.",
         see="All are kept."
         if not broken
-        else f"{broken} of {len(rows)} are not kept, and other programs do not explain it.",
-        alt=f"Bars of {len(rows)} ratios over their limits.",
+        else f"Not kept: {broken} of {len(rows)}, and other programs do not explain it.",
+        alt=f"Bars of {counted(len(rows), 'ratio')} over their limits.",
         rows=rows,
         charts={"": [Panel("", lines.properties(height=alt.Step(48)))]},
         series=VERDICTS,

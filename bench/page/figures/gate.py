@@ -9,11 +9,13 @@ import altair as alt
 from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row, Series
 from bench.page.records import Records
-from bench.page.style import LIGHT
 from bench.page.words import counted, listed
 from bench.report.judged import Judged, Tracked
 
 TITLE = "Has it become slower?"
+
+SIDES = Series("side", ["before", "after", "after, launched again"], "launches")
+"""The groups of launches that a verdict stands on."""
 
 VERDICTS = Series("verdict", ["held", "undecided", "failed"], "verdict")
 
@@ -28,6 +30,7 @@ def figures(records: Records) -> list[Figure | Missing]:
     drawn: list[Figure | Missing] = []
     if any(each.ratio is not None for each in judged):
         drawn.append(forest(judged))
+        drawn.append(launches(judged))
     elif judged:
         command = "nox -s bench_mpi -- --save NAME"
         drawn.append(Missing(f"{_failures(judged)} No cell is in both", command))
@@ -83,7 +86,7 @@ def forest(judged: Sequence[Judged]) -> Figure:
         measured="Speedup after / before, with an interval that holds for all cells of the "
         f"comparison together, over {counted(max(sum(j.launches) for j in known), 'launch')} "
         "of a cell at most.",
-        see=f"{_failures(judged)} {undecided} of {len(rows)} are undecided or not gated.{unknown}",
+        see=f"{_failures(judged)} Undecided or not gated: {undecided} of {len(rows)}.{unknown}",
         alt=f"{counted(len(rows), 'ratio')} with intervals, beside the line of no change.",
         rows=rows,
         charts={name: [Panel("", _cells(name, limit))] for name, limit in limits.items()},
@@ -109,16 +112,88 @@ def _cells(comparison: str, limit: float) -> charts.Chart:
         ),
     )
     ratio = charts.x("low", "speedup after / before", zero=False)
-    names = base.mark_text(align="left", baseline="middle", dy=-11, fontSize=11).encode(
-        x=alt.value(2), text="cell:N", color=alt.value(LIGHT["ink"])
-    )
     return charts.layers(
         charts.reference("x", 1, "as before"),
         charts.reference("x", limit),
         base.mark_rule(strokeWidth=2).encode(x=ratio, x2="high:Q"),
         base.mark_point().encode(x="ratio:Q", shape=charts.shape(VERDICTS)),
-        names,
+        charts.names(base, "cell", above=11),
     ).properties(height=alt.Step(36))
+
+
+def launches(judged: Sequence[Judged]) -> Figure | Missing:
+    """The speedup of every launch that a verdict stands on, before beside after."""
+    known = [each for each in judged if any(each.speedups)]
+    if not known:
+        command = "nox -s bench_compare -- NAME"
+        return Missing("These verdicts do not say what each launch measured", command)
+    rows: list[Row] = [
+        {
+            "comparison": f"{each.after} / {each.before}",
+            "cell": each.cell,
+            "side": side,
+            "launch": number,
+            "speedup": speedup,
+            "outcome": each.outcome,
+        }
+        for each in known
+        for side, group in zip(SIDES.names, each.speedups, strict=True)
+        for number, speedup in enumerate(group, 1)
+    ]
+    apart, at_odds = _differ(known)
+    comparisons = dict.fromkeys(row["comparison"] for row in rows)
+    return Figure(
+        id="gate-launches",
+        title="How much do launches of the same cell differ?",
+        measured="A point is the speedup of one launch: the median over its paired rounds. "
+        "Launches that other programs disturbed are left out.",
+        see=f"The gate can see changes that are large beside the spread of one side. Launches of "
+        f"the same code differ most in {at_odds.cell}, by {apart:.1%}.",
+        alt=f"Speedups of {counted(len(rows), 'launch')} of {counted(len(known), 'cell')}, before "
+        "and after.",
+        rows=rows,
+        charts={
+            name: [
+                Panel(
+                    "", _launches(name, len({r["cell"] for r in rows if r["comparison"] == name}))
+                )
+            ]
+            for name in comparisons
+        },
+        series=SIDES,
+        records=known,
+    )
+
+
+def _differ(judged: Sequence[Judged]) -> tuple[float, Judged]:
+    """The most that launches of one side differ, as a share of the lowest, and of which cell."""
+    return max(
+        (
+            (max(group) / min(group) - 1, each)
+            for each in judged
+            for group in each.speedups
+            if group
+        ),
+        key=lambda found: found[0],
+    )
+
+
+def _launches(comparison: str, cells: int) -> charts.Chart:
+    base = charts.draw(comparison=comparison).encode(
+        y=alt.Y("cell:N", title=None, sort=None, axis=None),
+        tooltip=charts.tooltip(cell="", side="", launch="d", speedup=".3f", outcome=""),
+    )
+    sides = [
+        base.transform_filter(alt.FieldEqualPredicate(field="side", equal=side))
+        .mark_point(yOffset=offset, opacity=0.8)
+        .encode(
+            x=charts.x("speedup", "speedup", zero=False),
+            color=charts.colour(SIDES),
+            shape=charts.shape(SIDES),
+        )
+        for side, offset in zip(SIDES.names, (-5, 6, 17), strict=True)
+    ]
+    return charts.layers(*sides, charts.names(base, "cell", above=18)).properties(height=52 * cells)
 
 
 def history(tracked: Sequence[Tracked]) -> Figure:
@@ -159,7 +234,7 @@ def history(tracked: Sequence[Tracked]) -> Figure:
 
 def _course(each: Tracked) -> charts.Chart:
     base = charts.draw(cell=each.cell).encode(
-        x=charts.x("number", "baseline", zero=False, format="d"),
+        x=charts.x("number", "baseline", zero=False, format="d", tickMinStep=1),
         color=charts.colour(VERDICTS),
         tooltip=charts.tooltip(
             baseline="", saved="", commit="", speedup=".3f", fitted=".3f", outcome=""
@@ -171,5 +246,5 @@ def _course(each: Tracked) -> charts.Chart:
         parts.append(base.mark_line(interpolate="step").encode(y="fitted:Q"))
     if each.steps:
         found = base.transform_filter(alt.FieldEqualPredicate(field="step", equal=True))
-        parts.append(found.mark_point(size=220, shape="circle").encode(y="fitted:Q"))
+        parts.append(found.mark_point(size=220, shape="circle", filled=False).encode(y="fitted:Q"))
     return charts.layers(*parts)

@@ -220,7 +220,7 @@ def costs(cells: Sequence[Measurement], memories: Sequence[Memory]) -> Figure:
         )
         for what in dict.fromkeys(row["what"] for row in rows)
     ]
-    raced = f"All took turns in {rounds_of(cells)} rounds. " if cells else ""
+    raced = f"All took turns in {rounds_of(cells)}. " if cells else ""
     best = max(cells, key=lambda m: m.speedup) if cells else None
     return Figure(
         id="gpt2-costs",

@@ -6,7 +6,7 @@ from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row, Series
 from bench.page.records import Records
 from bench.page.style import LIGHT, ON_SERIES
-from bench.page.words import listed
+from bench.page.words import counted, listed
 from bench.report.kinds import Measurement, Promise
 
 TITLE = "What does a pipeline do when?"
@@ -75,8 +75,8 @@ def timeline(cells: list[Measurement], promises: list[Promise]) -> Figure:
     return Figure(
         id="pipeline-timeline",
         title="One step of each schedule of a pipeline",
-        measured=f"{first.model}, batch {first.batch_size}, {first.workers} workers. The step of "
-        "median length among 9; an operation begins when the rank has what it needs.",
+        measured=f"{first.model}, batch {first.batch_size}, {counted(first.workers, 'worker')}. "
+        "The step of median length among 9; an operation begins when the rank has what it needs.",
         see="Gaps are time in which a rank has nothing to do. The schedule with the fewest gaps is "
         f"{least.cell.strategy}, idle for {idle_share(least):.0%}. Numbers are micro-batches.",
         alt=f"Timelines of {listed(m.cell.strategy for m in cells)}: forward and backward "

@@ -6,6 +6,7 @@ import numpy as np
 from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row, Series
 from bench.page.records import Records
+from bench.page.words import counted
 from bench.report.kinds import History, Measurement
 
 TITLE = "What do the projects measure?"
@@ -44,8 +45,9 @@ def _epochs(cells: list[Measurement]) -> Figure:
         title="How long does an epoch take?",
         measured="Digits of 400 principal components, batches of 256 rows: the median step, times "
         "the steps of an epoch.",
-        see=f"At best {best.cell.workers} ranks take an epoch {best.speedup:.2f} times as fast "
-        f"({best.cell.model}, {best.cell.dataset_size:,} rows).",
+        see=f"At best an epoch is {best.speedup:.2f} times as fast on "
+        f"{counted(best.cell.workers, 'rank')} ({best.cell.model}, "
+        f"{best.cell.dataset_size:,} rows).",
         alt="Lines of the seconds of an epoch against its rows, plainly and by all ranks.",
         rows=rows,
         charts={"": [Panel(net, _lines(net)) for net in nets]},
@@ -80,17 +82,14 @@ def _table(trainings: list[History]) -> Figure:
         }
         for t in trainings
     ]
-    chart = (
-        charts.draw()
-        .mark_point(filled=True)
-        .encode(
-            x=charts.x("seconds", "seconds of training", log=True, zero=False),
-            y=alt.Y("training:N", title=None, sort=None, axis=alt.Axis(grid=True)),
-            tooltip=charts.tooltip(
-                training="", workers="d", seconds=".2f", loss=".4f", accuracy=".2%"
-            ),
-        )
-        .properties(height=alt.Step(24))
+    base = charts.draw().encode(
+        y=alt.Y("training:N", title=None, sort=None, axis=None),
+        tooltip=charts.tooltip(training="", workers="d", seconds=".2f", loss=".4f", accuracy=".2%"),
+    )
+    seconds = charts.x("seconds", "seconds of training", log=True, zero=False)
+    points = base.mark_point(filled=True).encode(x=seconds)
+    chart = charts.layers(points, charts.names(base, "training", above=11)).properties(
+        height=alt.Step(36)
     )
     fastest = min(trainings, key=lambda t: t.seconds[-1])
     return Figure(

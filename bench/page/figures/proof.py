@@ -100,12 +100,12 @@ def errors(proofs: Sequence[Proof]) -> Figure:
     return Figure(
         id="errors",
         title="How far from sequential training do weights end?",
-        measured=f"{sum(row['trainings'] for row in rows):,} trainings were compared, after every "
-        "step, with their oracle. An error is the largest difference of a weight over the "
-        f"largest weight; 0 is drawn at {LEAST:.0e}.",
+        measured=f"The weights of {counted(sum(row['trainings'] for row in rows), 'training')} "
+        "were compared, after every step, with their oracle. An error is the largest difference of "
+        f"a weight over the largest weight; 0 is drawn at {LEAST:.0e}.",
         see="All errors lie to the left of their tolerance, the stroke at the end of a dotted line."
         if not over
-        else f"{counted(len(over), 'error')} lie to the right of their tolerance.",
+        else f"Errors to the right of their tolerance: {len(over)}.",
         alt="Points of the largest error of each strategy, each left or right of its tolerance.",
         rows=rows,
         charts={"": [Panel("", chart.properties(height=alt.Step(11)))]},
@@ -143,9 +143,9 @@ def tests(proofs: Sequence[Proof]) -> Figure:
     return Figure(
         id="tests",
         title="Which tests ran?",
-        measured=f"{len(proofs):,} tests, by the folder that they stand in.",
+        measured=f"{counted(len(proofs), 'test')}, by the folder that they stand in.",
         see=f"{counted(failed, 'test')} failed." if failed else "None failed.",
-        alt=f"Bars of passed, skipped and failed tests of {len(folders)} folders.",
+        alt=f"Bars of passed, skipped and failed tests of {counted(len(folders), 'folder')}.",
         rows=rows,
         charts={"": [Panel("", chart)]},
         series=OUTCOMES,
@@ -183,7 +183,7 @@ def bugs(mutants: Sequence[Mutant]) -> Figure:
         measured=f"{counted(len(mutants), 'bug')} planted one at a time, each beside the tests "
         "that are named for it.",
         see="Every one was caught." if not survivors else f"Not caught: {listed_few(survivors)}.",
-        alt=f"Bars of the bugs that were planted in {len(folders)} folders, and caught.",
+        alt=f"Bars of the bugs that were planted in {counted(len(folders), 'folder')}, and caught.",
         rows=rows,
         charts={"": [Panel("", chart)]},
         series=CAUGHT,

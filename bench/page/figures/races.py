@@ -40,11 +40,11 @@ def forest(races: Sequence[Race], *, id: str, title: str, measured: str, what: s
             )
     best = max(rows, key=lambda row: row["speedup"])
     names = list(dict.fromkeys(row["race"] for row in rows))
-    rounds = spread(len(next(iter(race.rounds.values()))) for race in races)
+    rounds = spread((len(next(iter(race.rounds.values()))) for race in races), "paired round")
     return Figure(
         id=id,
         title=title,
-        measured=f"{measured} Medians of {rounds} paired rounds with their 95% interval.",
+        measured=f"{measured} Medians of {rounds} with their 95% interval.",
         see=f"Right of 1 it is faster than {what}. The fastest is {best['contender']} with "
         f"{best['speedup']:.2f} ({best['race']}).",
         alt=f"Speedups over {what} in {listed(names)}.",
@@ -56,12 +56,13 @@ def forest(races: Sequence[Race], *, id: str, title: str, measured: str, what: s
 
 def _chart(race: str) -> charts.Chart:
     base = charts.draw(race=race).encode(
-        y=alt.Y("contender:N", title=None, sort=None, axis=alt.Axis(grid=True)),
+        y=alt.Y("contender:N", title=None, sort=None, axis=None),
         tooltip=charts.tooltip(
             contender="", milliseconds=".3f", speedup=".2f", low=".2f", high=".2f"
         ),
     )
     bars = base.mark_rule().encode(x=charts.x("low", "speedup"), x2="high:Q")
     points = base.mark_point(filled=True).encode(x=charts.x("speedup", "speedup"))
-    chart = charts.layers(bars, points, charts.reference("x", 1))
-    return chart.properties(height=alt.Step(24))
+    names = charts.names(base, "contender", above=11)
+    chart = charts.layers(bars, points, charts.reference("x", 1), names)
+    return chart.properties(height=alt.Step(34))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row, Series
 from bench.page.records import Records, chunked
-from bench.page.words import listed, spread
+from bench.page.words import counted, listed, spread
 from bench.report.kinds import Scaling
 
 TITLE = "How far does it scale?"
@@ -45,15 +45,15 @@ def _figure(found: Sequence[Scaling], number: int) -> Figure:
     nets = list(dict.fromkeys(s.net for s in found))
     best = max((s for s in found if not s.oversubscribed), key=lambda s: (s.workers, s.efficiency))
     at = sorted({s.workers for s in found})
-    rounds = spread(len(s.rounds.get("parallel", ())) for s in found)
+    rounds = spread((len(s.rounds.get("parallel", ())) for s in found), "paired round")
     laws = [law for law in LAWS if any(s.law == law for s in found)]
     return Figure(
         id="scaling" + (f"-{number}" if number > 1 else ""),
         title="How efficient are more workers?",
         measured="Strong: plain training has the same batch, and efficiency is the speedup over it "
         "divided by the workers. Weak: it has the rows of one worker, and efficiency is its time "
-        f"over theirs. Medians of {rounds} paired rounds with their 95% interval.",
-        see=f"At 1 no worker is lost. Of {best.workers} workers, {best.strategy} makes "
+        f"over theirs. Medians of {rounds} with their 95% interval.",
+        see=f"At 1 no worker is lost. Of {counted(best.workers, 'worker')}, {best.strategy} makes "
         f"{best.efficiency:.0%} ({best.law} scaling, {best.net}). Hollow marks have more workers "
         "than cores.",
         alt=f"Efficiency of {listed(series.names)} on {listed(map(str, at))} workers.",

@@ -10,7 +10,7 @@ from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row, Series
 from bench.page.figures import speedup
 from bench.page.records import Records, chunked, strategies_of
-from bench.page.words import listed, rounds_of
+from bench.page.words import counted, listed, rounds_of
 from bench.report.kinds import Measurement
 
 TITLE = "How does it depend on the batch and on the data?"
@@ -46,11 +46,11 @@ def by_data(records: Records) -> Both:
         Figure(
             id="epochs",
             title="How long is an epoch?",
-            measured=f"The median time of a step over {rounds} rounds, times the steps of an "
+            measured=f"The median time of a step over {rounds}, times the steps of an "
             "epoch; plain training and strategies of one net and size took turns.",
             see=f"With {largest.cell.dataset_size:,} rows an epoch takes "
             f"{_epoch(largest, 'sequential'):.2f} s plainly, and {_epoch(largest, 'parallel'):.2f} "
-            f"s by {largest.cell.strategy} on {largest.cell.workers} workers.",
+            f"s by {largest.cell.strategy} on {counted(largest.cell.workers, 'worker')}.",
             alt=f"Lines of the seconds of an epoch of {listed(series.names)} against rows.",
             rows=rows,
             charts={"": [Panel(net, _by_data(net, series)) for net in nets]},
@@ -131,10 +131,11 @@ def _by_batch(cells: Sequence[Measurement], number: int) -> Figure:
                 rows.append(row)
     nets = list(dict.fromkeys(m.cell.model for m in cells))
     best = max(cells, key=lambda m: m.samples_per_second)
+    workers = counted(cells[0].cell.workers, "worker")
     return Figure(
         id="batch-sizes" + (f"-{number}" if number > 1 else ""),
         title="What does a larger batch bring?",
-        measured=f"Medians of {rounds_of(cells)} rounds on {cells[0].cell.workers} workers, which "
+        measured=f"Medians of {rounds_of(cells)} on {workers}, which "
         "divide the rows of the batch; each batch size is a race of its own.",
         see=f"Most samples a second, {best.samples_per_second:,.0f}, are trained by "
         f"{best.cell.strategy} in batches of {best.cell.batch_size}.",

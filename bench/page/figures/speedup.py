@@ -73,7 +73,7 @@ def forest(shown: Sequence[Measurement], id: str, title: str, see: str) -> Figur
         id=id,
         title=title,
         measured="The time of plain training on one thread over that of each strategy, on the "
-        f"same batches in turn: medians of {rounds_of(shown)} paired rounds of one launch, with "
+        f"same batches in turn: medians of {rounds_of(shown, 'paired round')} of one launch, with "
         "their 95% interval.",
         see=see,
         alt=f"Speedups of {listed(strategies_of(shown))}, each with its interval.",
@@ -105,15 +105,15 @@ def _threads(m: Measurement, title: str) -> Row:
 
 def _forest(title: str, rows: int, two: bool) -> charts.Chart:
     base = charts.draw(setting=title).encode(
-        y=alt.Y("strategy:N", title=None, sort=None),
-        yOffset=alt.YOffset("arm:N", sort=list(ARMS.names)),
+        y=alt.Y("strategy:N", title=None, sort=None, axis=None),
         color=charts.colour(ARMS),
         tooltip=charts.tooltip(strategy="", arm="", speedup=".3f", low=".3f", high=".3f"),
     )
-    ends = base.mark_rule(strokeWidth=2).encode(x=charts.x("low", "speedup"), x2="high:Q")
-    points = base.mark_point().encode(x="speedup:Q", shape=charts.shape(ARMS))
-    layers = charts.layers(charts.reference("x", 1, "plain training"), ends, points)
-    return layers.properties(height=(44 if two else 26) * rows)
+    parts = [charts.reference("x", 1, "plain training")]
+    for arm, offset in zip(ARMS.names, (0, 11) if two else (3, 3), strict=True):
+        parts += charts.interval(base, ARMS, arm, "speedup", offset)
+    parts.append(charts.names(base, "strategy", above=12))
+    return charts.layers(*parts).properties(height=(44 if two else 34) * rows)
 
 
 def by_workers(cells: Sequence[Measurement]) -> list[Figure | Missing]:
@@ -160,11 +160,12 @@ def _by_workers(cells: Sequence[Measurement], number: int) -> Figure:
     return Figure(
         id="speedup-by-workers" + (f"-{number}" if number > 1 else ""),
         title="What does each further worker bring?",
-        measured=f"Medians of {rounds_of(cells)} paired rounds of one launch, with their 95% "
+        measured=f"Medians of {rounds_of(cells, 'paired round')} of one launch, with their 95% "
         "interval, over plain training on one thread.",
         see=f"The nearer to the dashed line, the better: {best.cell.strategy} makes "
-        f"{best.efficiency:.0%} of its {best.cell.workers} workers ({setting(best)}). Hollow marks "
-        "have more workers than cores, and their speed means nothing.",
+        f"{best.efficiency:.0%} of its {counted(best.cell.workers, 'worker')} ({setting(best)}). "
+        "The dotted line is one process with all cores as threads. Hollow marks have more workers "
+        "than cores, and their speed means nothing.",
         alt=f"Speedup, efficiency and serial fraction of {listed(series.names)} on "
         f"{listed(map(str, at))} workers.",
         rows=rows,

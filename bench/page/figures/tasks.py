@@ -149,7 +149,7 @@ def of_classes(results: Sequence[KFold]) -> Figure:
     )
 
 
-_PERCENT = alt.Legend(format=".0%")
+_PERCENT = alt.Legend(format=".0%", orient="bottom", direction="horizontal", gradientLength=160)
 
 
 def searches(records: Records) -> list[Figure | Missing]:

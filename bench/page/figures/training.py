@@ -89,13 +89,17 @@ def evaluations(trainings: Sequence[History], dataset: str, suffix: str) -> Figu
         for name in last[0].values
         if not name.startswith("class ")
     )
-    repeats = spread(sum(label(t) == name for t in trainings) for name in series.names)
+    repeats = spread((sum(label(t) == name for t in trainings) for name in series.names), "time")
+    how = (
+        "once: a line for each."
+        if repeats == "1 time"
+        else f"{repeats} from different seeds: a thin line for each, a thick one for the median of "
+        "their times and values."
+    )
     return Figure(
         id=f"training{suffix}",
         title=f"Loss and accuracy on {dataset}",
-        measured=f"Each way to train {repeats} times from different seeds: a thin line for each, a "
-        "thick one for the median of their times and values. The clock stands while weights are "
-        "evaluated.",
+        measured=f"Each way to train {how} The clock stands while weights are evaluated.",
         see="The further to the left a line gets to where it should, the sooner it is there. "
         f"At the end, as a median over all: {ends}.",
         alt=f"Curves of {listed(values)} of {listed(series.names)} against time and steps.",

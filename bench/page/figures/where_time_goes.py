@@ -6,12 +6,15 @@ from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row, Series
 from bench.page.figures import speedup
 from bench.page.records import Records, strategies_of
-from bench.page.words import listed
+from bench.page.words import counted, listed
 from bench.report.kinds import Measurement
 
 TITLE = "Where does the time go?"
 
 DOING = Series("doing", ["compute", "communication", "waiting"], "what a rank does")
+
+NAME = 18
+"""Pixels of the name above the bars of a strategy."""
 
 
 def figures(records: Records) -> list[Figure | Missing]:
@@ -39,7 +42,7 @@ def by_rank(cells: list[Measurement]) -> Figure:
     waits = {m.cell: max(m.profile.get("waiting", [0.0])) for m in cells}
     worst = max(cells, key=lambda m: waits[m.cell])
     panels = [
-        Panel(f"{name}, {raced[0].cell.workers} workers", _bars(name, raced))
+        Panel(f"{name}, {counted(raced[0].cell.workers, 'worker')}", _bars(name, raced))
         for name in dict.fromkeys(map(speedup.setting, cells))
         if (raced := [m for m in cells if speedup.setting(m) == name])
     ]
@@ -61,18 +64,20 @@ def by_rank(cells: list[Measurement]) -> Figure:
 
 
 def _bars(name: str, raced: list[Measurement]) -> charts.Chart:
-    ranks = max(m.cell.workers for m in raced)
-    return (
-        charts.draw(setting=name)
-        .mark_bar()
+    bars = 12 * max(m.cell.workers for m in raced)
+    high = NAME + bars + 6
+    rows = alt.Y("strategy:N", title=None, sort=None, axis=None, scale=alt.Scale(padding=0))
+    base = charts.draw(setting=name).encode(y=rows)
+    ranks = (
+        base.mark_bar()
         .encode(
             x=charts.x("share", "share of the time", format="%"),
-            y=alt.Y("strategy:N", title=None, sort=None),
-            yOffset=alt.YOffset("rank:O"),
+            yOffset=alt.YOffset("rank:O", scale=alt.Scale(range=[NAME, NAME + bars])),
             color=charts.colour(DOING),
             order=alt.Order("place:Q"),
             tooltip=charts.tooltip(strategy="", rank="d", doing="", share=".1%"),
         )
         .transform_calculate(place=f"indexof({DOING.names}, datum.doing)")
-        .properties(height=max(26, 12 * ranks + 8) * len(raced))
     )
+    names = charts.names(base, "strategy", above=(high - NAME) // 2)
+    return charts.layers(ranks, names).properties(height=high * len(raced))

@@ -11,7 +11,7 @@ from bench.page import charts
 from bench.page.figure import Figure, Missing, Panel, Row
 from bench.page.records import Records
 from bench.page.style import ON_RAMP, RAMP
-from bench.page.words import spread
+from bench.page.words import counted, spread
 from bench.report.kinds import Race
 
 TITLE = "Which strategy for which net?"
@@ -86,11 +86,13 @@ def winners(races: list[Race]) -> Figure:
     text = base.mark_text(fontSize=10, lineBreak="\n", baseline="middle", dy=-12).encode(
         text="label:N", color=alt.Color("speedup:Q", scale=on, legend=None)
     )
+    workers = counted(races[0].workers, "worker")
+    rounds = spread((len(next(iter(r.rounds.values()))) for r in races), "round")
     return Figure(
         id="which-strategy",
         title="Which strategy is fastest for which net and batch?",
-        measured=f"All exact strategies took turns with plain training on {races[0].workers} "
-        f"workers: medians of {spread(len(next(iter(r.rounds.values()))) for r in races)} rounds.",
+        measured=f"All exact strategies took turns with plain training on {workers}: "
+        f"medians of {rounds}.",
         see=f"In {len(pay)} of {len(races)} places the best strategy pays for certain. The best of "
         f"all is {top['strategy']}, {top['speedup']:.2f} ({top['net']}, batch "
         f"{top['batch_size']}).",

@@ -257,3 +257,6 @@ def test_verdicts_are_left_as_records(project):
             verdict["after"],
         )
         assert record.launches == verdict["launches"]
+        assert record.speedups == verdict["speedups"]
+        if record.ratio is not None:
+            assert list(map(len, record.speedups)) == record.launches

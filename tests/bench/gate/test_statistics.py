@@ -192,6 +192,23 @@ class TestJudge:
         assert verdicts["cell-2"].before == pytest.approx(math.exp(np.mean(expected)), rel=1e-9)
         assert verdicts["cell-2"].outcome is Outcome.SLOWER
 
+    def test_the_speedup_of_each_launch_is_kept_with_its_group(self):
+        before, after, fresh = measured(14, Program(), Program().slowed("cell-2", 0.1), Program())
+        del after["cell-4"]
+        before["cell-5"] = before["cell-5"][:1]  # too few to judge, and shown all the same
+        for verdict in judge(before, after, {"cell-2": fresh["cell-2"]}):
+            groups = (before, after, {"cell-2": fresh["cell-2"]})
+            assert verdict.speedups == tuple(
+                tuple(math.exp(log_speedup(*times)) for times in group.get(verdict.cell, ()))
+                for group in groups
+            )
+            if verdict.ratio is not None:
+                old, _, new = (
+                    np.exp(np.log(each).mean()) if each else None for each in verdict.speedups
+                )
+                assert verdict.before == pytest.approx(old)
+                assert new is None or verdict.after == pytest.approx(new)
+
     @pytest.mark.parametrize("launches", [0, 1, 2])
     def test_too_few_launches_are_inconclusive_not_a_pass(self, launches):
         before, after = measured(12, Program(), Program())

@@ -123,6 +123,11 @@ def judged(cell: str, outcome: str, ratio: float | None) -> Judged:
         parallel_ratio=1.0,
         launches=[3, 3, 5],
         tolerance=0.05,
+        speedups=[
+            [1.5, 1.53, 1.47],
+            [1.5 * ratio, 1.52 * ratio, 1.48 * ratio] if ratio else [],
+            [1.51 * ratio, 1.49 * ratio] if ratio and ratio < 0.95 else [],
+        ],
     )
 
 

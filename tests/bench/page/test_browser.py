@@ -25,6 +25,21 @@ def page_path(tmp_path_factory) -> Path:
     return folder / "index.html"
 
 
+@pytest.fixture(scope="module")
+def two_runs_path(tmp_path_factory) -> Path:
+    """A page of two runs with every figure that there is, and names as long as real ones."""
+    folder = tmp_path_factory.mktemp("report of two")
+    everything = [*examples.grid(), *examples.studies()]
+    long = "Hybrid(data=2, pipeline=2, tensor=2, micro_batches=4)"
+    everything += [("bench/test_speedup.py::t", examples.cell(long))]
+    runs = [
+        examples.save(folder / name, everything, f"2026-03-0{day}T00:00:00+00:00")
+        for day, name in enumerate(("old.jsonl", "new.jsonl"), 1)
+    ]
+    assert main([*map(str, runs), "-o", str(folder)]) == 0
+    return folder / "index.html"
+
+
 class Seen:
     """A page that was opened, and what it said and asked for."""
 
@@ -55,8 +70,13 @@ MARKS = """figure => [...figure.querySelectorAll('.pane:not([hidden]) .chart')].
     '.mark-text.role-mark text').length)"""
 
 
+of_one_and_of_two = pytest.mark.parametrize("page", ["page_path", "two_runs_path"])
+
+
 @browser_test
-def test_all_figures_are_drawn_without_a_word_or_a_request(browser, page_path):
+@of_one_and_of_two
+def test_all_figures_are_drawn_without_a_word_or_a_request(browser, page, request):
+    page_path = request.getfixturevalue(page)
     with Seen(browser, page_path) as seen:
         assert seen.said == []
         assert seen.asked == [page_path.as_uri()]
@@ -95,8 +115,10 @@ TEXTS = """() => {
 
 
 @browser_test
+@of_one_and_of_two
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_text_is_cut_or_lies_over_another(browser, page_path, width):
+def test_no_text_is_cut_or_lies_over_another(browser, page, width, request):
+    page_path = request.getfixturevalue(page)
     with Seen(browser, page_path, width) as seen:
         assert seen.page.evaluate(TEXTS) == []
         for tab in seen.page.query_selector_all('[role="tab"]'):
@@ -138,8 +160,10 @@ CONTRAST = """() => {
 
 
 @browser_test
+@of_one_and_of_two
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_all_text_has_contrast(browser, page_path, scheme):
+def test_all_text_has_contrast(browser, page, scheme, request):
+    page_path = request.getfixturevalue(page)
     with Seen(browser, page_path, scheme=scheme) as seen:
         assert seen.page.evaluate(CONTRAST) == []
         grounds = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 28)"}

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -288,6 +290,46 @@ def test_verdicts_are_those_of_the_gate(records, drawn):
 
 
 @report
+def test_each_launch_that_the_gate_compared_is_a_point(records, drawn):
+    from bench.page.figures import gate
+    from bench.report.judged import Judged
+
+    figure = drawn["gate-launches"]
+    for each in records.of(Judged):
+        for side, group in zip(("before", "after", "after, launched again"), each.speedups):
+            own = rows(figure, cell=each.cell, side=side)
+            assert [row["speedup"] for row in own] == group
+            assert [row["launch"] for row in own] == list(range(1, len(group) + 1))
+    assert "by 4.1%" in figure.see  # from 1.47 to 1.53
+    older = replace(examples.judged("a", "pass", 1.0), speedups=[])
+    (_, missing, _) = gate.figures(Records(records=[older]))
+    assert "do not say what each launch measured" in str(missing)
+
+
+@report
+def test_nothing_is_drawn_in_a_colour_that_is_black_in_the_dark_too(drawn):
+    from bench.page.images import pictures
+
+    for figure in drawn.values():
+        for picture in pictures(figure):
+            assert not re.search(r'"(black|#000|#000000|rgb\(0, 0, 0\))"', picture.svg), (
+                picture.name
+            )
+
+
+@report
+def test_each_picture_on_its_own_names_its_series(drawn):
+    from markupsafe import escape
+
+    from bench.page.images import pictures
+
+    for figure in drawn.values():
+        for picture in pictures(figure) if figure.series else ():
+            missing = [n for n in figure.series.names if f">{escape(n)}</text>" not in picture.svg]
+            assert not missing, picture.name
+
+
+@report
 def test_histories_are_those_of_the_baselines(records, drawn):
     from bench.report.judged import Tracked
 
@@ -394,7 +436,7 @@ def test_a_missing_cell_has_failed_although_it_has_no_ratio():
     from bench.page.figures import gate
 
     one, gone = examples.judged("a", "pass", 1.0), examples.judged("b", "missing", None)
-    (figure, _) = gate.figures(Records(records=[one, gone]))
+    (figure, _, _) = gate.figures(Records(records=[one, gone]))
     assert "1 cell failed: b." in figure.see
     (missing, _) = gate.figures(Records(records=[gone]))
     assert "1 cell failed: b." in str(missing)

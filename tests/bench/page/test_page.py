@@ -118,6 +118,75 @@ def test_failures_are_the_answer(tmp_path):
 
 
 @report
+def test_one_picture_is_written_as_its_ending_says(tmp_path, folder):
+    run = str(folder / "run.jsonl")
+    for name, begin in (("a.svg", b"<svg"), ("b.PNG", b"\x89PNG")):
+        path = tmp_path / "new" / name
+        path.parent.mkdir(exist_ok=True)
+        picture = ["--picture", "speedup-by-workers-efficiency", str(path)]
+        assert main([run, *picture, "-o", str(tmp_path / "report")]) == 0
+        assert path.read_bytes().startswith(begin)
+    same = folder / "figures" / "speedup-by-workers-efficiency.svg"
+    assert (tmp_path / "new" / "a.svg").read_text() == same.read_text()
+    assert not (tmp_path / "report").exists()
+
+
+@report
+def test_an_unknown_picture_lists_those_that_there_are(tmp_path, folder, capsys):
+    path = tmp_path / "a.svg"
+    assert main([str(folder / "run.jsonl"), "--picture", "sped", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert "no figure 'sped': expected one of errors, " in said
+    assert all(f"{p.stem}" in said for p in (folder / "figures").glob("*.svg"))
+    assert not path.exists()
+    nowhere = tmp_path / "nowhere" / "a.svg"
+    assert main([str(folder / "run.jsonl"), "--picture", "errors", str(nowhere)]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_picture_is_of_a_kind_that_is_known(tmp_path, capsys):
+    run = examples.save(tmp_path / "run.jsonl", examples.grid()[:4])
+    with pytest.raises(SystemExit) as left:
+        main([str(run), "--picture", "errors", "a.gif"])
+    assert left.value.code == 2
+    assert "a.gif: expected a file.svg or a file.png" in capsys.readouterr().err
+
+
+@report
+def test_what_is_one_is_said_in_the_singular(tmp_path):
+    """A run with one of everything: no "1 times", "1 workers"."""
+    alone = [
+        ("bench/test_speedup.py::t", examples.cell("DataParallel", 1)),
+        ("bench/studies/time_to_accuracy.py::t", examples.training()),
+        ("bench/studies/devices.py::t", examples.race("mlp, devices")),
+        *(("", each) for each in examples.proofs()),
+        *(("", each) for each in examples.verdicts()[:2]),
+        ("", examples.histories()[0]),
+    ]
+    run = examples.save(tmp_path / "run.jsonl", alone)
+    page = markup(page_of(tmp_path / "report", run))
+    page += markup(page_of(tmp_path / "both", run, examples.save(tmp_path / "b.jsonl", alone)))
+    assert "Each way to train once: a line for each." in page
+    said = "".join(re.findall(r"(?:<p[^>]*>|<h[234]>|<figcaption>|alt=|label=)([^<]*)", page))
+    assert re.findall(r"(?<![\d.,])1 [a-z]+s\b(?! (?:sooner|fell))", said) == []
+
+
+@report
+def test_a_still_keeps_its_text_and_loses_what_nobody_sees():
+    from bench.page.page import still
+
+    svg = (
+        '<?xml version="1.0"?><svg xmlns="x"><g role="img" aria-label="a &lt; b > 1.2345">'
+        '<path d="M0.123,4.567L8,9" opacity="1"/><text x="1.96" font-family="\'A\', B" '
+        'fill="#16191d" opacity="0.75">1.2345 role="img" d="0.123"</text></g></svg>'
+    )
+    assert still(svg) == (
+        '<svg xmlns="x"><g><path d="M0.1,4.5L8,9"/><text x="1.9" fill="var(--ink)" '
+        'opacity="0.75">1.2345 role="img" d="0.123"</text></g></svg>'
+    )
+
+
+@report
 def test_two_runs_are_drawn_side_by_side(tmp_path):
     old = examples.save(tmp_path / "old.jsonl", examples.grid(), "2026-03-01T00:00:00+00:00")
     new = examples.save(tmp_path / "new.jsonl", examples.grid()[:8], "2026-03-02T00:00:00+00:00")

@@ -1,6 +1,7 @@
 """Every kind of result comes back from its file as it was written, and is shown in a table."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -95,6 +96,7 @@ EXAMPLES = [
         parallel_ratio=1.11,
         launches=[3, 3, 5],
         tolerance=0.05,
+        speedups=[[1.5, 1.52, 1.48], [1.35] * 3, [1.35] * 5],
     ),
     Judged(
         cell="b",
@@ -237,6 +239,13 @@ def test_a_cell_of_an_older_version_has_no_kind_and_is_read():
     cell = from_dict(line)
     assert cell == MEASUREMENT
     assert cell.other_keys == {"id": "speedup/x", "nodeid": "bench/test_speedup.py::test"}
+
+
+def test_a_verdict_from_before_launches_were_kept_is_read():
+    verdict = next(each for each in EXAMPLES if isinstance(each, Judged))
+    line = verdict.as_dict()
+    del line["speedups"]
+    assert from_dict(line) == replace(verdict, speedups=[])
 
 
 def test_a_file_alone_gives_the_tables(tmp_path, monkeypatch, capsys):
